@@ -1,0 +1,46 @@
+"""Errors by cause, and the one form in which a user reads them: what, which value, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right. Shown as one plain line, exit status 2, never with a traceback."""
+
+
+class ConfigError(UserError, ValueError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(UserError, ValueError):
+    """A data source is missing, empty or not what it says it is."""
+
+
+class WeightsError(UserError, ValueError):
+    """A weights file is unsafe, damaged, or belongs to another architecture."""
+
+
+class RunError(UserError, RuntimeError):
+    """A run folder is in use, holds another run, or cannot be written."""
+
+
+class Interrupted(Exception):
+    """Stopped on request after a checkpoint was written; the same command goes on. Exit status 75."""
+
+
+class SentinelStop(Exception):
+    """The run was not healthy and was stopped. Exit status 3."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` where a known name is near, else an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is in no table: ``Unknown recipe 'vit_smal'. Did you mean …? Known: …``."""
+    names = sorted(known)
+    return ConfigError(f"Unknown {kind} {name!r}.{closest(name, names)} Known: {', '.join(names)}.")

@@ -1,0 +1,135 @@
+"""Files that are whole or absent: atomic writes, JSON lines, locks, hashes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dinoforge.base.errors import RunError
+
+
+@contextmanager
+def explained(path: Path, doing: str = "write") -> Iterator[None]:
+    """Turn the operating system's refusals at ``path`` into one line a user can act on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise RunError(f"Cannot {doing} {path}: no space left on the device. Free some and run again.") from None
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise RunError(
+                f"Cannot {doing} {path}: permission denied. Choose a folder that you may write to."
+            ) from None
+        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
+            raise RunError(f"Cannot {doing} {path}: a file stands where a folder is needed, or the reverse.") from None
+        raise
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call ``write`` on a temporary neighbour of ``path``, flush it to the disk and rename it into place."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity become null."""
+    write_text(path, json.dumps(finite(value), indent=2) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of ``path`` to fill; renamed to ``path`` (replacing it) only if the block succeeds."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            old = path.parent / f".{path.name}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line and hand it to the operating system before returning."""
+    with explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finite(row)) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file that may be absent; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def finite(value: Any) -> Any:
+    """The same structure with every NaN and infinity replaced by None, which is what JSON can hold."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return value
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the operating system lets go of it even after kill -9.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out."
+                ) from None
+            yield
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,81 @@
+"""What a person sees while a verb runs: plain lines and a progress bar on standard error, never on standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Ticker(Protocol):
+    """What a progress display understands."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """``done`` of the total is finished; ``note`` is shown beside it."""
+
+
+@contextmanager
+def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator[Ticker]:
+    """A bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
+    began = time.monotonic()
+
+    def rate(done: int) -> float:
+        return (done - start) / max(time.monotonic() - began, 1e-9)
+
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total, completed=start, rate="", note="")
+            yield lambda done, note="": bar.update(task, completed=done, rate=f"{rate(done):.0f} {unit}/s", note=note)
+        return
+
+    last = began
+
+    def line(done: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES and done < total:
+            return
+        last = now
+        left = (total - done) / max(rate(done), 1e-9)
+        say(f"{title}: {done:,}/{total:,} {unit}, {rate(done):.1f}/s, {clock(left)} left{'  ' + note if note else ''}")
+
+    yield line
+
+
+def track(items: Iterable[T], title: str, total: int, *, unit: str = "images") -> Iterator[T]:
+    """Yield ``items`` while showing how many are done."""
+    with progress(title, total, unit=unit) as tick:
+        for done, item in enumerate(items, start=1):
+            yield item
+            tick(done)
+
+
+def clock(seconds: float) -> str:
+    """``75`` -> ``1 min 15 s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,1 @@
+"""Floor 3: one update, and the loop around it."""
