@@ -11,7 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeVar, Union
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -47,7 +47,7 @@ class Config(BaseModel):
     """Names of the fields that cannot change a result (paths, speed, how often something is saved)."""
 
     @classmethod
-    def build(cls, values: Mapping[str, Any] | None = None, *, prefix: str = "") -> Self:
+    def build(cls, values: Mapping[str, Any] | None = None, *, prefix: str = "") -> Any:
         """Validated settings.
 
         Raises:
@@ -125,7 +125,7 @@ def _unknown_path(path: str, config: Config) -> ConfigError:
     # A leaf typed without its group is the commonest slip: plan.images for images.
     same_leaf = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
     hint = f" Did you mean {same_leaf[0]!r}?" if same_leaf else closest(path, known)
-    near = ", ".join(name for name in known if name.split(".")[0] == path.split(".")[0]) or ", ".join(known)
+    near = ", ".join(name for name in known if name.split(".")[0] == path.split(".", maxsplit=1)[0]) or ", ".join(known)
     return ConfigError(f"Unknown setting {path!r}.{hint} Known: {near}.")
 
 

@@ -1,0 +1,10 @@
+"""Shapes and types in signatures are executed in the tests; see pyproject for the marks."""
+
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent / "golden"))
+
+_hook = install_import_hook("dinoforge", "beartype.beartype")
