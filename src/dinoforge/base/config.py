@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import yaml
@@ -45,6 +45,8 @@ class Config(BaseModel):
 
     not_science: ClassVar[frozenset[str]] = frozenset()
     """Names of the fields that cannot change a result (paths, speed, how often something is saved)."""
+    exclusive: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields of which only one is given: setting one puts the others back to null."""
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None, *, prefix: str = "") -> Any:
@@ -78,13 +80,18 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: An unknown path (with the nearest known one), a wrong type, or a value out of range.
     """
+    # `kind` decides which other settings exist, so it is settled first.
+    kinds = {path: value for path, value in settings.items() if path.rsplit(".", 1)[-1] == "kind"}
+    if kinds and len(kinds) < len(settings):
+        config = with_settings(config, kinds)
+        settings = {path: value for path, value in settings.items() if path not in kinds}
     values = config.model_dump()
     for path, value in settings.items():
-        _put(config, values, path, value)
+        _put(config, values, path, value, given=settings.keys())
     return type(config).build(values)
 
 
-def _put(config: Config, values: dict[str, Any], path: str, value: Any) -> None:
+def _put(config: Config, values: dict[str, Any], path: str, value: Any, *, given: Collection[str]) -> None:
     """Set one dotted path in the nested dictionary ``values`` that was dumped from ``config``."""
     here: Any = config
     *folders, leaf = path.split(".")
@@ -98,6 +105,11 @@ def _put(config: Config, values: dict[str, Any], path: str, value: Any) -> None:
     if isinstance(getattr(here, leaf), Config) and not isinstance(value, Mapping):
         inside = ", ".join(f"{path}.{name}" for name in type(getattr(here, leaf)).model_fields)
         raise ConfigError(f"{path} is a group of settings, not a value; got {value!r}. Set one of: {inside}.")
+    if leaf == "kind" and value != values[leaf]:
+        values.clear()  # the other settings belong to the kind that was
+    for other in here.exclusive - {leaf} if leaf in here.exclusive else ():
+        if ".".join([*folders, other]) not in given:
+            values[other] = None
     annotation = type(here).model_fields[leaf].annotation
     values[leaf] = read_value(value, text=_is_text(annotation)) if isinstance(value, str) else value
 

@@ -1,7 +1,7 @@
 """The noun that travels from the data side to the step: views, masks and all random choices, ready for the device.
 
 Axes: G global and L local views, B images, C channels, Y by X and y by x pixels, N patches of a global view,
-M masked patches of all global views, n groups of ``objective.group`` images.
+M masked patches of all global views.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ class Batch:
     with the mask itself would make the host wait."""
     mask_weight: Float[Tensor, " M"]
     """One over the number of masked patches of the view that each masked patch lies in."""
-    groups: Int[Tensor, " n"]
-    """Numbers of the groups since the start of the run: they seed what is drawn per group."""
+    groups: tuple[int, ...]
+    """Numbers of the groups since the start of the run: they seed what is drawn per group. Stays on the host."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; the copy does not wait where the memory is pinned."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 def masked_positions(masks: Bool[Tensor, "G B N"]) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:

@@ -1,0 +1,111 @@
+"""What this machine is, and in which precision it is fast. Machines of one name differ by orders of magnitude."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A precision and the evidence for it."""
+
+    precision: Precision
+    why: str
+
+
+def device(wish: str = "auto") -> torch.device:
+    """The device to compute on: CUDA, else Apple's MPS, else the CPU; or the one wished for."""
+    if wish != "auto":
+        return torch.device(wish)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's instruction sets, where the system tells (Linux)."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.partition(":")[2].split())
+
+
+def cpu_has_bf16(flags: frozenset[str]) -> bool:
+    """Whether a bf16 matrix product has instructions of its own; without them torch emulates it, hundreds of times slower."""
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def matmul_rate(dtype: torch.dtype, *, side: int, device: torch.device) -> float:
+    """Measured floating-point operations a second of a square matrix product, best of three after one warm-up."""
+    left = torch.full((side, side), 0.5, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        left @ left
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def choose_precision(wish: str, device: torch.device) -> Choice:
+    """``auto``: the fastest precision that is sound here. A wish is granted, with a warning where it will be slow."""
+    if wish == "fp32":
+        return Choice("fp32", "asked for")
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        if wish == "bf16":
+            return Choice("bf16", "asked for" if native else "asked for; warning: this GPU has no bf16 instructions")
+        return Choice("bf16", "the GPU has bf16 instructions") if native else Choice("fp32", "the GPU has no bf16")
+    if device.type != "cpu":
+        return Choice("bf16", "asked for") if wish == "bf16" else Choice("fp32", f"the safe choice on {device.type}")
+    return _choose_on_cpu(wish, device)
+
+
+def _choose_on_cpu(wish: str, device: torch.device) -> Choice:
+    """bf16 where the processor has instructions for it and a short measurement agrees."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    if not cpu_has_bf16(cpu_flags()):
+        if wish != "bf16":
+            return Choice("fp32", f"this CPU ({kind}) has no bf16 instructions")
+        # Small enough to be over in milliseconds even where it is emulated.
+        slow, fast = (matmul_rate(t, side=64, device=device) for t in (torch.bfloat16, torch.float32))
+        return Choice(
+            "bf16",
+            f"asked for; warning: this CPU ({kind}) has no bf16 instructions: {slow / 1e9:.2f} GFLOP/s in bf16 against "
+            f"{fast / 1e9:.2f} in fp32 on a 64x64 product, and worse on larger ones",
+        )
+    half, full = (matmul_rate(t, side=512, device=device) for t in (torch.bfloat16, torch.float32))
+    measured = f"{half / 1e9:.0f} GFLOP/s in bf16, {full / 1e9:.0f} in fp32 on a 512x512 product ({kind})"
+    if wish == "bf16":
+        return Choice("bf16", f"asked for; {measured}")
+    return Choice("bf16" if half > full else "fp32", measured)
+
+
+def compute_context(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which networks compute in that precision; master weights stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def versions() -> dict[str, str]:
+    """What was run on what, for every record."""
+    import platform
+
+    import numpy
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }

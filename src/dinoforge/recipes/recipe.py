@@ -1,0 +1,111 @@
+"""All settings of a run in one value: Science (what may change results) and Speed (what may not)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dinoforge.base.config import Config, Count
+from dinoforge.data.augment import AugmentConfig
+from dinoforge.data.masks import MaskConfig
+from dinoforge.model.table import BackboneConfig
+from dinoforge.model.vit import VitConfig
+from dinoforge.train.plan import PlanConfig
+from dinoforge.train.step import ObjectiveConfig
+
+
+class DataConfig(Config):
+    """What is learnt from, and how it is shown."""
+
+    not_science: ClassVar[frozenset[str]] = frozenset({"source"})  # its rows count, not where they lie
+
+    source: str | None = None
+    """Address of the images: a folder, a Parquet file, toy://…"""
+    augment: AugmentConfig = AugmentConfig()
+    """Views of an image."""
+    masks: MaskConfig = MaskConfig()
+    """Patches hidden from the student."""
+    resize: int | None = Field(default=None, gt=0)
+    """Short side before the centre crop when features are taken, in pixels; null: 256/224 of the global view."""
+
+    @property
+    def short_side(self) -> int:
+        """The short side that images are resized to before the centre crop."""
+        return self.resize or round(self.augment.global_pixels * 256 / 224)
+
+
+class ProbeConfig(Config):
+    """The quality probe during a run: k-NN on a labelled source, effective rank always."""
+
+    source: str | None = None
+    """Labelled images with train and test (or val) splits; null measures only what needs no labels."""
+    train_rows: Count = Field(default=20_000, gt=0)
+    """First so many rows of the train split that vote."""
+    test_rows: Count = Field(default=2_000, gt=0)
+    """First so many rows of the test split that are asked."""
+    neighbours: int = Field(default=10, gt=0)
+    """Neighbours that vote."""
+    rank_rows: Count = Field(default=1_024, gt=1)
+    """Training images whose features' effective rank is taken where no labelled source is given."""
+
+
+class Speed(Config):
+    """How fast, never what: no field may change a result beyond rounding."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the networks; losses and master weights are always fp32. ``auto``: what this device is fast in, printed."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    workers: int = Field(default=1, ge=0)
+    """Processes that decode and crop; 0 does it in the main one."""
+
+
+class Recipe(Config):
+    """A run."""
+
+    not_science: ClassVar[frozenset[str]] = frozenset({"recipe", "probe", "speed", "init"})
+
+    recipe: str = ""
+    """Name of the recipe this came from."""
+    seed: int = Field(default=0, ge=0)
+    """Of every random choice."""
+    init: str | None = None
+    """Backbone to start from (its fingerprint counts, not its path); null: fresh weights."""
+    backbone: BackboneConfig = VitConfig()
+    """What is trained."""
+    data: DataConfig = DataConfig()
+    """What it is trained on."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What it is trained for."""
+    plan: PlanConfig
+    """For how long, how fast, in which steps."""
+    probe: ProbeConfig = ProbeConfig()
+    """How its quality is watched."""
+    speed: Speed = Speed()
+    """How fast it runs."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        patch, augment, group = self.backbone.patch, self.data.augment, self.objective.group
+        sizes = {"data.augment.global_pixels": augment.global_pixels}
+        if augment.local_views:
+            sizes["data.augment.local_pixels"] = augment.local_pixels
+        for name, pixels in sizes.items():
+            if pixels % patch:
+                raise ValueError(f"{name}={pixels} is no multiple of backbone.patch={patch}; {_near(pixels, patch)} would be.")
+        if self.plan.batch % group:
+            raise ValueError(
+                f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; {_near(self.plan.batch, group)} would be."
+            )
+        if self.objective.koleo_weight and group < 2:
+            raise ValueError(
+                f"objective.group={group} leaves KoLeo without a neighbour; take at least 2, or objective.koleo_weight=0."
+            )
+        return self
+
+
+def _near(value: int, unit: int) -> str:
+    """The multiples of ``unit`` on both sides of ``value``, in words."""
+    below, above = value // unit * unit, (value // unit + 1) * unit
+    return f"{below} or {above}" if below else str(above)

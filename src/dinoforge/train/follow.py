@@ -1,0 +1,14 @@
+"""The teacher: a moving average of the student (Mean Teacher, Tarvainen & Valpola 2017; DINO, sec. 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """``teacher = momentum * teacher + (1 - momentum) * student``, for every parameter, in place."""
+    mine, theirs = list(teacher.parameters()), list(student.parameters())
+    torch._foreach_mul_(mine, momentum)
+    torch._foreach_add_(mine, theirs, alpha=1 - momentum)

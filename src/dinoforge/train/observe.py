@@ -1,0 +1,187 @@
+"""What watches a run between two steps: metrics on disk, the quality probe, checkpoints, a request to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from dinoforge.base.errors import Interrupted, SentinelStop
+from dinoforge.base.files import append_line, read_lines, write_text
+from dinoforge.base.log import Ticker, say
+from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.train.loop import Done
+
+Scores = Mapping[str, float]
+
+
+def due(step: int, *, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after this one."""
+    return step % every == 0 or step == steps
+
+
+class Probe:
+    """Measures quality now and then, and keeps the best backbone.
+
+    Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[], Scores],
+        keep: Callable[[int, Scores], None],
+        *,
+        every: int,
+        steps: int,
+        history: list[dict[str, float]],
+    ) -> None:
+        self.measure, self.keep, self.every, self.steps, self.history = measure, keep, every, steps, history
+
+    def __call__(self, done: Done) -> None:
+        """Measure when due; the scores go into the step's facts and the history."""
+        if due(done.step, every=self.every, steps=self.steps):
+            done.facts.update(self.look(done.step))
+
+    def look(self, step: int) -> Scores:
+        """Measure now. The backbone before the first step is measured but never kept."""
+        scores = dict(self.measure())
+        earlier = [row["knn"] for row in self.history if row["step"] > 0 and "knn" in row]
+        self.history.append({"step": step, **scores})
+        if step > 0 and ("knn" not in scores or scores["knn"] > max(earlier, default=float("-inf"))):
+            self.keep(step, scores)
+        return scores
+
+
+class Metrics:
+    """One JSON line a step in ``metrics.jsonl``; the loss is checked as it is written."""
+
+    def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool) -> None:
+        self.path, self.batch, self.tick = path, batch, tick
+        # Reading a number makes the host wait for the device, so there many steps are read at once.
+        self.rows_at_once = 50 if waits else 1
+        self._pending: list[Done] = []
+        self._since = time.monotonic()
+
+    def __call__(self, done: Done) -> None:
+        """Remember the step; write when enough have gathered or something was measured."""
+        self._pending.append(done)
+        if len(self._pending) >= self.rows_at_once or done.facts:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write every step not yet written.
+
+        Raises:
+            SentinelStop: A loss is not finite.
+        """
+        if not self._pending:
+            return
+        seconds = (time.monotonic() - self._since) / len(self._pending)
+        self._since = time.monotonic()
+        names = list(self._pending[0].losses.terms)
+        values = torch.stack([torch.stack([done.losses.terms[name] for name in names]) for done in self._pending]).tolist()
+        pending, self._pending = self._pending, []
+        for done, terms in zip(pending, values, strict=True):
+            losses = dict(zip(names, terms, strict=True))
+            append_line(self.path, _row(done, losses, images=done.step * self.batch, rate=self.batch / seconds))
+            if losses["total"] - losses["total"] != 0:
+                bad = ", ".join(f"{name} {value}" for name, value in losses.items())
+                raise SentinelStop(
+                    f"The loss of step {done.step} is not finite ({bad}); stopped before it reaches a checkpoint. "
+                    "Lower plan.learning_rate.peak, or use precision=fp32, and run the same command again."
+                )
+            self.tick(done.step * self.batch, _note(losses, done.facts))
+
+
+def _row(done: Done, losses: dict[str, float], *, images: int, rate: float) -> dict[str, Any]:
+    return {
+        "step": done.step,
+        "images": images,
+        "losses": losses,
+        "gradient_norms": {name: norm.item() for name, norm in done.norms.items()},
+        "learning_rate": done.at.learning_rate,
+        "weight_decay": done.at.weight_decay,
+        "teacher_momentum": done.at.teacher_momentum,
+        "teacher_temperature": done.at.teacher_temperature,
+        "images_per_second": rate,
+        **done.facts,
+    }
+
+
+def _note(losses: dict[str, float], facts: Scores) -> str:
+    quality = "".join(f"  {name} {value:.3f}" for name, value in facts.items())
+    return f"loss {losses['total']:.3f}{quality}"
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the rows after ``step``: the run goes on from there and writes them again."""
+    rows = read_lines(path)
+    kept = [row for row in rows if row["step"] <= step]
+    if len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
+        write_text(path, "")
+        for row in kept:
+            append_line(path, row)
+
+
+class Stop:
+    """Turns SIGTERM and SIGINT into a checkpoint and exit status 75."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread: whoever owns it handles signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.asked = True
+        say(f"{signal.Signals(number).name} received: finishing this step, then a checkpoint.")
+
+
+class Checkpointing:
+    """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        facts: Callable[[int], dict[str, Any]],
+        flush: Callable[[], None],
+        stop: Stop,
+        every: int,
+        steps: int,
+    ) -> None:
+        self.checkpoints, self.module, self.optimizer = checkpoints, module, optimizer
+        self.facts, self.flush, self.stop, self.every, self.steps = facts, flush, stop, every, steps
+
+    def __call__(self, done: Done) -> None:
+        """Save when due.
+
+        Raises:
+            Interrupted: A stop was asked for and the checkpoint is written.
+        """
+        if not (self.stop.asked or due(done.step, every=self.every, steps=self.steps)):
+            return
+        self.flush()
+        path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
+        if self.stop.asked and done.step < self.steps:
+            raise Interrupted(f"Stopped after step {done.step}; checkpoint {path} is written. Run the same command to go on.")

@@ -1,0 +1,98 @@
+"""Parameter groups, AdamW and clipping as DINOv2 does them (training code; Loshchilov & Hutter 2019 for the decay)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoforge.train.plan import PlanConfig, Scheduled
+
+_TOKENS = ("cls_token", "pos_embed", "mask_token", "register_tokens", "patch_embed.")
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Multipliers:
+    """What the schedules' values are multiplied with for one parameter."""
+
+    rate: float
+    decay: float
+    last_layer: bool
+
+
+def multipliers(name: str, *, blocks: int, plan: PlanConfig) -> Multipliers:
+    """The multipliers of a parameter, by its name inside its sub-module.
+
+    The rate falls by ``layer_decay`` a block from the final norm (1) down to the tokens, positions and patch embedding
+    (``layer_decay ** (blocks + 1)``). Tokens and positions are decayed, as in the released code.
+
+    Args:
+        blocks: Depth of the sub-module; 0 for a head, whose rate is 1 throughout.
+    """
+    block = _BLOCK.match(name)
+    if blocks and name.startswith(_TOKENS):
+        rate = plan.layer_decay ** (blocks + 1)
+    elif blocks and block:
+        rate = plan.layer_decay ** (blocks - int(block.group(1)))
+    else:
+        rate = 1.0
+    if "patch_embed" in name:
+        rate *= plan.patch_rate
+    plain = name.endswith(".bias") or "norm" in name or "gamma" in name
+    return Multipliers(rate=rate, decay=0.0 if plain else 1.0, last_layer="last_layer" in name)
+
+
+def depth(module: nn.Module) -> int:
+    """Number of transformer blocks among a module's parameters."""
+    found = [_BLOCK.match(name) for name, _ in module.named_parameters()]
+    return max((int(match.group(1)) + 1 for match in found if match), default=0)
+
+
+def optimizer(student: nn.Module, plan: PlanConfig) -> torch.optim.AdamW:
+    """AdamW over the student's sub-modules; parameters with equal multipliers share a group, in order of appearance."""
+    groups: dict[Multipliers, list[Tensor]] = {}
+    for module in student.children():
+        blocks = depth(module)
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(multipliers(name, blocks=blocks, plan=plan), []).append(parameter)
+    settings: list[dict[str, Any]] = [{"params": members, "multipliers": key} for key, members in groups.items()]
+    # The rate is set before every step; it only must not be AdamW's own default.
+    return torch.optim.AdamW(settings, lr=0.0, betas=plan.betas, weight_decay=0.0, foreach=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled) -> None:
+    """Give every group its learning rate and weight decay of this step."""
+    for group in optimizer.param_groups:
+        factors: Multipliers = group["multipliers"]
+        group["lr"] = (at.last_layer_rate if factors.last_layer else at.learning_rate) * factors.rate
+        group["weight_decay"] = at.weight_decay * factors.decay
+
+
+def clip(student: nn.Module, largest: float) -> dict[str, Tensor]:
+    """Clip the gradients of each sub-module to norm ``largest`` on its own; the norms before, on the device."""
+    return {
+        name: nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True) for name, module in student.named_children()
+    }
+
+
+def named_state(optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The optimiser's tensors as (``parameter/kind``, tensor): names survive a change of the groups, numbers do not."""
+    for name, parameter in parameters:
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            yield f"{name}/{kind}", value
+
+
+def load_named_state(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]], state: dict[str, Tensor]
+) -> None:
+    """Put back what ``named_state`` gave; ``state`` is left with what no parameter wanted."""
+    for name, parameter in parameters:
+        kinds = [key for key in state if key.rpartition("/")[0] == name]
+        if kinds:
+            optimizer.state[parameter] = {key.rpartition("/")[2]: state.pop(key) for key in kinds}

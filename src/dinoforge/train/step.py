@@ -1,0 +1,196 @@
+"""The mathematics of one step: DINO + iBOT + KoLeo between a student and its teacher (DINOv2, sec. 4).
+
+Axes: G global and L local views, V = G + L, B images, N patches, M masked patches, D channels, K prototypes.
+Knows nothing of devices, ranks, files or logs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from dinoforge.base.config import Config
+from dinoforge.base.random import torch_generator
+from dinoforge.data.batch import Batch
+from dinoforge.loss.dino import DinoConfig, dino_loss
+from dinoforge.loss.ibot import IbotConfig, ibot_loss
+from dinoforge.loss.koleo import koleo_loss
+from dinoforge.loss.targets import Centring, sinkhorn
+from dinoforge.model.heads import Head, HeadConfig
+from dinoforge.model.layers import Subset
+from dinoforge.train.draws import draw_subsets
+from dinoforge.train.plan import Scheduled
+
+
+Compute = AbstractContextManager[Any]
+PLAIN: Compute = nullcontext()
+"""The precision of the tensors that come in."""
+
+
+class SinkhornConfig(Config):
+    """Targets that use every prototype about equally (SwAV, Caron et al. 2020; all large DINOv2 runs)."""
+
+    kind: Literal["sinkhorn"] = "sinkhorn"
+    """Which targets."""
+    rounds: int = Field(default=3, ge=1)
+    """Alternating normalisations."""
+
+
+class CentringConfig(Config):
+    """Targets by a softmax of centred scores (DINO, sec. 3.1; DINOv2's default configuration)."""
+
+    kind: Literal["centring"] = "centring"
+    """Which targets."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Weight of the old centre in its moving average."""
+
+
+class ObjectiveConfig(Config):
+    """What is learnt."""
+
+    group: int = Field(default=16, ge=1)
+    """Images that share random draws and KoLeo's neighbours; results never depend on how groups lie on devices."""
+    dino: DinoConfig = DinoConfig()
+    """Loss on class tokens."""
+    dino_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss on class tokens."""
+    ibot: IbotConfig = IbotConfig()
+    """Loss on masked patches."""
+    ibot_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss on masked patches."""
+    koleo_weight: float = Field(default=0.1, ge=0)
+    """Weight of KoLeo, summed over the global views as in the released code."""
+    targets: Annotated[SinkhornConfig | CentringConfig, Field(discriminator="kind")] = SinkhornConfig()
+    """How the teacher's scores become targets."""
+    head: HeadConfig = HeadConfig()
+    """Head on class tokens, and on patches too unless ``patch_head`` is given."""
+    patch_head: HeadConfig | None = None
+    """A head of their own for patches; null shares ``head``."""
+
+
+class Networks(nn.Module):
+    """A backbone with its heads; student and teacher are one each."""
+
+    def __init__(self, backbone: nn.Module, head: Head, patch_head: Head | None) -> None:
+        super().__init__()
+        # The names are those of official training exports.
+        self.backbone, self.dino_head, self.ibot_head = backbone, head, patch_head
+
+    @property
+    def patch_head(self) -> Head:
+        """The head for patches, which may be the one for class tokens."""
+        return self.dino_head if self.ibot_head is None else self.ibot_head
+
+
+def networks(backbone: Any, config: ObjectiveConfig, *, seed: int) -> Networks:
+    """A backbone with freshly drawn heads."""
+    heads = [Head(backbone.width, config.head), config.patch_head and Head(backbone.width, config.patch_head)]
+    for number, head in enumerate(heads):
+        if head is not None:
+            head.init_weights(torch_generator(seed, "head", number))
+    return Networks(backbone, *heads)
+
+
+def teacher_of(student: Networks) -> Networks:
+    """A copy that never receives gradients."""
+    return copy.deepcopy(student).requires_grad_(False).eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the student is to predict; no gradient."""
+
+    images: Float[Tensor, "G B K"]
+    patches: Float[Tensor, "M K"]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The loss to descend and its parts, all still on the device."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+class Pretrain(nn.Module):
+    """Student and frozen teacher in, losses out."""
+
+    def __init__(self, student: Networks, teacher: Networks, config: ObjectiveConfig, *, seed: int) -> None:
+        super().__init__()
+        self.student, self.teacher, self.config, self.seed = student, teacher, config, seed
+        self.centres = nn.ModuleDict()
+        if isinstance(config.targets, CentringConfig):
+            for name, head in (("images", student.dino_head), ("patches", student.patch_head)):
+                self.centres[name] = Centring(head.config.prototypes, momentum=config.targets.momentum)
+
+    def forward(self, batch: Batch, at: Scheduled, compute: Compute = PLAIN) -> Losses:
+        """Losses of one logical batch. ``compute`` is the precision's context for everything but the losses."""
+        return self.losses(batch, self.targets(batch, at, compute), compute)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, at: Scheduled, compute: Compute = PLAIN) -> Targets:
+        """The teacher's view of every unmasked global view, centred and sharpened."""
+        views, images = batch.globals.shape[:2]
+        with compute:
+            seen = self.teacher.backbone(batch.globals.flatten(0, 1))
+            scores = self.teacher.dino_head(seen.image)
+            patch_scores = self.teacher.patch_head(seen.patches.flatten(0, 2)[batch.masked_index])
+        # Position of a masked patch -> its image in the batch -> that image's group.
+        patches = batch.masks.shape[-1]
+        group_of_patch = (batch.masked_index // patches) % images // self.config.group
+        group_of_image = torch.arange(images, device=scores.device).repeat(views) // self.config.group
+        return Targets(
+            images=self._assign("images", scores, group_of_image, at).unflatten(0, (views, images)),
+            patches=self._assign("patches", patch_scores, group_of_patch, at),
+        )
+
+    def _assign(self, name: str, scores: Tensor, group: Tensor, at: Scheduled) -> Tensor:
+        """Scores to probabilities, by the configured rule."""
+        if isinstance(self.config.targets, SinkhornConfig):
+            return sinkhorn(scores, temperature=at.teacher_temperature, rounds=self.config.targets.rounds)
+        centre = self.centres[name]
+        assert isinstance(centre, Centring)
+        return centre.targets(scores, at.teacher_temperature, group)
+
+    def losses(self, batch: Batch, targets: Targets, compute: Compute = PLAIN) -> Losses:
+        """The student's share, for all of a logical batch or for some of its groups."""
+        views, images = batch.globals.shape[:2]
+        with compute:
+            wide = self.student.backbone(
+                batch.globals.flatten(0, 1), batch.masks.flatten(0, 1), drop=self._drop(batch, views, "global")
+            )
+            image = wide.image
+            if len(batch.locals):
+                near = self.student.backbone(batch.locals.flatten(0, 1), drop=self._drop(batch, len(batch.locals), "local"))
+                image = torch.cat([wide.image, near.image])
+            scores = self.student.dino_head(image).unflatten(0, (-1, images))
+            patch_scores = self.student.patch_head(wide.patches.flatten(0, 2)[batch.masked_index])
+
+        config = self.config
+        dino = dino_loss(scores, targets.images, config=config.dino)
+        ibot = ibot_loss(patch_scores, targets.patches, batch.mask_weight, views=views * images, config=config.ibot)
+        koleo = torch.stack(
+            [koleo_loss(view, group=config.group) for view in wide.image.unflatten(0, (views, images))]
+        ).sum()
+        total = config.dino_weight * (dino.local + dino.wide) + config.ibot_weight * ibot + config.koleo_weight * koleo
+        terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo, "total": total}
+        return Losses(total=total, terms={name: term.detach() for name, term in terms.items()})
+
+    def _drop(self, batch: Batch, views: int, purpose: str) -> Sequence[tuple[Subset, Subset]] | None:
+        """Which rows each residual branch is computed for, drawn per group so that no split of the batch matters."""
+        rates: Sequence[float] = self.student.backbone.drop_rates
+        if not any(rates):
+            return None
+        generators = [torch_generator(self.seed, f"drop {purpose}", number) for number in batch.groups]
+        subsets = draw_subsets(generators, rates=rates, views=views, images=batch.globals.shape[1])
+        device = batch.globals.device
+        return [tuple(Subset(part.index.to(device), part.scale) for part in pair) for pair in subsets]
+
