@@ -93,7 +93,9 @@ class Recipe(Config):
             sizes["data.augment.local_pixels"] = augment.local_pixels
         for name, pixels in sizes.items():
             if pixels % patch:
-                raise ValueError(f"{name}={pixels} is no multiple of backbone.patch={patch}; {_near(pixels, patch)} would be.")
+                raise ValueError(
+                    f"{name}={pixels} is no multiple of backbone.patch={patch}; {_near(pixels, patch)} would be."
+                )
         if self.plan.batch % group:
             raise ValueError(
                 f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; {_near(self.plan.batch, group)} would be."

@@ -66,10 +66,15 @@ class Checkpoints:
         with new_folder(path) as folder:
             with explained(path):
                 try:
-                    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / "state.safetensors")
+                    save_file(
+                        {name: value.contiguous().cpu() for name, value in tensors.items()},
+                        folder / "state.safetensors",
+                    )
                 except Exception as error:  # safetensors raises its own type for what the system refused
                     if "No space left" in str(error):
-                        raise RunError(f"Cannot write {path}: no space left on the device. Free some and run again.") from None
+                        raise RunError(
+                            f"Cannot write {path}: no space left on the device. Free some and run again."
+                        ) from None
                     raise
             (folder / "state.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
         for old in self.all()[: -self.keep]:
@@ -86,15 +91,21 @@ class Checkpoints:
         try:
             tensors = load_file(path)
         except Exception as error:
-            raise RunError(f"Checkpoint {path} cannot be read ({error}). Remove its folder to go on from the one before.") from None
-        moments = {name.removeprefix(_OPTIMIZER): tensors.pop(name) for name in list(tensors) if name.startswith(_OPTIMIZER)}
+            raise RunError(
+                f"Checkpoint {path} cannot be read ({error}). Remove its folder to go on from the one before."
+            ) from None
+        moments = {
+            name.removeprefix(_OPTIMIZER): tensors.pop(name) for name in list(tensors) if name.startswith(_OPTIMIZER)
+        }
         wrong = _misfits(module.state_dict(), tensors)
         if wrong:
             raise RunError(f"Checkpoint {path} belongs to other networks: {'; '.join(wrong[:4])}.")
         module.load_state_dict(tensors)
         load_named_state(optimizer, module.named_parameters(), moments)
         if moments:
-            raise RunError(f"Checkpoint {path} holds optimiser state for unknown parameters: {', '.join(sorted(moments)[:4])}.")
+            raise RunError(
+                f"Checkpoint {path} holds optimiser state for unknown parameters: {', '.join(sorted(moments)[:4])}."
+            )
 
 
 def _misfits(want: dict[str, Tensor], got: dict[str, Tensor]) -> list[str]:

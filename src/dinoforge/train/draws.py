@@ -35,7 +35,9 @@ def draw_subsets(
         kept = subset_rows(rows, rate)
         branches = []
         for branch in range(2):
-            index = torch.cat([place[order[block, branch, :kept]] + number * group for number, order in enumerate(orders)])
+            index = torch.cat(
+                [place[order[block, branch, :kept]] + number * group for number, order in enumerate(orders)]
+            )
             branches.append(Subset(index=index, scale=rows / kept))
         subsets.append((branches[0], branches[1]))
     return subsets

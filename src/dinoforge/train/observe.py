@@ -85,7 +85,9 @@ class Metrics:
         seconds = (time.monotonic() - self._since) / len(self._pending)
         self._since = time.monotonic()
         names = list(self._pending[0].losses.terms)
-        values = torch.stack([torch.stack([done.losses.terms[name] for name in names]) for done in self._pending]).tolist()
+        values = torch.stack(
+            [torch.stack([done.losses.terms[name] for name in names]) for done in self._pending]
+        ).tolist()
         pending, self._pending = self._pending, []
         for done, terms in zip(pending, values, strict=True):
             losses = dict(zip(names, terms, strict=True))
@@ -184,4 +186,6 @@ class Checkpointing:
         self.flush()
         path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
         if self.stop.asked and done.step < self.steps:
-            raise Interrupted(f"Stopped after step {done.step}; checkpoint {path} is written. Run the same command to go on.")
+            raise Interrupted(
+                f"Stopped after step {done.step}; checkpoint {path} is written. Run the same command to go on."
+            )

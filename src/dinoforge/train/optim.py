@@ -77,11 +77,14 @@ def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled) -> None:
 def clip(student: nn.Module, largest: float) -> dict[str, Tensor]:
     """Clip the gradients of each sub-module to norm ``largest`` on its own; the norms before, on the device."""
     return {
-        name: nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True) for name, module in student.named_children()
+        name: nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True)
+        for name, module in student.named_children()
     }
 
 
-def named_state(optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def named_state(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
     """The optimiser's tensors as (``parameter/kind``, tensor): names survive a change of the groups, numbers do not."""
     for name, parameter in parameters:
         for kind, value in optimizer.state.get(parameter, {}).items():

@@ -169,7 +169,9 @@ class Pretrain(nn.Module):
             )
             image = wide.image
             if len(batch.locals):
-                near = self.student.backbone(batch.locals.flatten(0, 1), drop=self._drop(batch, len(batch.locals), "local"))
+                near = self.student.backbone(
+                    batch.locals.flatten(0, 1), drop=self._drop(batch, len(batch.locals), "local")
+                )
                 image = torch.cat([wide.image, near.image])
             scores = self.student.dino_head(image).unflatten(0, (-1, images))
             patch_scores = self.student.patch_head(wide.patches.flatten(0, 2)[batch.masked_index])
@@ -193,4 +195,3 @@ class Pretrain(nn.Module):
         subsets = draw_subsets(generators, rates=rates, views=views, images=batch.globals.shape[1])
         device = batch.globals.device
         return [tuple(Subset(part.index.to(device), part.scale) for part in pair) for pair in subsets]
-

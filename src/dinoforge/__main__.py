@@ -1,0 +1,5 @@
+"""``python -m dinoforge`` is ``dinoforge``."""
+
+from dinoforge.cli import main
+
+main()

@@ -1,0 +1,187 @@
+"""The command line: ``dinoforge VERB key=value …``. It parses, calls one function of ``runs``, and speaks plainly of errors.
+
+Exit status: 0 done; 2 a user's error, one line; 3 stopped by the sentinel; 75 interrupted after a checkpoint; 1 our bug.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import click
+import typer
+
+from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop, UserError, closest, unknown
+from dinoforge.base.files import finite
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def parse(settings: Sequence[str]) -> dict[str, str]:
+    """``["plan.images=5M", "data=photos/"]`` as a dictionary.
+
+    Raises:
+        ConfigError: A word without ``=``, or the same key twice.
+    """
+    found: dict[str, str] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"Settings are written key=value; got {word!r}.")
+        if key in found:
+            raise ConfigError(f"{key} is given twice: {found[key]!r} and {value!r}.")
+        found[key] = value
+    return found
+
+
+def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: bool, print_config: bool) -> None:
+    """Call a verb's function with the settings as keywords and print what it returns."""
+    values = parse(settings)
+    signature = inspect.signature(function)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    named = [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
+    # `in=` and the like are keywords of Python; the function calls them `in_`.
+    arguments = {f"{key}_" if f"{key}_" in named else key: value for key, value in values.items()}
+    extra = [key for key in arguments if key not in named]
+    if extra and not open_ended:
+        raise unknown("setting", extra[0], [name.rstrip("_") for name in named])
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and name not in arguments:
+            raise ConfigError(f"{name.rstrip('_')}= is required. See `dinoforge {function.__name__} --help`.")
+    if print_config:
+        print(_described(function, arguments))
+        return
+    result = function(**arguments)
+    facts = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    print(json.dumps(finite(facts), default=str) if as_json else _plainly(facts))
+
+
+def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> str:
+    """The settings a verb would run with, each with where its value came from."""
+    from dinoforge import runs
+
+    if function.__name__ in runs.VERBS_WITH_RECIPE:
+        return runs.settle(arguments).described()
+    lines = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        origin = "command line" if name in arguments else "default"
+        value = arguments.get(name, parameter.default)
+        lines.append(f"{name.rstrip('_')} = {value}  # {origin}")
+    return "\n".join(lines)
+
+
+def _plainly(facts: Any) -> str:
+    """Facts for a person: a line each, nested ones indented."""
+    if not isinstance(facts, Mapping):
+        return str(facts)
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            lines += [f"{name}:", textwrap.indent(_plainly(value), "  ")]
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            lines += [f"{name}:", *("  " + "  ".join(f"{k}={_short(v)}" for k, v in row.items()) for row in value)]
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
+            lines += [f"{name}:", *(f"  {part}" for part in value)]
+        else:
+            lines.append(f"{name}: {_short(value)}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+Settings = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print every setting and where it came from; run nothing.")
+]
+
+
+def _add(function: Callable[..., Any]) -> None:
+    """Make a verb of a function: its keywords are the keys, its docstring the help."""
+
+    def command(settings: Settings = None, json: Json = False, print_config: PrintConfig = False) -> None:
+        run_verb(function, settings or [], as_json=json, print_config=print_config)
+
+    app.command(name=function.__name__, help=_help(function))(command)
+
+
+def _help(function: Callable[..., Any]) -> str:
+    """The docstring, then the keys of the recipe where the verb takes them. ``\\b`` keeps click from re-wrapping."""
+    from dinoforge import runs
+
+    text = inspect.getdoc(function) or ""
+    text = text.replace("Args:", "Keys:").split("\n\nRaises:")[0].split("\n\nReturns:")[0]
+    if function.__name__ in runs.VERBS_WITH_RECIPE:
+        text += "\n\nRecipe settings (defaults; a recipe changes some, see `dinoforge recipes show=NAME`):\n\n"
+        text += "\n".join(runs.setting_lines())
+    return "\n\n".join("\b\n" + paragraph for paragraph in text.split("\n\n"))
+
+
+def _complain(message: str, *, as_json: bool) -> None:
+    line = " ".join(message.split())
+    if as_json:
+        print(json.dumps({"error": line}))
+    print(f"dinoforge: {line}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point of the command ``dinoforge``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(execute(words))
+
+
+def execute(words: list[str]) -> int:
+    """Run one command line and return its exit status; never raises."""
+    as_json = "--json" in words
+    try:
+        _build()
+        result = app(words, standalone_mode=False, prog_name="dinoforge")
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        verbs = [command.name or "" for command in app.registered_commands]
+        verb = next((word for word in words if not word.startswith("-")), "")
+        hint = closest(verb, verbs) if verb not in verbs else ""
+        _complain(f"{error.format_message().rstrip('.')}.{hint} Verbs: {', '.join(verbs)}.", as_json=as_json)
+        return 2
+    except UserError as error:
+        _complain(str(error), as_json=as_json)
+        return 2
+    except SentinelStop as error:
+        _complain(str(error), as_json=as_json)
+        return 3
+    except Interrupted as error:
+        _complain(str(error), as_json=as_json)
+        return 75
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _complain("interrupted.", as_json=as_json)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        traceback.print_exc()
+        _complain(f"this is a bug in dinoforge, please report it: {type(error).__name__}: {error}", as_json=as_json)
+        return 1
+
+
+def _build() -> None:
+    """Register the verbs, once."""
+    if not app.registered_commands:
+        from dinoforge import runs
+
+        for function in runs.VERBS:
+            _add(function)
+
+
+if __name__ == "__main__":
+    main()

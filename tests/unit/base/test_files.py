@@ -1,0 +1,82 @@
+"""Files are whole or absent, whatever happens in the middle."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from dinoforge.base.errors import RunError
+from dinoforge.base.files import append_line, locked, new_folder, read_lines, sha256, write_atomic, write_json
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, lambda file: file.write(b"old"))
+
+    def fails(file):
+        file.write(b"half")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        write_atomic(path, fails)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    target = tmp_path / "b"
+    with new_folder(target) as folder:
+        (folder / "x").write_text("1")
+    with pytest.raises(ValueError, match="stop"), new_folder(target) as folder:
+        (folder / "x").write_text("2")
+        raise ValueError("stop")
+    assert (target / "x").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_lines_survive_a_cut_off_tail(tmp_path):
+    path = tmp_path / "m.jsonl"
+    append_line(path, {"a": 1, "b": float("nan")})
+    with path.open("a") as file:
+        file.write('{"a": 2, "b"')
+    assert read_lines(path) == [{"a": 1, "b": None}]
+
+
+def test_json_holds_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [float("inf"), 1.0]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [None, 1.0]}
+
+
+def test_a_file_where_a_folder_is_needed_is_one_line(tmp_path):
+    (tmp_path / "f").write_text("")
+    with pytest.raises(RunError, match="a file stands where a folder is needed"):
+        write_json(tmp_path / "f" / "x.json", {})
+
+
+def _hold(folder, ready, release):
+    with locked(folder):
+        ready.set()
+        release.wait(20)
+
+
+def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready, release))
+    holder.start()
+    try:
+        assert ready.wait(20)
+        with pytest.raises(RunError, match="in use"), locked(tmp_path):
+            pass
+        holder.kill()  # the operating system lets go of what a killed process held
+        holder.join()
+        with locked(tmp_path):
+            pass
+    finally:
+        release.set()
+        holder.join()
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "e").write_bytes(b"")
+    assert sha256(tmp_path / "e") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
