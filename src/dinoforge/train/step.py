@@ -148,17 +148,19 @@ class Pretrain(nn.Module):
         group_of_patch = (batch.masked_index // patches) % images // self.config.group
         group_of_image = torch.arange(images, device=scores.device).repeat(views) // self.config.group
         return Targets(
-            images=self._assign("images", scores, group_of_image, at).unflatten(0, (views, images)),
-            patches=self._assign("patches", patch_scores, group_of_patch, at),
+            images=self._assign("images", scores, group_of_image, images, at).unflatten(0, (views, images)),
+            patches=self._assign("patches", patch_scores, group_of_patch, images, at),
         )
 
-    def _assign(self, name: str, scores: Tensor, group: Tensor, at: Scheduled) -> Tensor:
+    def _assign(self, name: str, scores: Tensor, group: Tensor, images: int, at: Scheduled) -> Tensor:
         """Scores to probabilities, by the configured rule."""
         if isinstance(self.config.targets, SinkhornConfig):
             return sinkhorn(scores, temperature=at.teacher_temperature, rounds=self.config.targets.rounds)
         centre = self.centres[name]
         assert isinstance(centre, Centring)
-        return centre.targets(scores, at.teacher_temperature, group)
+        return centre.targets(
+            scores, temperature=at.teacher_temperature, group=group, groups=images // self.config.group
+        )
 
     def losses(self, batch: Batch, targets: Targets, compute: Compute = PLAIN) -> Losses:
         """The student's share, for all of a logical batch or for some of its groups."""

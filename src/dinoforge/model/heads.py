@@ -1,0 +1,76 @@
+"""The projection head of DINO and iBOT (Caron et al. 2021, sec. 3.1; Zhou et al. 2022), as DINOv2 builds it.
+
+Axes: D channels in, E of the bottleneck, K prototypes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from dinoforge.base.config import Config
+
+
+class HeadConfig(Config):
+    """A projection head."""
+
+    prototypes: int = Field(default=65_536, gt=1)
+    """Directions that a token is compared with; 131,072 in the large runs."""
+    hidden: int = Field(default=2048, gt=0)
+    """Width of the hidden layers."""
+    bottleneck: int = Field(default=256, gt=0)
+    """Width of the normalised vector; 384 for class tokens in the large runs."""
+    layers: int = Field(default=3, gt=0)
+    """Linear layers before the prototypes."""
+
+
+class Prototypes(nn.Module):
+    """Scores ``g_k <x, v_k / |v_k|>``: a linear layer with weight normalisation, both parts learnt."""
+
+    def __init__(self, width: int, prototypes: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(prototypes, 1))
+        self.weight_v = nn.Parameter(torch.zeros(prototypes, width))
+
+    def forward(self, x: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
+        """Scores of all prototypes."""
+        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+
+
+class Head(nn.Module):
+    """Tokens in, prototype scores out."""
+
+    def __init__(self, width: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [width, *[config.hidden] * (config.layers - 1), config.bottleneck]
+        layers: list[nn.Module] = []
+        for inside, outside in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(inside, outside), nn.GELU()]
+        # A single layer has no number in its name in the official state dicts.
+        self.mlp = nn.Sequential(*layers[:-1]) if config.layers > 1 else layers[0]
+        self.last_layer = Prototypes(config.bottleneck, config.prototypes)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Truncated normal of 0.02 in the linear layers, torch's default for directions, length 1."""
+        for module in self.mlp.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.zeros_(module.bias)
+        nn.init.ones_(self.last_layer.weight_g)
+        bound = 1 / math.sqrt(self.config.bottleneck)
+        nn.init.uniform_(self.last_layer.weight_v, -bound, bound, generator=generator)
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
+        """Scores of every token, at most ``g_k`` large."""
+        return self.last_layer(self.project(x))
+
+    def project(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows E"]:
+        """The bottleneck vectors, of length 1 (a zero vector stays zero)."""
+        return F.normalize(self.mlp(x).float(), dim=-1, eps=1e-12)

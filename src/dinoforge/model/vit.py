@@ -1,0 +1,219 @@
+"""The vision transformer of DINOv2, with and without registers (Oquab et al. 2023; Darcet et al. 2024).
+
+Axes: B images, C channels, Y by X pixels, N patches, T tokens, D channels of a token.
+Parameter names are those of the official state dicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from dinoforge.base.config import Config
+from dinoforge.model.features import Features
+from dinoforge.model.layers import (
+    NORM_EPS,
+    Attention,
+    Block,
+    LayerScale,
+    Mlp,
+    Subset,
+    SwiGlu,
+    drop_rates,
+    resize_positions,
+    swiglu_hidden,
+)
+
+
+class VitConfig(Config):
+    """A vision transformer."""
+
+    kind: Literal["vit"] = "vit"
+    """Which backbone."""
+    width: int = Field(default=384, gt=0)
+    """Channels of a token."""
+    depth: int = Field(default=12, gt=0)
+    """Number of blocks."""
+    heads: int = Field(default=6, gt=0)
+    """Attention heads; 64 channels each in the official models."""
+    patch: int = Field(default=14, gt=0)
+    """Side of a patch, in pixels."""
+    pixels: int = Field(default=224, gt=0)
+    """Image side that the position table is made for; other sizes resample it."""
+    channels: int = Field(default=3, gt=0)
+    """Channels of an image."""
+    registers: int = Field(default=0, ge=0)
+    """Extra tokens without position that serve as scratch space; 4 in the official register models."""
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    """Feed-forward layer; ``swiglu`` in ViT-g and in ViT-L trained from scratch."""
+    ffn_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width over width, before SwiGLU takes two thirds of it."""
+    layerscale: float | None = Field(default=1e-5, gt=0)
+    """Start of the factors on the residual branches; null leaves them out."""
+    qkv_bias: bool = True
+    """Biases of queries, keys and values."""
+    proj_bias: bool = True
+    """Bias of the attention's output."""
+    ffn_bias: bool = True
+    """Biases of the feed-forward layer."""
+    position_offset: float = Field(default=0.1, ge=0)
+    """Added to the grid when the position table is resampled; 0.1 without registers, 0 with them (official weights)."""
+    position_antialias: bool = False
+    """Whether that resampling is antialiased; true in the official register models."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth: share of samples that skip a residual branch during training."""
+    drop_path_uniform: bool = True
+    """The same rate in every block; false rises linearly from 0."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> VitConfig:
+        if self.width % self.heads:
+            raise ValueError(f"backbone.width={self.width} is no multiple of backbone.heads={self.heads}.")
+        if self.pixels % self.patch:
+            below, above = self.pixels // self.patch * self.patch, (self.pixels // self.patch + 1) * self.patch
+            raise ValueError(
+                f"backbone.pixels={self.pixels} is no multiple of backbone.patch={self.patch}; "
+                f"{f'{below} or ' if below else ''}{above} would be."
+            )
+        return self
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of every patch, written as a strided convolution."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(config.channels, config.width, config.patch, stride=config.patch)
+
+
+class Vit(nn.Module):
+    """Images in, ``Features`` out."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        self.config, self.width, self.patch, self.channels = config, config.width, config.patch, config.channels
+        self.drop_rates = drop_rates(config.depth, config.drop_path, uniform=config.drop_path_uniform)
+        side = config.pixels // config.patch
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
+        if config.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
+        self.mask_token = nn.Parameter(torch.zeros(1, config.width))
+        self.patch_embed = PatchEmbed(config)
+        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Give every parameter its start (DINOv2 training code); LayerScale starts at its setting."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=generator)
+        nn.init.normal_(self.cls_token, std=1e-6, generator=generator)
+        if self.config.registers:
+            nn.init.normal_(self.register_tokens, std=1e-6, generator=generator)
+        nn.init.zeros_(self.mask_token)
+        # torch's own default for convolutions; only linear layers take the truncated normal
+        convolution = self.patch_embed.proj
+        bound = 1 / math.sqrt(convolution.weight[0].numel())
+        nn.init.uniform_(convolution.weight, -bound, bound, generator=generator)
+        if convolution.bias is not None:
+            nn.init.uniform_(convolution.bias, -bound, bound, generator=generator)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, LayerScale):
+                nn.init.constant_(module.gamma, module.start)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C Y X"],
+        masks: Bool[Tensor, "B N"] | None = None,
+        drop: Sequence[tuple[Subset, Subset]] | None = None,
+    ) -> Features:
+        """Features after the last norm.
+
+        Args:
+            images: Normalised; height and width multiples of the patch.
+            masks: True where the mask token stands in for a patch, row by row.
+            drop: For every block the samples of its two branches (stochastic depth); None computes all.
+
+        Raises:
+            ValueError: A side is no multiple of the patch.
+        """
+        x = self.embed(images, masks)
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if drop is None else drop[number])
+        return self._features(self.norm(x), images)
+
+    def embed(self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B T D"]:
+        """The tokens that enter the first block: class token, registers, patches."""
+        grid = self.grid(images)
+        x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        if masks is not None:
+            x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype).unsqueeze(0), x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = x + resize_positions(
+            self.pos_embed, grid=grid, offset=self.config.position_offset, antialias=self.config.position_antialias
+        )
+        if self.config.registers:
+            x = torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1).to(x.dtype), x[:, 1:]], dim=1)
+        return x
+
+    def intermediate(
+        self, images: Float[Tensor, "B C Y X"], layers: int | Sequence[int], *, norm: bool = True
+    ) -> list[Features]:
+        """Outputs of the last so many blocks, or of the blocks numbered from 0, in the order of the network.
+
+        Args:
+            norm: Apply the last norm to each of them.
+
+        Raises:
+            ValueError: A block that does not exist.
+        """
+        depth = len(self.blocks)
+        wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
+        if not wanted or min(wanted) < 0 or max(wanted) >= depth:
+            raise ValueError(f"layers={layers} asks for blocks that a backbone of {depth} blocks does not have.")
+        x = self.embed(images)
+        found = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in wanted:
+                found.append(self._features(self.norm(x) if norm else x, images))
+        return found
+
+    def grid(self, images: Float[Tensor, "B C Y X"]) -> tuple[int, int]:
+        """Rows and columns of patches.
+
+        Raises:
+            ValueError: A side is no multiple of the patch.
+        """
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"image sides must be multiples of the patch, {self.patch}; got {height}x{width}.")
+        return height // self.patch, width // self.patch
+
+    def _features(self, tokens: Float[Tensor, "B T D"], images: Float[Tensor, "B C Y X"]) -> Features:
+        extra = 1 + self.config.registers
+        return Features(tokens[:, 0], tokens[:, 1:extra], tokens[:, extra:].unflatten(1, self.grid(images)))
+
+
+def _block(config: VitConfig) -> Block:
+    hidden = int(config.width * config.ffn_ratio)
+    attn = Attention(config.width, config.heads, qkv_bias=config.qkv_bias, proj_bias=config.proj_bias)
+    mlp: nn.Module
+    if config.ffn == "swiglu":
+        mlp = SwiGlu(config.width, swiglu_hidden(hidden), bias=config.ffn_bias)
+    else:
+        mlp = Mlp(config.width, hidden, bias=config.ffn_bias)
+    return Block(config.width, attn, mlp, layerscale=config.layerscale)
