@@ -19,6 +19,7 @@ import typer
 
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop, UserError, closest, unknown
 from dinoforge.base.files import finite
+from dinoforge.recipes.settle import setting_lines, settle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -64,10 +65,10 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
 
 def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> str:
     """The settings a verb would run with, each with where its value came from."""
-    from dinoforge import runs
+    from dinoforge import verbs
 
-    if function.__name__ in runs.VERBS_WITH_RECIPE:
-        return runs.settle(arguments).described()
+    if function.__name__ in verbs.VERBS_WITH_RECIPE:
+        return settle({name: value for name, value in arguments.items() if name != "out"}).described()
     lines = []
     for name, parameter in inspect.signature(function).parameters.items():
         origin = "command line" if name in arguments else "default"
@@ -115,13 +116,13 @@ def _add(function: Callable[..., Any]) -> None:
 
 def _help(function: Callable[..., Any]) -> str:
     """The docstring, then the keys of the recipe where the verb takes them. ``\\b`` keeps click from re-wrapping."""
-    from dinoforge import runs
+    from dinoforge import verbs
 
     text = inspect.getdoc(function) or ""
     text = text.replace("Args:", "Keys:").split("\n\nRaises:")[0].split("\n\nReturns:")[0]
-    if function.__name__ in runs.VERBS_WITH_RECIPE:
+    if function.__name__ in verbs.VERBS_WITH_RECIPE:
         text += "\n\nRecipe settings (defaults; a recipe changes some, see `dinoforge recipes show=NAME`):\n\n"
-        text += "\n".join(runs.setting_lines())
+        text += "\n".join(setting_lines())
     return "\n\n".join("\b\n" + paragraph for paragraph in text.split("\n\n"))
 
 
@@ -177,9 +178,9 @@ def execute(words: list[str]) -> int:
 def _build() -> None:
     """Register the verbs, once."""
     if not app.registered_commands:
-        from dinoforge import runs
+        from dinoforge import verbs
 
-        for function in runs.VERBS:
+        for function in verbs.VERBS:
             _add(function)
 
 

@@ -32,9 +32,7 @@ class DinoTerms:
     """From pairs of two different global views."""
 
 
-def dino_loss(
-    student: Float[Tensor, "S B K"], target: Float[Tensor, "T B K"], *, config: DinoConfig
-) -> DinoTerms:
+def dino_loss(student: Float[Tensor, "S B K"], target: Float[Tensor, "T B K"], *, config: DinoConfig) -> DinoTerms:
     """Mean cross-entropy over all pairs of different views of the same image.
 
     Spelled out, with ``p = softmax(student / temperature)`` and the mean over images inside ``H``::

@@ -113,9 +113,7 @@ class Block(nn.Module):
         self.mlp = mlp
         self.ls2 = nn.Identity() if layerscale is None else LayerScale(width, layerscale)
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], drop: tuple[Subset, Subset] | None = None
-    ) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], drop: tuple[Subset, Subset] | None = None) -> Float[Tensor, "B T D"]:
         """``drop`` names the samples of the attention and of the feed-forward branch; None computes all of them."""
         if drop is None:
             x = x + self.ls1(self.attn(self.norm1(x)))

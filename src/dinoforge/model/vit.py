@@ -155,7 +155,9 @@ class Vit(nn.Module):
             x = block(x, None if drop is None else drop[number])
         return self._features(self.norm(x), images)
 
-    def embed(self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B T D"]:
+    def embed(
+        self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         """The tokens that enter the first block: class token, registers, patches."""
         grid = self.grid(images)
         x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)

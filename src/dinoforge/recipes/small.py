@@ -3,40 +3,83 @@
 from __future__ import annotations
 
 from dinoforge.base.schedule import Cosine, Ramp
-from dinoforge.data.augment import AugmentConfig
+from dinoforge.data.augment import AugmentConfig, ColourConfig
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.vit import VitConfig
-from dinoforge.recipes.recipe import DataConfig, Recipe
+from dinoforge.recipes.recipe import DataConfig, ProbeConfig, Recipe
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import ObjectiveConfig
 
 
 def vit_tiny_small_images() -> Recipe:
-    """A small ViT for 32 to 64 pixel pictures, on two CPU cores in half an hour."""
+    """A small ViT for 32 to 64 pixel pictures, on two CPU cores in less than half an hour."""
     return Recipe(
         recipe="vit_tiny.small_images",
-        backbone=VitConfig(width=192, depth=6, heads=3, patch=4, pixels=32, layerscale=1e-1),
+        backbone=VitConfig(width=128, depth=6, heads=4, patch=4, pixels=32, layerscale=None),
         data=DataConfig(
             augment=AugmentConfig(
                 global_pixels=32,
                 local_pixels=16,
                 local_views=4,
-                global_scale=(0.32, 1.0),
+                global_scale=(0.4, 1.0),
                 local_scale=(0.1, 0.4),
+                # Nine pixels of blur would leave nothing of a picture of 32.
+                colour=ColourConfig(blur=(0.0, 0.0, 0.0)),
             ),
             resize=32,
         ),
-        objective=ObjectiveConfig(head=HeadConfig(prototypes=2048, hidden=512, bottleneck=128)),
+        objective=ObjectiveConfig(head=HeadConfig(prototypes=2048, hidden=512, bottleneck=128), group=64),
         plan=PlanConfig(
-            images=100_000,
+            images=50_000,
             batch=64,
-            learning_rate=Cosine(peak=4e-3, end=1e-6, warmup=0.1),
+            learning_rate=Cosine(peak=4e-3, end=1e-5, warmup=0.1),
             weight_decay=Cosine(peak=0.04, end=0.1),
             layer_decay=1.0,
             patch_rate=1.0,
             teacher_momentum=Cosine(peak=0.99, end=1.0),
             teacher_temperature=Ramp(start=0.04, end=0.07, length=0.3),
             checkpoint_images=10_000,
-            probe_images=20_000,
+            probe_images=25_000,
+        ),
+        probe=ProbeConfig(neighbours=10),
+    )
+
+
+def vit_micro_toy() -> Recipe:
+    """A micro ViT on drawn pictures of 64 pixels, in minutes on two CPU cores: the demo."""
+    base = vit_tiny_small_images()
+    return base.model_copy(
+        update={
+            "recipe": "vit_micro.toy",
+            "backbone": VitConfig(width=128, depth=4, heads=4, patch=8, pixels=64, layerscale=None),
+            "data": DataConfig(
+                augment=AugmentConfig(
+                    global_pixels=64,
+                    local_pixels=32,
+                    local_views=4,
+                    global_scale=(0.4, 1.0),
+                    local_scale=(0.1, 0.4),
+                    colour=ColourConfig(blur=(0.0, 0.5, 0.3), blur_sigma=(0.1, 1.0)),
+                ),
+                resize=64,
+            ),
+            "plan": base.plan.model_copy(update={"images": 40_000, "probe_images": 20_000}),
+        }
+    )
+
+
+def vit_small_small_data() -> Recipe:
+    """ViT-S/14 at 224 pixels on some thousands to a million pictures of one's own, on one GPU."""
+    return Recipe(
+        recipe="vit_small.small_data",
+        backbone=VitConfig(width=384, depth=12, heads=6, drop_path=0.1),
+        objective=ObjectiveConfig(head=HeadConfig(prototypes=16_384), group=16),
+        plan=PlanConfig(
+            images=5_000_000,
+            batch=256,
+            learning_rate=Cosine(peak=2e-3, end=1e-6, warmup=0.1),
+            teacher_momentum=Cosine(peak=0.994, end=1.0),
+            checkpoint_images=100_000,
+            probe_images=250_000,
         ),
     )

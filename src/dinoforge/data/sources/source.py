@@ -6,17 +6,14 @@ Axes: N rows, Y by X pixels, C channels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 
 from dinoforge.base.config import fingerprint
-
-
-class Broken(Exception):
-    """One image cannot be used; the text is the reason, in words a user can act on."""
+from dinoforge.data.decode import decode
 
 
 class Source(ABC):
@@ -29,6 +26,8 @@ class Source(ABC):
     address: str
     """The address as the user wrote it, without credentials."""
     columns: Mapping[str, np.ndarray]
+    rejected: Sequence[tuple[str, str]] = ()
+    """Files that were found but are no images, each with the reason."""
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -47,8 +46,6 @@ class Source(ABC):
         Raises:
             Broken: The file cannot be decoded.
         """
-        from dinoforge.data.decode import decode
-
         return decode(self.encoded(row))
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
@@ -70,7 +67,7 @@ class _Rows(Source):
     """Some rows of another source."""
 
     def __init__(self, whole: Source, rows: Int[np.ndarray, " n"]) -> None:
-        self.address, self._whole, self._rows = whole.address, whole, rows
+        self.address, self.rejected, self._whole, self._rows = whole.address, whole.rejected, whole, rows
         self.columns = {name: column[rows] for name, column in whole.columns.items()}
 
     def encoded(self, row: int) -> bytes:

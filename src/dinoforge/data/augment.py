@@ -1,0 +1,190 @@
+"""Views of an image: what is cropped is decided and done here in uint8, what is coloured is decided here and done later.
+
+DINO's multi-crop (Caron et al. 2020, 2021) with the *effective* probabilities of the released DINOv2 (docs/method.md).
+
+Axes: Y by X pixels, C channels, V views, P colour parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from dinoforge.base.config import Config
+
+GLOBAL_VIEWS = 2
+_TRIALS = 10
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _area(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"an area takes two shares of the image, 0 < low <= high <= 1; got {list(scale)}.")
+    return scale
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < pair[0] <= pair[1]:
+        raise ValueError(f"a range takes 0 < low <= high; got {list(pair)}.")
+    return pair
+
+
+Area = Annotated[tuple[float, float], AfterValidator(_area)]
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class ColourConfig(Config):
+    """How the colours of a view change. Probabilities are those with which a thing happens."""
+
+    jitter: Share = 0.8
+    """Probability of the four changes below, in random order."""
+    brightness: Share = 0.4
+    """Largest relative change of brightness."""
+    contrast: Share = 0.4
+    """Largest relative change of contrast."""
+    saturation: Share = 0.2
+    """Largest relative change of saturation."""
+    hue: float = Field(default=0.1, ge=0, le=0.5)
+    """Largest turn of the hue, in whole turns."""
+    grey: Share = 0.2
+    """Probability of losing all colour."""
+    blur: tuple[Share, Share, Share] = (0.0, 0.9, 0.5)
+    """Probability of blur in the first global, the second global and a local view. What the released models were trained
+    with; the intended (1.0, 0.1, 0.5) came out inverted (docs/method.md)."""
+    blur_sigma: Range = (0.1, 2.0)
+    """Width of the Gaussian blur, in pixels of the view; its kernel is 9 pixels wide."""
+    solarise: Share = 0.2
+    """Probability of inverting the bright half of the second global view."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel in the end, on the scale 0 to 1 (ImageNet's)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Divided by after that."""
+
+
+class AugmentConfig(Config):
+    """Two global and some local views."""
+
+    global_pixels: int = Field(default=224, gt=0)
+    """Side of a global view, in pixels."""
+    local_pixels: int = Field(default=98, gt=0)
+    """Side of a local view, in pixels; 96 with patches of 16."""
+    local_views: int = Field(default=8, ge=0)
+    """Number of local views."""
+    global_scale: Area = (0.32, 1.0)
+    """Share of the image's area that a global view shows, lowest and highest."""
+    local_scale: Area = (0.05, 0.32)
+    """Share of the image's area that a local view shows, lowest and highest."""
+    aspect: Range = (3 / 4, 4 / 3)
+    """Width over height of what is cropped, before it becomes square."""
+    flip: Share = 0.5
+    """Probability of a mirror image."""
+    colour: ColourConfig = ColourConfig()
+    """What happens to the colours."""
+
+
+PARAMETERS = ("jitter", "brightness", "contrast", "saturation", "hue", "order", "grey", "sigma", "solarise")
+"""Columns of the colour parameters of a view; ``sigma`` 0 is no blur, ``order`` numbers one of the 24 orders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """All views of one image, still in the image's own colours, and the colour parameters of each."""
+
+    globals: UInt8[Tensor, "2 C Y X"]
+    locals: UInt8[Tensor, "L C y x"]
+    colours: Float[np.ndarray, "V P"]
+
+
+def draw_views(pixels: UInt8[np.ndarray, "Y X C"], rng: np.random.Generator, config: AugmentConfig) -> Views:
+    """Crop, resize and mirror; the colours are drawn, not yet applied."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    wide = [_crop(image, rng, config.global_pixels, config.global_scale, config) for _ in range(GLOBAL_VIEWS)]
+    near = [_crop(image, rng, config.local_pixels, config.local_scale, config) for _ in range(config.local_views)]
+    views = GLOBAL_VIEWS + config.local_views
+    return Views(
+        globals=torch.stack(wide),
+        locals=torch.stack(near) if near else image.new_zeros(0, len(image), config.local_pixels, config.local_pixels),
+        colours=np.stack([_colours(rng, view, config.colour) for view in range(views)]),
+    )
+
+
+def _crop(
+    image: UInt8[Tensor, "C Y X"],
+    rng: np.random.Generator,
+    side: int,
+    scale: tuple[float, float],
+    config: AugmentConfig,
+) -> UInt8[Tensor, "C y x"]:
+    top, left, height, width = crop_box(
+        rng, height=image.shape[1], width=image.shape[2], scale=scale, aspect=config.aspect
+    )
+    view = resize(image[:, top : top + height, left : left + width], side, side)
+    return view.flip(-1) if rng.random() < config.flip else view
+
+
+def crop_box(
+    rng: np.random.Generator, *, height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random part: area uniform, aspect log-uniform; the middle if ten trials do not fit.
+
+    (The rule of torchvision's RandomResizedCrop, which all methods of this family were trained with.)
+    """
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    for _ in range(_TRIALS):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    w, h = max(w, 1), max(h, 1)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resize(image: UInt8[Tensor, "C Y X"], height: int, width: int) -> UInt8[Tensor, "C y x"]:
+    """Bicubic and antialiased, in uint8, which is Pillow's resize to within one grey level."""
+    if image.shape[1:] == (height, width):
+        return image.contiguous()
+    return F.interpolate(image.unsqueeze(0), (height, width), mode="bicubic", antialias=True)[0]
+
+
+def centre(pixels: UInt8[np.ndarray, "Y X C"], *, short_side: int, side: int) -> UInt8[Tensor, "C y x"]:
+    """The middle square for features: the short side resized, the centre cut out (checkpoints' preprocessing)."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    height, width = image.shape[1:]
+    factor = short_side / min(height, width)
+    image = resize(image, max(round(height * factor), side), max(round(width * factor), side))
+    top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
+    return image[:, top : top + side, left : left + side].contiguous()
+
+
+def _colours(rng: np.random.Generator, view: int, config: ColourConfig) -> Float[np.ndarray, " P"]:
+    """The parameters of one view. Every number is drawn whether it is used or not, so probabilities move nothing else."""
+    chance = rng.random(4)
+    change = rng.uniform(-1, 1, 4)
+    sigma, order = rng.uniform(*config.blur_sigma), rng.integers(24)
+    blur = config.blur[min(view, GLOBAL_VIEWS)]
+    return np.asarray(
+        [
+            chance[0] < config.jitter,
+            1 + config.brightness * change[0],
+            1 + config.contrast * change[1],
+            1 + config.saturation * change[2],
+            config.hue * change[3],
+            order,
+            chance[1] < config.grey,
+            sigma if chance[2] < blur else 0.0,
+            view == 1 and chance[3] < config.solarise,
+        ],
+        dtype=np.float32,
+    )

@@ -1,0 +1,110 @@
+"""From a source and a backbone to features: decode, centre, normalise, compute; broken images are set aside.
+
+Axes: N images, B images at once, D channels, H by W patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from dinoforge.base.errors import DataError
+from dinoforge.base.hardware import Precision, compute_context
+from dinoforge.data.augment import centre
+from dinoforge.data.decode import Broken
+from dinoforge.data.sources.source import Source
+from dinoforge.model.features import Features
+from dinoforge.model.weights import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """How features are computed; nothing here changes them beyond rounding."""
+
+    device: torch.device
+    precision: Precision = "fp32"
+    rows_at_once: int = 256
+    """Images a forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Features of some rows of a source."""
+
+    rows: Int[np.ndarray, " B"]
+    features: Features
+
+
+def pictures(
+    source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:
+    """Every usable image of a source, in order, centred, so many at once; the next ones are decoded meanwhile.
+
+    Raises:
+        DataError: Not one image could be used.
+    """
+
+    def one(row: int) -> Tensor | Broken:
+        try:
+            return centre(source.pixels(row), short_side=preprocessing.short_side, side=preprocessing.side)
+        except Broken as error:
+            return error
+
+    def some(start: int) -> list[tuple[int, Tensor | Broken]]:
+        return [(row, one(row)) for row in range(start, min(start + rows_at_once, len(source)))]
+
+    usable = 0
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        starts = range(0, len(source), rows_at_once)
+        waiting = ahead.submit(some, 0)
+        for start in starts:
+            found = waiting.result()
+            if start + rows_at_once < len(source):
+                waiting = ahead.submit(some, start + rows_at_once)
+            for row, picture in found:
+                if isinstance(picture, Broken):
+                    on_broken(str(source.columns["id"][row]), str(picture))
+            good = [(row, picture) for row, picture in found if isinstance(picture, Tensor)]
+            if good:
+                usable += len(good)
+                yield np.asarray([row for row, _ in good]), torch.stack([picture for _, picture in good])
+    if not usable:
+        raise DataError(f"No image of {source.address} could be used.")
+
+
+@torch.inference_mode()
+def extract(
+    module: Any,
+    source: Source,
+    preprocessing: Preprocessing,
+    how: Extraction,
+    *,
+    on_broken: Callable[[str, str], None],
+) -> Iterator[Part]:
+    """Features of every usable image, part by part, on the CPU in float32."""
+    was_training = module.training
+    module.eval()
+    mean, std = (torch.tensor(v, device=how.device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    try:
+        for rows, images in pictures(source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once):
+            x = (images.to(how.device, non_blocking=True).float() / 255 - mean) / std
+            with compute_context(how.precision, how.device):
+                found = module(x)
+            yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))
+    finally:
+        module.train(was_training)
+
+
+def image_features(
+    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, *, on_broken: Callable[[str, str], None]
+) -> tuple[Float[Tensor, "N D"], Int[np.ndarray, " N"]]:
+    """The image tokens of all usable rows, and those rows."""
+    parts = list(extract(module, source, preprocessing, how, on_broken=on_broken))
+    return torch.cat([part.features.image for part in parts]), np.concatenate([part.rows for part in parts])

@@ -1,0 +1,183 @@
+"""Hugging Face's ``Dinov2Model`` and ``Dinov2WithRegistersModel``: names, settings and tensors, both ways.
+
+Both resample positions by size; the one with registers antialiases, the one without does not (and lacks the official offset
+of 0.1, so its features differ a little from the official code's away from the native size).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinoforge.base.errors import WeightsError
+from dinoforge.model.layers import NORM_EPS
+from dinoforge.model.official import read_state
+from dinoforge.model.vit import VitConfig
+
+KINDS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
+"""``model_type`` in ``config.json`` and the class of ``transformers``."""
+
+_OUTSIDE = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.mask_token": "mask_token",
+    "embeddings.register_tokens": "register_tokens",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "layernorm": "norm",
+}
+_INSIDE = {
+    "attention.output.dense": "attn.proj",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+    "mlp.weights_in": "mlp.w12",
+    "mlp.weights_out": "mlp.w3",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+}
+_QKV = ("query", "key", "value")
+_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+
+
+def read(folder: Path) -> tuple[VitConfig, dict[str, Tensor]]:
+    """Architecture and tensors, under official names, of a folder that ``save_pretrained`` wrote.
+
+    Raises:
+        WeightsError: Another kind of model, or no weights.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{folder / 'config.json'} is no JSON: {error}") from None
+    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()]
+    if not files:
+        raise WeightsError(f"{folder} has neither model.safetensors nor pytorch_model.bin.")
+    return config_from(settings), from_names(read_state(files[0]))
+
+
+def config_from(settings: Mapping[str, Any]) -> VitConfig:
+    """Our settings from Hugging Face's.
+
+    Raises:
+        WeightsError: Another kind of model.
+    """
+    kind = settings.get("model_type")
+    if kind not in KINDS:
+        raise WeightsError(f"model_type {kind!r} is not supported; {' and '.join(KINDS)} are.")
+    return VitConfig.build(
+        {
+            "width": settings["hidden_size"],
+            "depth": settings["num_hidden_layers"],
+            "heads": settings["num_attention_heads"],
+            "patch": settings["patch_size"],
+            "pixels": settings["image_size"],
+            "channels": settings.get("num_channels", 3),
+            "registers": settings.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0,
+            "ffn": "swiglu" if settings.get("use_swiglu_ffn") else "mlp",
+            "ffn_ratio": settings.get("mlp_ratio", 4),
+            "layerscale": settings.get("layerscale_value", 1.0) or 1.0,
+            "qkv_bias": settings.get("qkv_bias", True),
+            "position_offset": 0.0,
+            "position_antialias": kind == "dinov2_with_registers",
+        }
+    )
+
+
+def config_to(config: VitConfig) -> dict[str, Any]:
+    """Hugging Face's settings from ours.
+
+    Raises:
+        WeightsError: Something that its classes cannot express.
+    """
+    lacking = [name for name in ("proj_bias", "ffn_bias") if not getattr(config, name)]
+    if lacking or config.layerscale is None:
+        raise WeightsError(
+            f"Hugging Face's Dinov2 has no form for backbone.{', '.join(lacking) or 'layerscale'} switched off."
+        )
+    registers = {"num_register_tokens": config.registers} if config.registers else {}
+    return {
+        "model_type": "dinov2_with_registers" if config.registers else "dinov2",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch,
+        "image_size": config.pixels,
+        "num_channels": config.channels,
+        "use_swiglu_ffn": config.ffn == "swiglu",
+        "mlp_ratio": int(config.ffn_ratio) if config.ffn_ratio == int(config.ffn_ratio) else config.ffn_ratio,
+        "layerscale_value": config.layerscale,
+        "qkv_bias": config.qkv_bias,
+        "layer_norm_eps": NORM_EPS,
+        "hidden_act": "gelu",
+        **registers,
+    }
+
+
+def from_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under official names; queries, keys and values become one matrix.
+
+    Raises:
+        WeightsError: A name that no backbone has.
+    """
+    found: dict[str, Tensor] = {}
+    thirds: dict[str, dict[str, Tensor]] = {}
+    for full, value in state.items():
+        name = full.removeprefix("dinov2.").removeprefix("dinov2_with_registers.")
+        if name.startswith("classifier."):
+            continue  # a classification head on top
+        stem, official = _official(name)
+        if official is None:
+            raise WeightsError(f"tensor {full!r} is part of no Dinov2 backbone.")
+        if stem in _QKV:
+            thirds.setdefault(official, {})[stem] = value
+        else:
+            found[official] = value
+    for official, parts in thirds.items():
+        found[official] = torch.cat([parts[name] for name in _QKV])
+    return found
+
+
+def _official(name: str) -> tuple[str, str | None]:
+    """The part of an attention matrix that a name is (or an empty string), and its official name."""
+    for theirs, ours in _OUTSIDE.items():
+        if name == theirs or name.startswith(theirs + "."):
+            return "", ours + name[len(theirs) :]
+    block = _BLOCK.fullmatch(name)
+    if block is None:
+        return "", None
+    number, inside = block.groups()
+    for part in _QKV:
+        start = f"attention.attention.{part}."
+        if inside.startswith(start):
+            return part, f"blocks.{number}.attn.qkv.{inside[len(start) :]}"
+    for theirs, ours in _INSIDE.items():
+        if inside == theirs or inside.startswith(theirs + "."):
+            return "", f"blocks.{number}.{ours}{inside[len(theirs) :]}"
+    return "", None
+
+
+def to_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under Hugging Face's names, from official ones."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not name.startswith("blocks."):
+            theirs = next(t for t, ours in _OUTSIDE.items() if name == ours or name.startswith(ours + "."))
+            found[theirs + name[len(_OUTSIDE[theirs]) :]] = value
+            continue
+        _, number, inside = name.split(".", 2)
+        start = f"encoder.layer.{number}."
+        if inside.startswith("attn.qkv."):
+            kind = inside.removeprefix("attn.qkv.")
+            for part, third in zip(_QKV, value.chunk(3), strict=True):
+                found[f"{start}attention.attention.{part}.{kind}"] = third.clone()
+        else:
+            theirs = next(t for t, ours in _INSIDE.items() if inside == ours or inside.startswith(ours + "."))
+            found[start + theirs + inside[len(_INSIDE[theirs]) :]] = value
+    return found

@@ -1,0 +1,191 @@
+"""The noun ``Backbone``: weights, architecture, preprocessing and lineage in a folder, loaded without executing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dinoforge.base.config import Config
+from dinoforge.base.errors import ConfigError, WeightsError, closest
+from dinoforge.base.files import new_folder
+from dinoforge.model.official import config_of, read_state, strip
+from dinoforge.model.table import BACKBONES, empty
+
+_ADVICE = "give a folder with backbone.safetensors, a run, a Hugging Face folder, or a .pth or .safetensors file"
+
+
+class Preprocessing(Config):
+    """What an image goes through before the backbone, when features are taken."""
+
+    short_side: int = Field(default=256, gt=0)
+    """The short side is resized to this, bicubic and antialiased, in pixels."""
+    side: int = Field(default=224, gt=0)
+    """Side of the square cut from the middle, in pixels."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel, on the scale 0 to 1."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Divided by after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A backbone as it lies on disk."""
+
+    module: Any
+    config: Any
+    preprocessing: Preprocessing
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """What it was made from: fingerprints and addresses."""
+    loaded: str = ""
+    """How many tensors of how many were taken from the file."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of architecture and weights."""
+        return fingerprint(self.config, self.module.state_dict())
+
+
+def fingerprint(config: Config, state: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that change with any weight, name or setting of the architecture."""
+    digest = hashlib.sha256(config.model_dump_json().encode())
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.view(torch.uint8).numpy() if tensor.ndim else tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_backbone(path: Path, backbone: Backbone, *, scores: Mapping[str, float] | None = None) -> None:
+    """Write a backbone folder, whole or not at all; one that is there is replaced.
+
+    Args:
+        scores: What is known of its quality, for the model card.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.module.state_dict().items()}
+    facts = {
+        "format": 1,
+        "architecture": backbone.config.model_dump(mode="json"),
+        "preprocessing": backbone.preprocessing.model_dump(mode="json"),
+        "fingerprint": fingerprint(backbone.config, state),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "scores": dict(scores or {}),
+        "lineage": backbone.lineage,
+    }
+    with new_folder(path) as folder:
+        save_file(state, folder / "backbone.safetensors")
+        (folder / "backbone.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_card(facts), encoding="utf-8")
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """A backbone from a folder of ours, a run, a Hugging Face folder, or a file of official weights.
+
+    Raises:
+        WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit (they are named).
+    """
+    from dinoforge.model import huggingface
+
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise WeightsError(f"backbone {path} does not exist; {_ADVICE}.")
+    if place.is_dir() and (place / "backbone" / "backbone.json").exists():
+        place = place / "backbone"  # a run
+    if place.is_dir() and (place / "backbone.json").exists():
+        return _load_folder(place)
+    if place.is_dir():
+        if (place / "config.json").exists():
+            config, state = huggingface.read(place)
+            return _assemble(place, config, state, Preprocessing())
+        raise WeightsError(f"{path} holds no backbone; {_ADVICE}.")
+    state = strip(read_state(place))
+    return _assemble(place, config_of(state, place), state, Preprocessing())
+
+
+def _load_folder(folder: Path) -> Backbone:
+    """A folder that ``save_backbone`` wrote."""
+    try:
+        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        architecture = dict(facts["architecture"])
+        config = BACKBONES[architecture["kind"]][0].build(architecture)
+        preprocessing = Preprocessing.build(facts["preprocessing"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
+        raise WeightsError(f"{folder / 'backbone.json'} does not describe a backbone: {reason}.") from None
+    found = _assemble(folder, config, read_state(folder / "backbone.safetensors"), preprocessing)
+    if found.fingerprint != facts.get("fingerprint"):
+        raise WeightsError(
+            f"{folder} is damaged: its weights have fingerprint {found.fingerprint}, backbone.json says {facts.get('fingerprint')}."
+        )
+    return Backbone(found.module, config, preprocessing, dict(facts.get("lineage", {})), found.loaded)
+
+
+def _assemble(place: Path, config: Config, state: Mapping[str, Tensor], preprocessing: Preprocessing) -> Backbone:
+    module = empty(config)
+    loaded = load_into(module, state, name=str(place))
+    return Backbone(module.eval(), config, preprocessing, {"weights": str(place)}, loaded)
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> str:
+    """Copy every tensor of ``state`` into its place; ``n/n tensors`` when all fit.
+
+    Raises:
+        WeightsError: A tensor is missing, left over or of another shape; the first of each kind are named.
+    """
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state]
+    left = [f"{key}{closest(key, missing).rstrip()}" for key in state if key not in wanted]
+    shapes = [
+        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    fits = len(wanted) - len(missing) - len(shapes)
+    if missing or left or shapes:
+        parts = [("missing", missing), ("left over", left), ("of another shape", shapes)]
+        told = "; ".join(f"{len(v)} {what}: {', '.join(v[:4])}{' …' if len(v) > 4 else ''}" for what, v in parts if v)
+        raise WeightsError(f"{name}: {fits}/{len(wanted)} tensors fit. {told}.")
+    module.load_state_dict(dict(state), strict=True)
+    return f"{fits}/{len(wanted)} tensors"
+
+
+def _card(facts: Mapping[str, Any]) -> str:
+    """The model card."""
+    architecture, preprocessing = facts["architecture"], facts["preprocessing"]
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts["scores"].items())
+    lineage = "\n".join(f"- {name}: {value}" for name, value in facts["lineage"].items())
+    return f"""# Backbone {facts["fingerprint"]}
+
+Self-supervised visual features, trained with dinoforge.
+
+- Architecture: {", ".join(f"{name} {value}" for name, value in architecture.items())}
+- Parameters: {facts["parameters"]:,}
+- Input: RGB, short side {preprocessing["short_side"]} (bicubic, antialiased), centre {preprocessing["side"]} pixels,
+  normalised by mean {preprocessing["mean"]} and std {preprocessing["std"]}
+
+| score | value |
+|---|---|
+{scores or "| none measured | |"}
+
+Made from:
+
+{lineage}
+
+```python
+import dinoforge
+
+backbone = dinoforge.load("THIS FOLDER")
+features = backbone(images)  # .image [B, D], .registers [B, R, D], .patches [B, H, W, D]
+```
+"""

@@ -1,0 +1,72 @@
+"""The published runs of DINOv2 (training configurations and table 16 of the paper), in our units."""
+
+from __future__ import annotations
+
+from dinoforge.base.schedule import Cosine, Ramp
+from dinoforge.data.augment import AugmentConfig
+from dinoforge.model.heads import HeadConfig
+from dinoforge.model.vit import VitConfig
+from dinoforge.recipes.recipe import DataConfig, Recipe
+from dinoforge.train.plan import PlanConfig
+from dinoforge.train.step import CentringConfig, ObjectiveConfig
+
+
+def vit_large_imagenet() -> Recipe:
+    """ViT-L/16 on ImageNet-1k, the short published schedule (125,000 steps of 2,048 images)."""
+    return Recipe(
+        recipe="vit_large.imagenet",
+        backbone=VitConfig(width=1024, depth=24, heads=16, patch=16, drop_path=0.3),
+        data=DataConfig(augment=AugmentConfig(local_pixels=96)),
+        objective=ObjectiveConfig(group=64, targets=CentringConfig()),
+        plan=PlanConfig(
+            images=125_000 * 2048,
+            batch=2048,
+            learning_rate=Cosine(peak=4e-3, end=1e-6, warmup=0.1),
+            last_layer_frozen=0.01,
+            teacher_momentum=Cosine(peak=0.992, end=1.0),
+            teacher_temperature=Ramp(start=0.04, end=0.07, length=0.3),
+            checkpoint_images=3750 * 2048,
+            probe_images=12_500 * 2048,
+        ),
+    )
+
+
+def vit_large_imagenet22k() -> Recipe:
+    """ViT-L/14 with SwiGLU on ImageNet-22k, the long published schedule (625,000 steps of 3,072 images)."""
+    base = vit_large_imagenet()
+    return base.model_copy(
+        update={
+            "recipe": "vit_large.imagenet22k",
+            "backbone": VitConfig(width=1024, depth=24, heads=16, patch=14, ffn="swiglu", drop_path=0.4),
+            "data": DataConfig(augment=AugmentConfig()),
+            "objective": ObjectiveConfig(
+                group=32,
+                head=HeadConfig(prototypes=131_072, bottleneck=384),
+                patch_head=HeadConfig(prototypes=131_072, bottleneck=256),
+            ),
+            "plan": base.plan.model_copy(
+                update={
+                    "images": 625_000 * 3072,
+                    "batch": 3072,
+                    "learning_rate": Cosine(peak=2e-4, end=1e-6, warmup=0.16),
+                    "last_layer_frozen": 0.002,
+                    "layer_decay": 1.0,
+                    "weight_decay": Cosine(peak=0.04, end=0.2),
+                    "teacher_momentum": Cosine(peak=0.994, end=1.0),
+                    "teacher_temperature": Ramp(start=0.04, end=0.07, length=0.06),
+                }
+            ),
+        }
+    )
+
+
+def vit_giant_lvd142m() -> Recipe:
+    """ViT-g/14 on a curated set such as LVD-142M (625,000 steps of 3,072 images); the teacher of the small models."""
+    base = vit_large_imagenet22k()
+    return base.model_copy(
+        update={
+            "recipe": "vit_giant.lvd142m",
+            "backbone": VitConfig(width=1536, depth=40, heads=24, patch=14, ffn="swiglu", drop_path=0.4),
+            "objective": base.objective.model_copy(update={"group": 12}),
+        }
+    )

@@ -1,0 +1,107 @@
+"""From what was typed to a complete recipe, with where every value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dinoforge.base.config import Config, paths, with_settings
+from dinoforge.base.errors import ConfigError
+from dinoforge.recipes.recipe import Recipe, Speed
+from dinoforge.recipes.table import recipe
+from dinoforge.train.plan import PlanConfig
+
+SHORT = {"data": "data.source", "probe": "probe.source"} | {name: f"speed.{name}" for name in Speed.model_fields}
+"""Settings that have a short name of their own."""
+
+DEFAULT_RECIPE = "vit_small.small_data"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A recipe and where each of its values came from: default, recipe, file, command line or derived."""
+
+    recipe: Recipe
+    origins: dict[str, str]
+
+    def described(self) -> str:
+        """A line for every setting."""
+        return "\n".join(f"{path} = {value}  # {self.origins[path]}" for path, value in paths(self.recipe))
+
+
+def settle(settings: Mapping[str, Any]) -> Settled:
+    """The recipe named by ``recipe=`` or read from ``config=``, changed by every other setting.
+
+    Raises:
+        ConfigError: An unknown recipe or setting, a wrong value, or settings that contradict one another.
+    """
+    rest = dict(settings)
+    file, name = rest.pop("config", None), rest.pop("recipe", None)
+    if file is not None and name is not None:
+        raise ConfigError(f"config={file} and recipe={name} exclude each other: a config file is a whole recipe.")
+    base = _read(Path(str(file))) if file is not None else recipe(str(name or DEFAULT_RECIPE))
+    given: dict[str, Any] = {}
+    for key, value in rest.items():
+        path = SHORT.get(key, key)
+        if path in given:
+            raise ConfigError(f"{key} and {path} are the same setting; give it once.")
+        given[path] = value
+    origins = _origins(base, "file" if file is not None else "recipe")
+    origins |= dict.fromkeys(given, "command line")
+    follows = "backbone.pixels" not in given and base.backbone.pixels == base.data.augment.global_pixels
+    if follows and "data.augment.global_pixels" in given:
+        # The position table is made for the global views; the two are changed together or not at all.
+        pixels = given["data.augment.global_pixels"]
+        given["backbone.pixels"], origins["backbone.pixels"] = pixels, "derived from data.augment.global_pixels"
+    settled = with_settings(base, given)
+    return Settled(settled, {path: origins.get(path, "default") for path, _ in paths(settled)})
+
+
+def _read(path: Path) -> Recipe:
+    """A recipe from YAML."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config={path} does not exist.") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config={path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config={path} holds no settings.")
+    found: Recipe = Recipe.build(values)
+    return found
+
+
+def _origins(base: Recipe, origin: str) -> dict[str, str]:
+    """Which values a recipe or file has changed."""
+    defaults = dict(paths(Recipe(plan=PlanConfig(images=1))))
+    missing = object()
+    return {path: "default" if defaults.get(path, missing) == value else origin for path, value in paths(base)}
+
+
+def to_yaml(settled: Recipe) -> str:
+    """The recipe as YAML that ``config=`` reads back."""
+    return yaml.safe_dump(settled.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def setting_lines() -> Iterator[str]:
+    """Every setting with its default and the first sentence of its meaning, for ``--help``."""
+    yield from _lines(Recipe(plan=PlanConfig(images=1)), "")
+
+
+def _lines(config: Config, prefix: str) -> Iterator[str]:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from _lines(value, f"{prefix}{name}.")
+            continue
+        meaning = " ".join((field.description or "").split())
+        default = "" if prefix + name == "plan.images" else f" [{_plain(value)}]"
+        yield f"  {prefix}{name}{default}  {meaning}"
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

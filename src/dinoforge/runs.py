@@ -1,0 +1,316 @@
+"""Assembles a run from a recipe: data, networks, optimiser, what watches; then hands it to the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinoforge.base.config import differences, fingerprint, science
+from dinoforge.base.errors import ConfigError, DataError, RunError
+from dinoforge.base.files import append_line, locked, read_lines, write_json, write_text
+from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, versions
+from dinoforge.base.log import progress, say
+from dinoforge.data.loader import Groups, Loader
+from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.table import has_split, open_source
+from dinoforge.evaluate.health import effective_rank
+from dinoforge.evaluate.knn import KnnConfig, knn_scores
+from dinoforge.features.extract import Extraction, image_features
+from dinoforge.model.table import build
+from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
+from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.settle import settle, to_yaml
+from dinoforge.train.checkpoint import Checkpoints, Saved
+from dinoforge.train.loop import Observer, fit
+from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics
+from dinoforge.train.optim import optimizer
+from dinoforge.train.step import Pretrain, networks, teacher_of
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """What a run came to."""
+
+    steps: int
+    images: int
+    losses: dict[str, float]
+    """Of the last step."""
+    knn: dict[str, float] | None
+    """Accuracy before the first step, after the last and at best; null without a labelled probe."""
+    rank: float | None
+    """Effective rank of the features after the last step."""
+    events: list[str]
+    resumed_from: int
+    """Steps that earlier starts of the same run had done."""
+    quarantined: int
+    """Images that could not be used."""
+    backbone: str
+
+
+def pretrain(**settings: Any) -> Pretrained:
+    """Train a backbone on images without labels. The same command again goes on where it stopped.
+
+    Args:
+        data: Images: a folder, a Parquet file, toy://species. Where it has splits, only train is read.
+        out: Folder of the run: config.yaml, metrics.jsonl, checkpoints/, backbone/ (the best), summary.json.
+        recipe: Where to start from, see `dinoforge recipes`; vit_small.small_data if nothing is said.
+        config: A YAML file with a whole recipe, such as config.yaml of another run, instead of a recipe.
+        probe: Labelled images whose k-NN accuracy is measured during the run.
+        init: A backbone to start from; its architecture is taken too.
+    """
+    rest = dict(settings)
+    out = rest.pop("out", None)
+    if not out:
+        raise ConfigError("out= is required: the folder of the run.")
+    recipe = settle(rest).recipe
+    if recipe.data.source is None:
+        raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
+    source = training_rows(recipe.data.source)
+    probed = labelled(recipe.probe.source) if recipe.probe.source else None
+    start = load_backbone(recipe.init) if recipe.init else None
+    if start is not None:
+        say(f"init={recipe.init}: {start.loaded}")
+        recipe = _with_architecture(recipe, start, rest)
+    where = device(recipe.speed.device)
+    precision = choose_precision(recipe.speed.precision, where)
+    say(f"Device {where}, precision {precision.precision}: {precision.why}.")
+    return Run(recipe, source, probed, start, Path(str(out)), where, precision).go()
+
+
+def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with the architecture of the backbone it starts from; what only training needs stays the recipe's."""
+    own = {name: getattr(recipe.backbone, name, None) for name in ("drop_path", "drop_path_uniform")}
+    keep = {name: value for name, value in own.items() if name in type(start.config).model_fields}
+    architecture = start.config.model_copy(update=keep)
+    for path in given:
+        name = path.removeprefix("backbone.")
+        if path.startswith("backbone.") and name not in keep:
+            raise ConfigError(f"{path} cannot be set together with init=: the architecture is that of {recipe.init}.")
+    return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
+
+
+def training_rows(address: str) -> Source:
+    """The images of an address that may be trained on: the train split where it has splits."""
+    whole = open_source(address)
+    return open_source(address, "train") if has_split(whole, "train") else whole
+
+
+def labelled(address: str) -> tuple[Source, Source]:
+    """A labelled source's rows that vote and rows that are asked: train and test, else val, else every fifth.
+
+    Raises:
+        DataError: The source has no labels, or only one class.
+    """
+    whole = open_source(address)
+    labels = whole.columns.get("label")
+    if labels is None or len(np.unique(labels[labels >= 0])) < 2:
+        raise DataError(
+            f"{address} has no labels; a probe takes folders named by class, or a Parquet column 'label' (or ?label=NAME)."
+        )
+    whole = whole if (labels >= 0).all() else whole.select(np.flatnonzero(labels >= 0))
+    test = next((name for name in ("test", "val") if has_split(whole, name)), None)
+    if has_split(whole, "train") and test:
+        splits = whole.columns["split"]
+        return whole.select(np.flatnonzero(splits == "train")), whole.select(np.flatnonzero(splits == test))
+    asked = np.arange(len(whole)) % 5 == 4
+    return whole.select(np.flatnonzero(~asked)), whole.select(np.flatnonzero(asked))
+
+
+class Quarantine:
+    """Images set aside: one JSON line each, with the reason; told of once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen = {str(row["id"]) for row in read_lines(path)}
+
+    def __call__(self, name: str, reason: str) -> None:
+        """Note one; again is no news."""
+        if name not in self.seen:
+            self.seen.add(name)
+            append_line(self.path, {"id": name, "reason": reason})
+
+
+class Run:
+    """One run folder: made, resumed, finished."""
+
+    def __init__(
+        self, recipe: Recipe, source: Source, probed: tuple[Source, Source] | None, start: Backbone | None, out: Path,
+        where: torch.device, precision: Choice,
+    ) -> None:  # fmt: skip
+        self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
+        self.device, self.precision, self.start = where, precision, start
+        self.steps = recipe.plan.steps(len(source))
+        self.identity = {
+            "settings": science(recipe),
+            "data": source.fingerprint,
+            "init": None if start is None else start.fingerprint,
+        }
+        self.fingerprint = fingerprint(self.identity)
+        colour, augment = recipe.data.augment.colour, recipe.data.augment
+        self.preprocessing = Preprocessing(
+            short_side=recipe.data.short_side, side=augment.global_pixels, mean=colour.mean, std=colour.std
+        )
+
+    def go(self) -> Pretrained:
+        """Train to the end of the plan.
+
+        Raises:
+            RunError: The folder is in use or holds something else.
+            Interrupted: Stopped on request, after a checkpoint.
+            SentinelStop: The loss is not finite.
+        """
+        self._refuse_strangers()
+        with locked(self.out):
+            self._refuse_strangers()
+            write_text(self.out / "config.yaml", to_yaml(self.recipe))
+            write_json(
+                self.out / "run.json", {"fingerprint": self.fingerprint, **self.identity, "versions": versions()}
+            )
+            return self._train()
+
+    def _refuse_strangers(self) -> None:
+        """Leave folders alone that are not this run's."""
+        if not self.out.exists():
+            return
+        if not self.out.is_dir():
+            raise RunError(f"out={self.out} is a file; give a folder.")
+        try:
+            there = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if any(path.name != ".lock" for path in self.out.iterdir()):
+                raise RunError(f"out={self.out} holds other files and no run; give a new folder.") from None
+            return
+        except ValueError:
+            raise RunError(f"{self.out / 'run.json'} is damaged; give a new folder.") from None
+        if there["fingerprint"] != self.fingerprint:
+            was = {name: there.get(name) for name in self.identity}
+            lines = differences(was, json.loads(json.dumps(self.identity)))
+            raise RunError(
+                f"out={self.out} holds another run. It differs in: {'; '.join(lines[:6])}{' …' if len(lines) > 6 else ''}. "
+                "Give a new folder, or the settings of that run."
+            )
+
+    def _train(self) -> Pretrained:
+        recipe, plan = self.recipe, self.recipe.plan
+        step = self._networks()
+        adamw = optimizer(step.student, plan)
+        quarantine = Quarantine(self.out / "quarantine.jsonl")
+        for name, reason in self.source.rejected:
+            quarantine(name, reason)
+        checkpoints = Checkpoints(self.out / "checkpoints", keep=plan.checkpoints)
+        saved = checkpoints.all()
+        latest = saved[-1] if saved else None
+        if latest is not None:
+            checkpoints.load(latest, step, adamw)
+            say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
+        first, history, events = _memory(latest)
+        metrics_file = self.out / "metrics.jsonl"
+        cut_metrics(metrics_file, first)
+
+        def keep(done: int, scores: Mapping[str, float]) -> None:
+            lineage = {"run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": recipe.recipe}
+            backbone = Backbone(step.teacher.backbone, recipe.backbone, self.preprocessing, lineage)
+            save_backbone(self.out / "backbone", backbone, scores=scores)
+
+        every = max(1, round(plan.probe_images / plan.batch))
+        probe = Probe(self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history)
+        if first == 0 and not history:
+            scores = probe.look(0)
+            append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores})
+            say("Before the first step: " + _named(scores))
+        groups = Groups(
+            self.source, recipe.data.augment, recipe.data.masks,
+            seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch,
+        )  # fmt: skip
+        loader = Loader(
+            groups, batch=plan.batch, workers=recipe.speed.workers, device=self.device, on_broken=quarantine
+        )
+        with (
+            Stop() as stop,
+            progress("pretrain", self.steps * plan.batch, start=first * plan.batch) as tick,
+        ):
+            metrics = Metrics(metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu")
+            checkpointing = Checkpointing(
+                checkpoints, step, adamw,
+                facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
+                                    "history": history, "events": events},
+                flush=metrics.flush, stop=stop,
+                every=max(1, round(plan.checkpoint_images / plan.batch)), steps=self.steps,
+            )  # fmt: skip
+            observers: list[Observer] = [probe, metrics, checkpointing]
+            fit(
+                step, adamw, loader.batches(first=first, steps=self.steps), plan=plan, steps=self.steps, first=first,
+                compute=compute_context(self.precision.precision, self.device), observers=observers,
+            )  # fmt: skip
+        return self._summary(metrics_file, history, events, first, quarantine)
+
+    def _networks(self) -> Pretrain:
+        """Student and teacher, from the backbone to start from or freshly drawn."""
+        recipe = self.recipe
+        backbone = build(recipe.backbone, seed=recipe.seed)
+        if self.start is not None:
+            backbone.load_state_dict(self.start.module.state_dict())
+        student = networks(backbone, recipe.objective, seed=recipe.seed)
+        return Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
+
+    def _measure(self, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
+        """How quality is measured during the run: k-NN where there are labels, effective rank always."""
+        config, module = self.recipe.probe, step.teacher.backbone
+        how = Extraction(self.device, self.precision.precision)
+
+        def features(source: Source, rows: int) -> tuple[torch.Tensor, np.ndarray]:
+            return image_features(
+                module, source.select(np.arange(min(rows, len(source)))), self.preprocessing, how, on_broken=quarantine
+            )
+
+        def measure() -> dict[str, float]:
+            if self.probed is None:
+                return {"rank": effective_rank(features(self.source, config.rank_rows)[0])}
+            train, test = self.probed
+            bank, bank_rows = features(train, config.train_rows)
+            asked, asked_rows = features(test, config.test_rows)
+            score = knn_scores(
+                bank, torch.from_numpy(train.columns["label"][bank_rows]),
+                asked, torch.from_numpy(test.columns["label"][asked_rows]),
+                config=KnnConfig(neighbours=config.neighbours),
+            )[0]  # fmt: skip
+            return {"knn": score.value, "rank": effective_rank(asked)}
+
+        return measure
+
+    def _summary(
+        self, metrics: Path, history: list[dict[str, float]], events: list[str], first: int, quarantine: Quarantine
+    ) -> Pretrained:
+        rows = read_lines(metrics)
+        knn = [row["knn"] for row in history if "knn" in row]
+        done = Pretrained(
+            steps=self.steps,
+            images=self.steps * self.recipe.plan.batch,
+            losses=rows[-1]["losses"] if rows else {},
+            knn={"first": knn[0], "last": knn[-1], "best": max(knn)} if knn else None,
+            rank=history[-1]["rank"] if history else None,
+            events=events,
+            resumed_from=first,
+            quarantined=len(quarantine.seen),
+            backbone=str(self.out / "backbone"),
+        )
+        facts = {name: getattr(done, name) for name in Pretrained.__slots__}
+        write_json(self.out / "summary.json", {**facts, "history": history, "versions": versions()})
+        return done
+
+
+def _memory(latest: Saved | None) -> tuple[int, list[dict[str, float]], list[str]]:
+    """Steps done, what was measured, what happened."""
+    if latest is None:
+        return 0, [], []
+    return latest.step, list(latest.facts["history"]), list(latest.facts["events"])
+
+
+def _named(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
