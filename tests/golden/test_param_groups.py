@@ -41,7 +41,7 @@ class Named(nn.Module):
             here.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
 
 
-@pytest.mark.parametrize(("path", "name"), cases())
+@pytest.mark.parametrize(("path", "name"), list(cases()))
 def test_groups(path, name):
     case = json.loads(path.read_text())[name]
     stated = dict(part.split("=") for part in name.split("|")[1:])

@@ -127,6 +127,7 @@ def run(name: str, *, restart: bool) -> list[SimpleNamespace]:
             numbers["lr"], numbers["last_layer_lr"], numbers["wd"], numbers["momentum"], numbers["teacher_temp"]
         )
         set_rates(adamw, at)
+        used = {k: v.centre.clone() for k, v in pretrain.centres.items()}
         targets = pretrain.targets(batch, at)
         losses = pretrain.losses(batch, targets)
         losses.total.backward()
@@ -142,7 +143,7 @@ def run(name: str, *, restart: bool) -> list[SimpleNamespace]:
                 batch=batch, targets=targets, losses=losses, grads=grads, norms=norms, calls=dict(calls),
                 student={k: v.detach().clone() for k, v in pretrain.student.named_parameters()},
                 teacher={k: v.detach().clone() for k, v in pretrain.teacher.named_parameters()},
-                centres={k: v.state_dict() for k, v in pretrain.centres.items()},
+                centres=used,
                 adam={k: adamw.state[p] for k, p in pretrain.student.named_parameters()},
             )
         )  # fmt: skip
@@ -203,9 +204,7 @@ def test_scores_and_centres(name, step):
         elif recorded == "ibot_targets":
             mine, want = got.targets.patches, want.flatten(0, -2)
         elif recorded.startswith("center_"):
-            mine = got.centres["images" if recorded.endswith("dino") else "patches"]["centre"]
-            want = want.flatten()
-            mine = mine.flatten()
+            mine, want = got.centres["images" if recorded.endswith("dino") else "patches"], want.flatten()
         elif recorded.startswith("teacher.dino"):
             mine = swap(got.calls["teacher.dino_head"][0], images)
             want, extra = want[: 2 * images], want[2 * images :]

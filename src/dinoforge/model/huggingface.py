@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dinoforge.base.errors import WeightsError
+from dinoforge.base.files import new_folder
 from dinoforge.model.layers import NORM_EPS
 from dinoforge.model.official import read_state
 from dinoforge.model.vit import VitConfig
@@ -39,10 +41,23 @@ _INSIDE = {
     "mlp.weights_out": "mlp.w3",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
+    "attention.o_proj": "attn.proj",
+    "mlp.down_proj": "mlp.w3",
     "norm1": "norm1",
     "norm2": "norm2",
 }
-_QKV = ("query", "key", "value")
+_PARTS = {
+    "attention.attention.query": ("attn.qkv", 0),
+    "attention.attention.key": ("attn.qkv", 1),
+    "attention.attention.value": ("attn.qkv", 2),
+    # What the classes of transformers 5 call them in memory; on disk they keep the published names.
+    "attention.q_proj": ("attn.qkv", 0),
+    "attention.k_proj": ("attn.qkv", 1),
+    "attention.v_proj": ("attn.qkv", 2),
+    "mlp.gate_proj": ("mlp.w12", 0),
+    "mlp.up_proj": ("mlp.w12", 1),
+}
+"""Matrices that are one in the official layout, with their place in it."""
 _BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 
 
@@ -60,6 +75,20 @@ def read(folder: Path) -> tuple[VitConfig, dict[str, Tensor]]:
     if not files:
         raise WeightsError(f"{folder} has neither model.safetensors nor pytorch_model.bin.")
     return config_from(settings), from_names(read_state(files[0]))
+
+
+def write(folder: Path, config: VitConfig, state: Mapping[str, Tensor]) -> None:
+    """A folder that ``from_pretrained`` reads.
+
+    Raises:
+        WeightsError: Something that Hugging Face's classes cannot express.
+    """
+    settings = config_to(config)
+    settings["architectures"] = [KINDS[settings["model_type"]]]
+    with new_folder(folder) as place:
+        (place / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_names(state).items()}
+        save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
 
 
 def config_from(settings: Mapping[str, Any]) -> VitConfig:
@@ -127,40 +156,42 @@ def from_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         WeightsError: A name that no backbone has.
     """
     found: dict[str, Tensor] = {}
-    thirds: dict[str, dict[str, Tensor]] = {}
+    joined: dict[str, dict[int, Tensor]] = {}
     for full, value in state.items():
         name = full.removeprefix("dinov2.").removeprefix("dinov2_with_registers.")
         if name.startswith("classifier."):
             continue  # a classification head on top
-        stem, official = _official(name)
+        official, place = _official(name)
         if official is None:
             raise WeightsError(f"tensor {full!r} is part of no Dinov2 backbone.")
-        if stem in _QKV:
-            thirds.setdefault(official, {})[stem] = value
-        else:
+        if place is None:
             found[official] = value
-    for official, parts in thirds.items():
-        found[official] = torch.cat([parts[name] for name in _QKV])
+        else:
+            joined.setdefault(official, {})[place] = value
+    for official, parts in joined.items():
+        found[official] = torch.cat([parts[place] for place in sorted(parts)])
+    if "cls_token" in found:  # saved without one where none was used
+        found.setdefault("mask_token", torch.zeros_like(found["cls_token"][0]))
     return found
 
 
-def _official(name: str) -> tuple[str, str | None]:
-    """The part of an attention matrix that a name is (or an empty string), and its official name."""
+def _official(name: str) -> tuple[str | None, int | None]:
+    """A tensor's official name, and its place where it is only a part there."""
     for theirs, ours in _OUTSIDE.items():
         if name == theirs or name.startswith(theirs + "."):
-            return "", ours + name[len(theirs) :]
+            return ours + name[len(theirs) :], None
     block = _BLOCK.fullmatch(name)
     if block is None:
-        return "", None
+        return None, None
     number, inside = block.groups()
-    for part in _QKV:
-        start = f"attention.attention.{part}."
-        if inside.startswith(start):
-            return part, f"blocks.{number}.attn.qkv.{inside[len(start) :]}"
+    stem, _, kind = inside.rpartition(".")
+    if stem in _PARTS:
+        ours, place = _PARTS[stem]
+        return f"blocks.{number}.{ours}.{kind}", place
     for theirs, ours in _INSIDE.items():
-        if inside == theirs or inside.startswith(theirs + "."):
-            return "", f"blocks.{number}.{ours}{inside[len(theirs) :]}"
-    return "", None
+        if inside == theirs or stem == theirs:
+            return f"blocks.{number}.{ours}{inside[len(theirs) :]}", None
+    return None, None
 
 
 def to_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,7 +206,7 @@ def to_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         start = f"encoder.layer.{number}."
         if inside.startswith("attn.qkv."):
             kind = inside.removeprefix("attn.qkv.")
-            for part, third in zip(_QKV, value.chunk(3), strict=True):
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
                 found[f"{start}attention.attention.{part}.{kind}"] = third.clone()
         else:
             theirs = next(t for t, ours in _INSIDE.items() if inside == ours or inside.startswith(ours + "."))
