@@ -31,7 +31,7 @@ def koleo_loss(x: Float[Tensor, "B D"], *, group: int) -> Float[Tensor, ""]:
     unit = F.normalize(x.float(), eps=EPS, dim=-1).unflatten(0, (-1, group))
     with torch.no_grad():
         similarity = unit @ unit.transpose(1, 2)
-        similarity.diagonal(dim1=1, dim2=2).fill_(-1)
+        similarity.diagonal(dim1=1, dim2=2).fill_(float("-inf"))
         nearest = similarity.argmax(-1)
     neighbour = unit.gather(1, nearest.unsqueeze(-1).expand_as(unit))
     distance = (unit - neighbour + EPS).norm(dim=-1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,20 +27,21 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: Absent, damaged, or a pickle that holds more than tensors and plain values.
     """
+    if not path.exists():
+        raise WeightsError(f"weights file {path} does not exist.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"weights file {path} does not exist.") from None
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and ("GLOBAL" in str(error) or "REDUCE" in str(error)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols it then reads or refuses
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        told = str(error)
+        if isinstance(error, pickle.UnpicklingError) and any(word in told for word in ("GLOBAL", "REDUCE", "class")):
             raise WeightsError(
                 f"{path} is a pickle with code inside, which is never run here. Save its tensors as .safetensors."
             ) from None
-        raise WeightsError(f"{path} is no file of weights that can be read safely; save it as .safetensors.") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is no readable weights file: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"{path} is no readable weights file ({(told.splitlines() or [type(error).__name__])[0][:80]}).") from None
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not tensors by name.")
     return dict(found)

@@ -22,8 +22,11 @@ Scores = Mapping[str, float]
 
 
 def due(step: int, *, every: int, steps: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens after this one."""
-    return step % every == 0 or step == steps
+    """Whether something that happens every so many steps, and at the end, happens after this one.
+
+    Left out is a time so near the end that the end makes it pointless.
+    """
+    return step == steps or (step % every == 0 and 2 * (steps - step) >= every)
 
 
 class Probe:

@@ -1,10 +1,14 @@
 """Files are whole or absent, whatever happens in the middle."""
 
 import json
-import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import dinoforge
 from dinoforge.base.errors import RunError
 from dinoforge.base.files import append_line, locked, new_folder, read_lines, sha256, write_atomic, write_json
 
@@ -53,28 +57,28 @@ def test_a_file_where_a_folder_is_needed_is_one_line(tmp_path):
         write_json(tmp_path / "f" / "x.json", {})
 
 
-def _hold(folder, ready, release):
-    with locked(folder):
-        ready.set()
-        release.wait(20)
+HOLD = """
+import pathlib, sys, time
+from dinoforge.base.files import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
-def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path, ready, release))
-    holder.start()
-    try:
-        assert ready.wait(20)
+def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
+    source = str(Path(dinoforge.__file__).parents[1])
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": source}
+    )
+    with holder:
+        assert holder.stdout.readline() == b"held\n"
         with pytest.raises(RunError, match="in use"), locked(tmp_path):
             pass
         holder.kill()  # the operating system lets go of what a killed process held
-        holder.join()
-        with locked(tmp_path):
-            pass
-    finally:
-        release.set()
-        holder.join()
+        holder.wait(timeout=20)
+    with locked(tmp_path):
+        pass
 
 
 def test_sha256(tmp_path):

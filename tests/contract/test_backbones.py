@@ -1,0 +1,102 @@
+"""What every backbone promises."""
+
+import pytest
+import torch
+
+from dinoforge.model.features import Features
+from dinoforge.model.table import BACKBONES, build, empty
+from dinoforge.model.toy import ToyConfig
+from dinoforge.model.vit import VitConfig
+from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
+
+MEMBERS = {
+    "vit": VitConfig(width=32, depth=2, heads=2, patch=8, pixels=32),
+    "vit, registers, swiglu": VitConfig(
+        width=32, depth=2, heads=2, patch=8, pixels=32, registers=3, ffn="swiglu", position_offset=0,
+        position_antialias=True,
+    ),
+    "vit, bare": VitConfig(width=32, depth=2, heads=2, patch=8, pixels=32, layerscale=None, qkv_bias=False,
+                           proj_bias=False, ffn_bias=False),
+    "toy": ToyConfig(),
+}  # fmt: skip
+
+
+def images(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(mine: Features, want: Features, atol=1e-5):
+    for name in ("image", "registers", "patches"):
+        torch.testing.assert_close(getattr(mine, name), getattr(want, name), rtol=0, atol=atol)
+
+
+def test_every_kind_is_here():
+    assert {config.kind for config in MEMBERS.values()} == set(BACKBONES)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+class TestEveryBackbone:
+    def test_every_parameter_is_initialised(self, name):
+        module = empty(MEMBERS[name])
+        with torch.no_grad():
+            for tensor in module.state_dict().values():
+                tensor.fill_(float("nan"))
+        module.init_weights(torch.Generator().manual_seed(0))
+        assert all(torch.isfinite(tensor).all() for tensor in module.state_dict().values())
+
+    def test_weights_are_a_function_of_the_seed(self, name):
+        first, same, other = (build(MEMBERS[name], seed=seed).state_dict() for seed in (0, 0, 1))
+        assert all(torch.equal(first[key], same[key]) for key in first)
+        assert any(not torch.equal(first[key], other[key]) for key in first)
+
+    def test_masked_patches_do_not_leak(self, name):
+        module, x = build(MEMBERS[name], seed=0).eval(), images(2, 3, 32, 32)
+        masks = torch.zeros(2, 16, dtype=torch.bool)
+        masks[0, 5] = masks[1, 0] = True
+        changed = x.clone()
+        changed[0, :, 8:16, 8:16] += 5
+        changed[1, :, :8, :8] += 5
+        if name != "toy":
+            close(module(changed, masks), module(x, masks))
+        torch.testing.assert_close(module(changed, masks).patches, module(x, masks).patches)
+        assert not torch.allclose(module(changed).patches, module(x).patches)
+
+    def test_images_of_a_batch_are_independent(self, name):
+        module, x = build(MEMBERS[name], seed=0).eval(), images(5, 3, 32, 32)
+        alone, together = module(x[3:4]), module(x)
+        close(Features(together.image[3:4], together.registers[3:4], together.patches[3:4]), alone)
+
+    def test_takes_any_size_that_is_a_multiple_of_the_patch(self, name):
+        config = MEMBERS[name]
+        module = build(config, seed=0).eval()
+        for height, width in ((32, 32), (8, 40), (64, 16)):
+            found = module(images(1, 3, height, width))
+            assert found.image.shape == (1, config.width)
+            assert found.patches.shape == (1, height // 8, width // 8, config.width)
+        with pytest.raises(ValueError, match="multiples of the patch, 8; got 30x32"):
+            module(images(1, 3, 30, 32))
+
+    def test_weights_survive_a_round_trip(self, name, tmp_path):
+        module = build(MEMBERS[name], seed=0).eval()
+        save_backbone(tmp_path / "b", Backbone(module, MEMBERS[name], Preprocessing(), {"from": "a test"}))
+        back = load_backbone(tmp_path / "b")
+        assert back.config == MEMBERS[name]
+        assert back.lineage["from"] == "a test"
+        x = images(2, 3, 32, 32)
+        close(back.module(x), module(x), atol=0)
+
+    def test_gradients_reach_every_parameter(self, name):
+        module, masks = build(MEMBERS[name], seed=0), torch.zeros(2, 16, dtype=torch.bool)
+        masks[0, :3] = True
+        found = module(images(2, 3, 32, 32), masks)
+        (found.image.square().sum() + found.patches[:, 0, 0].sum() + (found.patches**3).sum()).backward()
+        without = [key for key, parameter in module.named_parameters() if parameter.grad is None]
+        assert not without
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_exports(name):
+    """torch.export looks inside Features; the program gives the same."""
+    module, x = build(MEMBERS[name], seed=0).eval(), images(2, 3, 32, 32)
+    program = torch.export.export(module, (x,))
+    close(program.module()(x), module(x))
