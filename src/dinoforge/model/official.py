@@ -20,6 +20,8 @@ from dinoforge.model.vit import VitConfig
 _HEAD_WIDTH = 64
 """Channels of an attention head in every released model; the weights themselves do not tell."""
 
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
 
 def read_state(path: Path) -> dict[str, Any]:
     """The tensors of a ``.safetensors`` or ``.pth`` file. No code inside a file is ever run.
@@ -37,14 +39,19 @@ def read_state(path: Path) -> dict[str, Any]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         told = str(error)
-        if isinstance(error, pickle.UnpicklingError) and any(word in told for word in ("GLOBAL", "REDUCE", "class")):
+        if isinstance(error, pickle.UnpicklingError) and _begins(path) in (b"PK", *_PICKLES):
             raise WeightsError(
-                f"{path} is a pickle with code inside, which is never run here. Save its tensors as .safetensors."
+                f"{path} is a pickle with code inside (or more than tensors), which is never run here. Save its tensors as .safetensors."
             ) from None
         raise WeightsError(f"{path} is no readable weights file ({(told.splitlines() or [type(error).__name__])[0][:80]}).") from None
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not tensors by name.")
     return dict(found)
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)
 
 
 def strip(found: Mapping[str, Any]) -> dict[str, Tensor]:

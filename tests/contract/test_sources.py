@@ -1,0 +1,186 @@
+"""What every source promises, and how addresses are read."""
+
+import io
+import pickle
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.decode import Broken
+from dinoforge.data.sources.table import SOURCES, has_split, open_source
+
+
+def png(level, size=(12, 9)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (level, 0, 255 - level)).save(file, "PNG")
+    return file.getvalue()
+
+
+def folder(root):
+    for split, count in (("train", 6), ("test", 3)):
+        for number in range(count):
+            path = root / split / ("cats" if number % 2 else "dogs") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(number * 20))
+    return str(root)
+
+
+def parquet(root):
+    root.mkdir(exist_ok=True)
+    for split, count in (("train", 6), ("test", 3)):
+        table = pa.table(
+            {
+                "image": [png(n * 20) for n in range(count)],
+                "label": pa.array([n % 2 for n in range(count)], pa.int32()),
+                "label_name": ["dog", "cat"] * (count // 2) + ["dog"] * (count % 2),
+                "coarse_label": [0] * count,
+            }
+        )
+        pq.write_table(table, root / f"{split}.parquet")
+    return str(root)
+
+
+MEMBERS = {"folder": folder, "parquet": parquet, "toy": lambda _root: "toy://species?images=45&size=24"}
+
+
+@pytest.fixture
+def source(request, tmp_path):
+    return open_source(MEMBERS[request.param](tmp_path / "data"))
+
+
+def test_every_scheme_is_here():
+    assert set(SOURCES) == {"", "toy"}
+
+
+@pytest.mark.parametrize("source", MEMBERS, indirect=True)
+class TestEverySource:
+    def test_rows_and_columns_agree(self, source):
+        assert len(source) == (45 if "toy" in source.address else 9)
+        assert all(len(column) == len(source) for column in source.columns.values())
+        assert len(set(source.columns["id"].tolist())) == len(source)
+        assert source.columns["label"].dtype == np.int64
+
+    def test_order_is_fixed(self, source):
+        again = open_source(source.address)
+        assert again.columns["id"].tolist() == source.columns["id"].tolist()
+        assert again.fingerprint == source.fingerprint
+        assert np.array_equal(again.pixels(3), source.pixels(3))
+
+    def test_pixels_are_those_of_the_encoded_file(self, source):
+        pixels = source.pixels(2)
+        assert pixels.dtype == np.uint8
+        assert pixels.ndim == 3
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(source.encoded(2)))), pixels)
+
+    def test_splits(self, source):
+        assert has_split(source, "train")
+        train, test = (open_source(source.address, split) for split in ("train", "test"))
+        assert len(train) + len(test) == len(source)
+        assert set(train.columns["split"]) == {"train"}
+        mark = "&" if "?" in source.address else "?"
+        named = open_source(f"{source.address}{mark}split=test")
+        assert named.columns["id"].tolist() == test.columns["id"].tolist()
+
+    def test_selected_rows_are_the_same_images(self, source):
+        some = source.select(np.asarray([4, 1]))
+        assert some.columns["id"].tolist() == source.columns["id"][[4, 1]].tolist()
+        assert np.array_equal(some.pixels(1), source.pixels(1))
+        assert np.array_equal(some.select(np.asarray([1])).pixels(0), source.pixels(1))
+        assert some.fingerprint != source.fingerprint
+
+    def test_goes_to_another_process(self, source):
+        source.pixels(0)
+        again = pickle.loads(pickle.dumps(source))
+        assert np.array_equal(again.pixels(3), source.pixels(3))
+
+
+def test_a_moved_folder_has_the_same_fingerprint(tmp_path):
+    before = open_source(folder(tmp_path / "a")).fingerprint
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert open_source(str(tmp_path / "b")).fingerprint == before
+
+
+def test_folder_labels_are_class_folders(tmp_path):
+    source = open_source(folder(tmp_path / "a"), "train")
+    assert set(source.columns["label_name"]) == {"cats", "dogs"}
+    by_name = dict(zip(source.columns["label_name"].tolist(), source.columns["label"].tolist(), strict=True))
+    assert by_name == {"cats": 0, "dogs": 1}
+
+
+def test_a_folder_without_classes_has_no_labels(tmp_path):
+    (tmp_path / "x.png").write_bytes(png(3))
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path))
+    assert set(source.columns) == {"id"}
+    assert source.rejected == [("notes.txt", ".txt is no image format known here")]
+
+
+def test_another_label_column(tmp_path):
+    source = open_source(parquet(tmp_path / "p") + "?label=coarse_label")
+    assert set(source.columns["label"].tolist()) == {0}
+    with pytest.raises(DataError, match=r"has no column 'coarse_labl'. Did you mean 'coarse_label'"):
+        open_source(parquet(tmp_path / "p") + "?label=coarse_labl")
+
+
+def test_images_and_tables_in_one_folder(tmp_path):
+    parquet(tmp_path / "mixed")
+    (tmp_path / "mixed" / "extra.png").write_bytes(png(200))
+    source = open_source(str(tmp_path / "mixed"))
+    assert len(source) == 10
+    row = source.columns["id"].tolist().index("extra.png")
+    assert source.pixels(row)[0, 0].tolist() == [200, 0, 55]
+    assert source.columns["label"][row] == -1
+
+
+def test_a_vanished_file_is_broken_not_a_crash(tmp_path):
+    source = open_source(folder(tmp_path / "a"))
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(Broken, match="cannot be read"):
+        source.pixels(0)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("{}/nowhere", "does not exist; data takes a folder of images"),
+        ("{}/empty", "holds no image; it is empty"),
+        ("{}/texts", "holds no image; 1 other files are in it"),
+        ("{}/texts/a.txt", "is a file but no Parquet file"),
+        ("{}/bad.parquet", "cannot be read as Parquet"),
+        ("{}/other.parquet", "has no column 'image'"),
+        ("{}/p?split=gallery", "has no split 'gallery'; it has test, train"),
+        ("{}/q?split=train", "asks for split 'train', but the source has no splits"),
+    ],
+)
+def test_bad_addresses_are_one_line(address, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    parquet(tmp_path / "p")
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q" / "x.png").write_bytes(png(1))
+    with pytest.raises(DataError, match=message):
+        open_source(address.format(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s4://bucket", "Unknown kind of source 's4'"),
+        ("toy://specis", "Unknown toy world 'specis'. Did you mean 'species'"),
+        ("toy://species?image=5", "Unknown option of toy://species 'image'. Did you mean 'images'"),
+        ("toy://species?images=many", "images takes a whole number; got 'many'"),
+        ("toy://species?split=val", "Unknown split of toy://species 'val'"),
+        (".?colour=red", "Unknown option of a source 'colour'"),
+    ],
+)
+def test_bad_options_are_one_line(address, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        open_source(address)

@@ -1,0 +1,73 @@
+"""Decoding against Pillow, and every way in which a file can be wrong."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.data import decode as module
+from dinoforge.data.decode import Broken, decode
+
+
+def picture(mode="RGB", size=(17, 11)):
+    rng = np.random.default_rng(0)
+    smooth = np.asarray(Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC))
+    return Image.fromarray(smooth).convert(mode)
+
+
+def encoded(image, kind, **how):
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA", "CMYK"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
+def test_equals_pillow(mode, kind):
+    image = picture(mode)
+    try:
+        data = encoded(image, kind)
+    except (OSError, KeyError):
+        pytest.skip(f"{kind} has no {mode}")
+    want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    # Two JPEG decoders differ by a level or two of rounding.
+    assert np.abs(decode(data).astype(int) - want).max() <= (3 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation):
+    image = picture(size=(16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(encoded(image, "JPEG", exif=exif, quality=95))
+    assert pixels.shape[:2] == ((8, 16) if orientation < 5 else (16, 8))
+    first = np.asarray(image)[0, 0].astype(int)
+    corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[orientation]
+    assert np.abs(pixels[corner].astype(int) - first).max() < 40
+
+
+def test_sixteen_bits_become_eight():
+    wide = Image.fromarray(np.asarray([[0, 256, 65535]], np.uint16))
+    assert decode(encoded(wide, "PNG"))[0, :, 0].tolist() == [0, 1, 255]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_cut_off_files_are_broken(kind, share):
+    data = encoded(picture(size=(200, 150)), kind)
+    with pytest.raises(Broken):
+        decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b"hello, world", "no image"), (b"\xff\xd8\xff", "image")])
+def test_what_is_no_image(data, reason):
+    with pytest.raises(Broken, match=reason):
+        decode(data)
+
+
+def test_bombs_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PIXELS", 100)
+    for kind in ("PNG", "JPEG"):
+        with pytest.raises(Broken, match="17x11 pixels are more than 100"):
+            decode(encoded(picture(), kind))
