@@ -7,4 +7,5 @@ from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 
-_hook = install_import_hook("dinoforge", "beartype.beartype")
+# An int may stand where a float is asked for (PEP 484's tower), as in every annotated call.
+_hook = install_import_hook("dinoforge", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -1,3 +1,61 @@
-"""dinoforge: self-supervised visual features, from a heap of unlabelled images to frozen features that serve."""
+"""DINOv2 whole: from a heap of unlabelled images to frozen features that serve.
+
+One function a verb, with the words of the command line: ``dinoforge.pretrain(data="photos/", out="runs/a")``. ``load`` gives
+a backbone as a module: ``module(images)`` has ``.image``, ``.registers`` and ``.patches``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 __version__ = "0.1.0"
+
+_VERBS = ("doctor", "scan", "pretrain", "evaluate", "embed", "recipes", "schema", "demo")
+__all__ = [*_VERBS, "load", "open_source", "prepared"]  # noqa: PLE0604
+
+
+def load(backbone: str | Path) -> Any:
+    """A frozen backbone: a folder of ours, a run, a Hugging Face folder, or a file of official weights.
+
+    Raises:
+        WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit.
+    """
+    from dinoforge.model.weights import load_backbone
+
+    return load_backbone(backbone).module.requires_grad_(False).eval()
+
+
+def prepared(backbone: str | Path, images: Sequence[np.ndarray]) -> Tensor:
+    """Decoded pictures (uint8, ``[Y, X, 3]`` each) as a backbone takes them: ``[B, 3, side, side]``, normalised."""
+    import torch
+
+    from dinoforge.data.augment import centre
+    from dinoforge.model.weights import load_backbone
+
+    how = load_backbone(backbone).preprocessing
+    x = torch.stack([centre(image, short_side=how.short_side, side=how.side) for image in images]).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.std))
+    return (x - mean) / std
+
+
+def open_source(address: str) -> Any:
+    """The images at an address: a folder, a Parquet file, ``toy://species``."""
+    from dinoforge.data.sources.table import open_source as opened
+
+    return opened(address)
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    # The verbs are imported when first used, so that `import dinoforge` is quick.
+    if name in _VERBS:
+        from dinoforge import verbs
+
+        function: Callable[..., Any] = getattr(verbs, name)
+        return function
+    raise AttributeError(f"module 'dinoforge' has no attribute {name!r}")

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-import click
 import typer
 
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop, UserError, closest, unknown
@@ -59,7 +58,7 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
         print(_described(function, arguments))
         return
     result = function(**arguments)
-    facts = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    facts = result if isinstance(result, Mapping) else dataclasses.asdict(result)
     print(json.dumps(finite(facts), default=str) if as_json else _plainly(facts))
 
 
@@ -143,18 +142,12 @@ def execute(words: list[str]) -> int:
     """Run one command line and return its exit status; never raises."""
     as_json = "--json" in words
     try:
-        _build()
-        result = app(words, standalone_mode=False, prog_name="dinoforge")
+        verbs = _build()
+        verb = next((word for word in words if not word.startswith("-")), None)
+        if verb is not None and verb not in verbs:
+            raise ConfigError(f"No such verb {verb!r}.{closest(verb, verbs)} Verbs: {', '.join(verbs)}.")
+        result = app(words or ["--help"], standalone_mode=False, prog_name="dinoforge")
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
-    except click.ClickException as error:
-        verbs = [command.name or "" for command in app.registered_commands]
-        verb = next((word for word in words if not word.startswith("-")), "")
-        hint = closest(verb, verbs) if verb not in verbs else ""
-        _complain(f"{error.format_message().rstrip('.')}.{hint} Verbs: {', '.join(verbs)}.", as_json=as_json)
-        return 2
     except UserError as error:
         _complain(str(error), as_json=as_json)
         return 2
@@ -164,24 +157,28 @@ def execute(words: list[str]) -> int:
     except Interrupted as error:
         _complain(str(error), as_json=as_json)
         return 75
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.", as_json=as_json)
         return 130
     except BrokenPipeError:
         return 141
     except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own complaint: an unknown --option
+            _complain(error.format_message(), as_json=as_json)
+            return 2
         traceback.print_exc()
         _complain(f"this is a bug in dinoforge, please report it: {type(error).__name__}: {error}", as_json=as_json)
         return 1
 
 
-def _build() -> None:
-    """Register the verbs, once."""
-    if not app.registered_commands:
-        from dinoforge import verbs
+def _build() -> list[str]:
+    """Register the verbs, once; their names."""
+    from dinoforge import verbs
 
+    if not app.registered_commands:
         for function in verbs.VERBS:
             _add(function)
+    return [function.__name__ for function in verbs.VERBS]
 
 
 if __name__ == "__main__":

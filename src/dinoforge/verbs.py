@@ -23,11 +23,12 @@ from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.table import EVALUATIONS
 from dinoforge.features.extract import Extraction, extract, image_features
-from dinoforge.features.store import write_features
+from dinoforge.features.store import TOKENS, write_features
 from dinoforge.model.weights import Backbone, load_backbone
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import to_yaml
-from dinoforge.recipes.table import RECIPES, recipe as recipe_named
+from dinoforge.recipes.table import RECIPES
+from dinoforge.recipes.table import recipe as recipe_named
 from dinoforge.runs import labelled, pretrain
 
 
@@ -271,8 +272,8 @@ def embed(*, backbone: str, data: str, out: str, tokens: str = "image", precisio
         tokens: image (one vector an image) or patches (a grid of them).
         precision: auto, fp32 or bf16.
     """
-    if tokens not in {"image", "patches"}:
-        raise ConfigError(f"tokens must be image or patches; got {tokens!r}.")
+    if tokens not in TOKENS:
+        raise ConfigError(f"tokens must be {' or '.join(TOKENS)}; got {tokens!r}.")
     path = Path(out)
     if path.exists() and not (path / "features.json").exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"out={out} exists and holds no features; give a new folder.")

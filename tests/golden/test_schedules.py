@@ -96,7 +96,7 @@ def test_schedule(path, prefix):
 
 def whole(case: Case, name: str) -> None:
     index = case["iterations"].numpy() if "iterations" in case else None
-    for column in COLUMNS:
+    for column, field in COLUMNS.items():
         want = case[column].numpy()
         np.testing.assert_allclose(
             ours(case.config, name, column, range(len(want)) if index is None else index), want, rtol=0, atol=1e-12
@@ -105,7 +105,7 @@ def whole(case: Case, name: str) -> None:
         if about:
             assert about["length"] == len(want)
             plan, steps = plan_of(case.config[name])
-            beyond = getattr(plan.at(steps + 7, steps=steps), COLUMNS[column])
+            beyond = getattr(plan.at(steps + 7, steps=steps), field)
             assert beyond == pytest.approx(about["value_beyond_end"], abs=1e-12)
 
 

@@ -120,7 +120,7 @@ def run(name: str, *, restart: bool) -> list[SimpleNamespace]:
     found = []
     for step, numbers in enumerate(setup["schedule"]):
         if restart and step:
-            load(pretrain, {k: v for k, v in outputs.under(f"step{step - 1}/student_after").items()})
+            load(pretrain, outputs.under(f"step{step - 1}/student_after"))
         calls.clear()
         batch = batch_of(inputs, step)
         at = Scheduled(

@@ -64,7 +64,8 @@ def test_network(path, prefix):
     with reading(path, prefix) as case:
         tag, _, kind = prefix.rstrip("/").partition("/")
         if tag == "state":
-            assert set(case.under("state") or case.names) and loaded(path) is not None
+            assert set(case.names) == set(Case(path).under("state"))
+            assert loaded(path) is not None
             case.read.update(case.names)
         elif kind == "in":
             outputs = {name.split("/")[1] for name in names(path) if name.startswith(tag + "/")}
@@ -123,9 +124,7 @@ def compare_inner(case, vit, image, request):
         assert (mine - case[name]).abs().max().item() <= FORWARD, name
 
 
-@pytest.mark.parametrize(
-    ("path", "prefix"), items("01_vit/pos_embed_*.safetensors", lambda _c, every: [n for n in every])
-)
+@pytest.mark.parametrize(("path", "prefix"), items("01_vit/pos_embed_*.safetensors", lambda _c, every: list(every)))
 def test_resized_positions(path, prefix):
     case = Case(path)
     parts = prefix.split("/")

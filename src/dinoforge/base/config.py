@@ -177,6 +177,8 @@ def _one_line(error: ValidationError, prefix: str) -> str:
         return f"{path} must be {bounds[kind]} {limit:g}; got {got}."
     if kind in {"literal_error", "enum", "union_tag_invalid"}:
         expected = context.get("expected") or context.get("expected_tags")
+        if kind == "union_tag_invalid":
+            path, got = f"{path}.kind", context.get("tag")
         return f"{path} must be one of {expected}; got {got!r}."
     wanted = _WANTED.get(kind.split("_")[0])
     if wanted:

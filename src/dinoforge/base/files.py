@@ -7,14 +7,21 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
 from dinoforge.base.errors import RunError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -23,8 +30,8 @@ def explained(path: Path, doing: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise RunError(f"Cannot {doing} {path}: no space left on the device. Free some and run again.") from None
+        if error.errno in _FULL:
+            raise RunError(f"Cannot {doing} {path}: no space left. Free some and run again.") from None
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise RunError(
                 f"Cannot {doing} {path}: permission denied. Choose a folder that you may write to."
@@ -59,6 +66,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity become null."""
     write_text(path, json.dumps(finite(value), indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
+    """Write a ``.safetensors`` file.
+
+    Raises:
+        RunError: The disk is full or must not be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with explained(path):
+        try:
+            save_file(plain, path, metadata=metadata)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code.group(1)), str(error)) from None
 
 
 @contextmanager

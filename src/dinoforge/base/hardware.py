@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+from dinoforge.base.errors import ConfigError
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -23,9 +25,18 @@ class Choice:
 
 
 def device(wish: str = "auto") -> torch.device:
-    """The device to compute on: CUDA, else Apple's MPS, else the CPU; or the one wished for."""
+    """The device to compute on: CUDA, else Apple's MPS, else the CPU; or the one wished for.
+
+    Raises:
+        ConfigError: No such device here.
+    """
     if wish != "auto":
-        return torch.device(wish)
+        try:
+            return torch.empty(0, device=wish).device
+        except (RuntimeError, AssertionError):
+            raise ConfigError(
+                f"speed.device={wish} is not on this machine; auto, cpu, and where there are any cuda, cuda:1, mps are."
+            ) from None
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

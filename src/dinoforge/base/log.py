@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +21,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@runtime_checkable
 class Ticker(Protocol):
     """What a progress display understands."""
 

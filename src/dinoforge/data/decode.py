@@ -54,7 +54,7 @@ def _plain_jpeg(encoded: bytes) -> UInt8[np.ndarray, "Y X 3"] | None:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
         _refuse_bombs(width, height)
-        if colours == "CMYK" or colours == "YCCK":
+        if colours in {"CMYK", "YCCK"}:
             return None
         return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
     except ValueError as error:

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,11 @@ class Group:
     """Id and reason of every image that could not be used; another took its place."""
 
 
-class Groups(Dataset[Group]):
-    """All groups of a run by their number since its start."""
+class Groups(Dataset["Group | DataError"]):
+    """All groups of a run by their number since its start.
+
+    What a user can cause is returned, not raised: on its way out of a worker an exception would take a traceback along.
+    """
 
     def __init__(
         self, source: Source, augment: AugmentConfig, masks: MaskConfig, *, seed: int, group: int, patch: int
@@ -55,7 +59,18 @@ class Groups(Dataset[Group]):
         self.source, self.augment, self.masks, self.seed, self.group = source, augment, masks, seed, group
         self.grid = (augment.global_pixels // patch,) * 2
 
-    def __getitem__(self, number: int) -> Group:
+    def __getitem__(self, number: int) -> Group | DataError:
+        try:
+            return self.made(number)
+        except DataError as error:
+            return error
+
+    def made(self, number: int) -> Group:
+        """The group of that number.
+
+        Raises:
+            DataError: Hardly an image can be used.
+        """
         positions = np.arange(number * self.group, (number + 1) * self.group)
         rows, passes = rows_at(positions, images=len(self.source), seed=self.seed)
         broken: list[tuple[str, str]] = []
@@ -104,9 +119,13 @@ class Loader:
         self.groups, self.batch, self.workers, self.device, self.on_broken = groups, batch, workers, device, on_broken
 
     def batches(self, *, first: int, steps: int) -> Iterator[Batch]:
-        """The batches of steps ``first`` to ``steps``."""
+        """The batches of steps ``first`` to ``steps``.
+
+        Raises:
+            DataError: Hardly an image of the source can be used.
+        """
         many = self.batch // self.groups.group
-        loader: DataLoader[Group] = DataLoader(
+        loader: DataLoader[Group | DataError] = DataLoader(
             self.groups,
             batch_size=None,
             sampler=range(first * many, steps * many),
@@ -117,11 +136,15 @@ class Loader:
             pin_memory=self.device.type == "cuda",
         )
         shipped = iter(loader)
-        while members := list(islice(shipped, many)):
-            for group in members:
-                for name, reason in group.broken:
-                    self.on_broken(name, reason)
+        while members := [self._checked(group) for group in islice(shipped, many)]:
             yield self._join(members)
+
+    def _checked(self, group: Group | DataError) -> Group:
+        if isinstance(group, DataError):
+            raise group
+        for name, reason in group.broken:
+            self.on_broken(name, reason)
+        return group
 
     def _join(self, groups: list[Group]) -> Batch:
         """Groups side by side, moved to the device and coloured there."""
@@ -147,7 +170,7 @@ class Loader:
         return flat.unflatten(0, views.shape[:2])
 
 
-def _as_it_is(group: Group) -> Group:
+def _as_it_is(group: Any) -> Any:
     return group
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -86,7 +87,7 @@ def draw_masks(rng: random.Random, *, views: int, grid: tuple[int, int], config:
     masked = int(views * config.probability)
     edges = torch.linspace(*config.ratio, masked + 1).numpy()  # float32, as recorded
     masks = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         target = int(rows * columns * (low + (high - low) * np.float32(rng.random())))
         masks.append(block_mask(rng, grid=grid, target=target, largest=rows // 2 * columns, config=config))
     masks += [np.zeros(grid, dtype=bool)] * (views - masked)

@@ -18,10 +18,9 @@ def effective_rank(features: Float[Tensor, "N D"]) -> float:
     """
     x = features.double()
     x = x - x.mean(0)
-    if len(x) > x.shape[1]:  # the Gram matrix is smaller and has the squared singular values
-        values = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()
-    else:
-        values = torch.linalg.svdvals(x)
+    # The Gram matrix of long data is smaller and has the squared singular values.
+    long = len(x) > x.shape[1]
+    values = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt() if long else torch.linalg.svdvals(x)
     total = values.sum()
     if total <= 1e-12 * max(features.abs().max().item(), 1e-30):
         return 0.0

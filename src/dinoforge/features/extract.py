@@ -79,7 +79,6 @@ def pictures(
         raise DataError(f"No image of {source.address} could be used.")
 
 
-@torch.inference_mode()
 def extract(
     module: Any,
     source: Source,
@@ -95,7 +94,7 @@ def extract(
     try:
         for rows, images in pictures(source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once):
             x = (images.to(how.device, non_blocking=True).float() / 255 - mean) / std
-            with compute_context(how.precision, how.device):
+            with torch.no_grad(), compute_context(how.precision, how.device):
                 found = module(x)
             yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))
     finally:

@@ -12,17 +12,18 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dinoforge.base.errors import DataError
-from dinoforge.base.files import explained, new_folder
+from dinoforge.base.files import explained, new_folder, write_json
 from dinoforge.features.extract import Part
 
-Tokens = Literal["image", "patches"]
+TOKENS = ("image", "patches")
+"""What may be stored: one vector an image, or its grid of patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Stored:
 
 
 def write_features(
-    path: Path, parts: Iterator[Part], *, columns: Mapping[str, np.ndarray], tokens: Tokens, facts: Mapping[str, Any]
+    path: Path, parts: Iterator[Part], *, columns: Mapping[str, np.ndarray], tokens: str, facts: Mapping[str, Any]
 ) -> int:
     """Write features as they come, whole or not at all; the number of rows.
 
@@ -59,7 +60,7 @@ def write_features(
             pa.table({name: pa.array(values.tolist()) for name, values in table.items()}), folder / "ids.parquet"
         )
         about = {"tokens": tokens, "rows": len(rows), "shape": list(shape), **facts}
-        (folder / "features.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "features.json", about)
     return len(rows)
 
 

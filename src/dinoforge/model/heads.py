@@ -6,6 +6,7 @@ Axes: D channels in, E of the bottleneck, K prototypes.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class Head(nn.Module):
         self.config = config
         widths = [width, *[config.hidden] * (config.layers - 1), config.bottleneck]
         layers: list[nn.Module] = []
-        for inside, outside in zip(widths, widths[1:], strict=False):
+        for inside, outside in pairwise(widths):
             layers += [nn.Linear(inside, outside), nn.GELU()]
         # A single layer has no number in its name in the official state dicts.
         self.mlp = nn.Sequential(*layers[:-1]) if config.layers > 1 else layers[0]

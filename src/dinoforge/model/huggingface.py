@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dinoforge.base.errors import WeightsError
-from dinoforge.base.files import new_folder
+from dinoforge.base.files import new_folder, write_json, write_tensors
 from dinoforge.model.layers import NORM_EPS
 from dinoforge.model.official import read_state
 from dinoforge.model.vit import VitConfig
@@ -86,9 +85,8 @@ def write(folder: Path, config: VitConfig, state: Mapping[str, Tensor]) -> None:
     settings = config_to(config)
     settings["architectures"] = [KINDS[settings["model_type"]]]
     with new_folder(folder) as place:
-        (place / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_names(state).items()}
-        save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+        write_json(place / "config.json", settings)
+        write_tensors(place / "model.safetensors", to_names(state), metadata={"format": "pt"})
 
 
 def config_from(settings: Mapping[str, Any]) -> VitConfig:
@@ -189,7 +187,7 @@ def _official(name: str) -> tuple[str | None, int | None]:
         ours, place = _PARTS[stem]
         return f"blocks.{number}.{ours}.{kind}", place
     for theirs, ours in _INSIDE.items():
-        if inside == theirs or stem == theirs:
+        if theirs in {inside, stem}:
             return f"blocks.{number}.{ours}{inside[len(theirs) :]}", None
     return None, None
 

@@ -23,6 +23,10 @@ class Subset:
     index: Int[Tensor, " kept"]
     scale: float
 
+    def to(self, device: torch.device) -> Subset:
+        """The same on another device."""
+        return Subset(self.index.to(device, non_blocking=True), self.scale)
+
 
 def subset_rows(rows: int, rate: float) -> int:
     """How many of ``rows`` samples keep a branch at a drop rate; at least one (DINOv2 training code)."""
@@ -145,11 +149,8 @@ def resize_positions(
     if rows == columns == side:
         return table
     patches = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    how = {"mode": "bicubic", "antialias": antialias, "align_corners": False}
-    if offset:
-        scale = ((rows + offset) / side, (columns + offset) / side)
-        patches = F.interpolate(patches, scale_factor=scale, **how)
-        patches = patches[..., :rows, :columns]
-    else:
-        patches = F.interpolate(patches, size=grid, **how)
+    scale = ((rows + offset) / side, (columns + offset) / side) if offset else None
+    patches = F.interpolate(
+        patches, size=None if scale else grid, scale_factor=scale, mode="bicubic", antialias=antialias
+    )
     return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)

@@ -38,12 +38,11 @@ def read_state(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch warns of pickle protocols it then reads or refuses
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        told = str(error)
         if isinstance(error, pickle.UnpicklingError) and _begins(path) in (b"PK", *_PICKLES):
-            raise WeightsError(
-                f"{path} is a pickle with code inside (or more than tensors), which is never run here. Save its tensors as .safetensors."
-            ) from None
-        raise WeightsError(f"{path} is no readable weights file ({(told.splitlines() or [type(error).__name__])[0][:80]}).") from None
+            told = "is a pickle with code inside (or more than tensors), which is never run here"
+            raise WeightsError(f"{path} {told}. Save its tensors as .safetensors.") from None
+        told = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise WeightsError(f"{path} is no readable weights file ({told}).") from None
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not tensors by name.")
     return dict(found)
@@ -88,9 +87,8 @@ def config_of(state: Mapping[str, Tensor], name: Path | str) -> VitConfig:
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.weight")
     missing = [key for key in needed if key not in state]
     if missing:
-        raise WeightsError(
-            f"{name} is no DINOv2 backbone: it has no {', '.join(missing)}; its names begin {', '.join(list(state)[:3]) or 'nowhere'}."
-        )
+        begin = ", ".join(list(state)[:3]) or "nowhere"
+        raise WeightsError(f"{name} is no DINOv2 backbone: it has no {', '.join(missing)}; its names begin {begin}.")
     width = state["cls_token"].shape[-1]
     channels, patch = state["patch_embed.proj.weight"].shape[1:3]
     side = math.isqrt(state["pos_embed"].shape[1] - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ BACKBONES: dict[str, tuple[type[Config], type[nn.Module]]] = {
 if TYPE_CHECKING:
     BackboneConfig: TypeAlias = Any
 else:
-    BackboneConfig = Annotated[Union[tuple(config for config, _ in BACKBONES.values())], Field(discriminator="kind")]
+    BackboneConfig = Annotated[tuple(config for config, _ in BACKBONES.values()), Field(discriminator="kind")]
 
 
 def empty(config: BackboneConfig) -> Any:

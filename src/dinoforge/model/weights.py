@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, WeightsError, closest
-from dinoforge.base.files import new_folder
+from dinoforge.base.files import new_folder, write_json, write_tensors, write_text
 from dinoforge.model.official import config_of, read_state, strip
 from dinoforge.model.table import BACKBONES, empty
 
@@ -60,7 +59,7 @@ def fingerprint(config: Config, state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.view(torch.uint8).numpy() if tensor.ndim else tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -84,9 +83,9 @@ def save_backbone(path: Path, backbone: Backbone, *, scores: Mapping[str, float]
         "lineage": backbone.lineage,
     }
     with new_folder(path) as folder:
-        save_file(state, folder / "backbone.safetensors")
-        (folder / "backbone.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(facts), encoding="utf-8")
+        write_tensors(folder / "backbone.safetensors", state)
+        write_json(folder / "backbone.json", facts)
+        write_text(folder / "README.md", _card(facts))
 
 
 def load_backbone(path: str | Path) -> Backbone:
@@ -126,7 +125,8 @@ def _load_folder(folder: Path) -> Backbone:
     found = _assemble(folder, config, read_state(folder / "backbone.safetensors"), preprocessing)
     if found.fingerprint != facts.get("fingerprint"):
         raise WeightsError(
-            f"{folder} is damaged: its weights have fingerprint {found.fingerprint}, backbone.json says {facts.get('fingerprint')}."
+            f"{folder} is damaged: its weights have fingerprint {found.fingerprint}, "
+            f"backbone.json says {facts.get('fingerprint')}."
         )
     return Backbone(found.module, config, preprocessing, dict(facts.get("lineage", {})), found.loaded)
 

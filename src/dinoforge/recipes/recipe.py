@@ -98,7 +98,8 @@ class Recipe(Config):
                 )
         if self.plan.batch % group:
             raise ValueError(
-                f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; {_near(self.plan.batch, group)} would be."
+                f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; "
+                f"{_near(self.plan.batch, group)} would be."
             )
         if self.objective.koleo_weight and group < 2:
             raise ValueError(

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import explained, new_folder
+from dinoforge.base.files import new_folder, write_json, write_tensors
 from dinoforge.base.log import say
 from dinoforge.train.optim import load_named_state, named_state
 
@@ -64,19 +64,8 @@ class Checkpoints:
         tensors = dict(module.state_dict())
         tensors |= {_OPTIMIZER + name: value for name, value in named_state(optimizer, module.named_parameters())}
         with new_folder(path) as folder:
-            with explained(path):
-                try:
-                    save_file(
-                        {name: value.contiguous().cpu() for name, value in tensors.items()},
-                        folder / "state.safetensors",
-                    )
-                except Exception as error:  # safetensors raises its own type for what the system refused
-                    if "No space left" in str(error):
-                        raise RunError(
-                            f"Cannot write {path}: no space left on the device. Free some and run again."
-                        ) from None
-                    raise
-            (folder / "state.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            write_tensors(folder / "state.safetensors", tensors)
+            write_json(folder / "state.json", facts)
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old.folder, ignore_errors=True)
         return path

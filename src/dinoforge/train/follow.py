@@ -9,6 +9,7 @@ from torch import nn
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """``teacher = momentum * teacher + (1 - momentum) * student``, for every parameter, in place."""
-    mine, theirs = list(teacher.parameters()), list(student.parameters())
+    mine: list[torch.Tensor] = list(teacher.parameters())
+    theirs: list[torch.Tensor] = list(student.parameters())
     torch._foreach_mul_(mine, momentum)
     torch._foreach_add_(mine, theirs, alpha=1 - momentum)

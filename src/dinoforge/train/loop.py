@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Done:
     """What an observer found out and a later one is to write down (k-NN, rank)."""
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Something that looks at a finished step: metrics, probe, checkpoint."""
 

@@ -78,7 +78,7 @@ class PlanConfig(Config):
             raise ValueError(f"plan.betas must lie in [0, 1); got {list(self.betas)}.")
         for name in ("weight_decay", "teacher_momentum"):
             schedule: Cosine = getattr(self, name)
-            if not (0 <= schedule.peak and (name == "weight_decay" or max(schedule.peak, schedule.end) <= 1)):
+            if not (schedule.peak >= 0 and (name == "weight_decay" or max(schedule.peak, schedule.end) <= 1)):
                 raise ValueError(f"plan.{name}.peak must lie in [0, 1]; got {schedule.peak}.")
         if min(self.teacher_temperature.start, self.teacher_temperature.end) <= 0:
             raise ValueError("plan.teacher_temperature must be above 0 at its start and end.")

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,6 @@ from dinoforge.model.heads import Head, HeadConfig
 from dinoforge.model.layers import Subset
 from dinoforge.train.draws import draw_subsets
 from dinoforge.train.plan import Scheduled
-
 
 Compute = AbstractContextManager[Any]
 PLAIN: Compute = nullcontext()
@@ -92,11 +91,12 @@ class Networks(nn.Module):
 
 def networks(backbone: Any, config: ObjectiveConfig, *, seed: int) -> Networks:
     """A backbone with freshly drawn heads."""
-    heads = [Head(backbone.width, config.head), config.patch_head and Head(backbone.width, config.patch_head)]
-    for number, head in enumerate(heads):
-        if head is not None:
-            head.init_weights(torch_generator(seed, "head", number))
-    return Networks(backbone, *heads)
+    head = Head(backbone.width, config.head)
+    patch_head = None if config.patch_head is None else Head(backbone.width, config.patch_head)
+    for number, module in enumerate((head, patch_head)):
+        if module is not None:
+            module.init_weights(torch_generator(seed, "head", number))
+    return Networks(backbone, head, patch_head)
 
 
 def teacher_of(student: Networks) -> Networks:
@@ -190,10 +190,10 @@ class Pretrain(nn.Module):
 
     def _drop(self, batch: Batch, views: int, purpose: str) -> Sequence[tuple[Subset, Subset]] | None:
         """Which rows each residual branch is computed for, drawn per group so that no split of the batch matters."""
-        rates: Sequence[float] = self.student.backbone.drop_rates
+        rates = cast(Sequence[float], self.student.backbone.drop_rates)
         if not any(rates):
             return None
         generators = [torch_generator(self.seed, f"drop {purpose}", number) for number in batch.groups]
         subsets = draw_subsets(generators, rates=rates, views=views, images=batch.globals.shape[1])
         device = batch.globals.device
-        return [tuple(Subset(part.index.to(device), part.scale) for part in pair) for pair in subsets]
+        return [(attn.to(device), mlp.to(device)) for attn, mlp in subsets]

@@ -18,7 +18,9 @@ def picture(height, width, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [np.sin(9 * (i + 1) * x + 7 * y * (i - 1)) for i in range(3)]
-    return ((np.stack(waves, -1) * 0.35 + 0.5 + rng.normal(0, 0.05, (height, width, 3))).clip(0, 1) * 255).astype(np.uint8)
+    return ((np.stack(waves, -1) * 0.35 + 0.5 + rng.normal(0, 0.05, (height, width, 3))).clip(0, 1) * 255).astype(
+        np.uint8
+    )
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(90, 70, 32), (33, 47, 64), (200, 100, 24)])
@@ -38,7 +40,7 @@ def test_boxes_have_the_area_and_shape_asked_for():
         assert 0 <= left <= 400 - w
         areas.append(h * w / 120_000)
         ratios.append(math.log(w / h))
-    assert 0.098 <= min(areas)
+    assert min(areas) >= 0.098
     assert max(areas) <= 0.502
     # Uniform area and log-uniform aspect: means of the two distributions, known to a few standard errors.
     assert np.mean(areas) == pytest.approx(0.3, abs=5 * 0.4 / math.sqrt(12 * 3000))
@@ -66,7 +68,12 @@ def test_views_are_a_function_of_the_generator():
     assert np.array_equal(one.colours, same.colours)
     assert not torch.equal(one.globals, other.globals)
     assert not torch.equal(one.globals[0], one.globals[1])
-    assert draw_views(pixels, np.random.default_rng(1), config.model_copy(update={"local_views": 0})).locals.shape == (0, 3, 16, 16)
+    assert draw_views(pixels, np.random.default_rng(1), config.model_copy(update={"local_views": 0})).locals.shape == (
+        0,
+        3,
+        16,
+        16,
+    )
 
 
 def test_probabilities():
@@ -80,13 +87,20 @@ def test_probabilities():
     }  # fmt: skip
     for name, probabilities in wanted.items():
         for view, p in enumerate(probabilities):
-            assert (column[name][:, view] > 0).mean() == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / draws) + 1e-9), name
-    for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.6, 1.4), ("saturation", 0.8, 1.2), ("hue", -0.1, 0.1)):
+            assert (column[name][:, view] > 0).mean() == pytest.approx(
+                p, abs=5 * math.sqrt(p * (1 - p) / draws) + 1e-9
+            ), name
+    for name, low, high in (
+        ("brightness", 0.6, 1.4),
+        ("contrast", 0.6, 1.4),
+        ("saturation", 0.8, 1.2),
+        ("hue", -0.1, 0.1),
+    ):
         values = column[name]
         assert low <= values.min() < low + 0.01 * (high - low) + 0.005
         assert high - 0.01 * (high - low) - 0.005 < values.max() <= high + 1e-6
     sigma = column["sigma"][column["sigma"] > 0]
-    assert 0.1 <= sigma.min()
+    assert sigma.min() >= 0.1
     assert sigma.max() <= 2.0
     assert set(np.unique(column["order"])) == set(range(24))
 
@@ -126,11 +140,23 @@ def test_blur_equals_its_definition():
     for dy in range(9):
         for dx in range(9):
             want += weights[dy] * weights[dx] * padded[:, dy : dy + 14, dx : dx + 13]
-    torch.testing.assert_close(blur(x, torch.tensor([[[[sigma]]]]))[0].double(), torch.from_numpy(want), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        blur(x, torch.tensor([[[[sigma]]]]))[0].double(), torch.from_numpy(want), rtol=0, atol=1e-6
+    )
 
 
 def parameters(**values):
-    row = {"jitter": 0, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0, "order": 0, "grey": 0, "sigma": 0, "solarise": 0}
+    row = {
+        "jitter": 0,
+        "brightness": 1,
+        "contrast": 1,
+        "saturation": 1,
+        "hue": 0,
+        "order": 0,
+        "grey": 0,
+        "sigma": 0,
+        "solarise": 0,
+    }
     return [float({**row, **values}[name]) for name in PARAMETERS]
 
 

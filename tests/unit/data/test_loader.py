@@ -81,7 +81,9 @@ def test_starting_late_and_other_workers_change_nothing():
 
 def test_a_batch_is_its_groups_side_by_side():
     source = Numbered(30)
-    large, small = (list(loader(source, batch=batch).batches(first=0, steps=steps)) for batch, steps in ((8, 2), (4, 4)))
+    large, small = (
+        list(loader(source, batch=batch).batches(first=0, steps=steps)) for batch, steps in ((8, 2), (4, 4))
+    )
     for step in range(2):
         halves = small[2 * step : 2 * step + 2]
         for name in ("globals", "locals", "masks"):
@@ -112,5 +114,7 @@ def test_broken_images_are_replaced_and_told_of():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_broken_images_is_an_error(workers):
-    with pytest.raises(DataError, match="images drawn from numbered could not be used; the last is image"):
+    with pytest.raises(
+        DataError, match=r"^32 images drawn from numbered could not be used; the last is image \d: made so.$"
+    ):
         next(loader(Numbered(4, broken=range(4)), workers=workers).batches(first=0, steps=1))

@@ -18,7 +18,11 @@ from dinoforge.data.masks import MaskConfig, block_mask, draw_masks
 def test_never_more_than_asked(seed, rows, columns, share):
     target = int(rows * columns * share)
     mask = block_mask(
-        random.Random(seed), grid=(rows, columns), target=target, largest=max(rows // 2 * columns, 1), config=MaskConfig()
+        random.Random(seed),
+        grid=(rows, columns),
+        target=target,
+        largest=max(rows // 2 * columns, 1),
+        config=MaskConfig(),
     )
     assert mask.shape == (rows, columns)
     assert mask.sum() <= target
@@ -50,8 +54,14 @@ def test_probability_and_ratio_do_what_they_say():
 
 
 def test_other_shapes_of_blocks():
-    long = [block_mask(random.Random(s), grid=(16, 16), target=30, largest=128, config=MaskConfig(aspect=0.1)) for s in range(99)]
-    square = [block_mask(random.Random(s), grid=(16, 16), target=30, largest=128, config=MaskConfig(aspect=1.0)) for s in range(99)]
+    long = [
+        block_mask(random.Random(s), grid=(16, 16), target=30, largest=128, config=MaskConfig(aspect=0.1))
+        for s in range(99)
+    ]
+    square = [
+        block_mask(random.Random(s), grid=(16, 16), target=30, largest=128, config=MaskConfig(aspect=1.0))
+        for s in range(99)
+    ]
     reach = [np.mean([max(m.any(0).sum(), m.any(1).sum()) for m in masks]) for masks in (long, square)]
     assert reach[0] > reach[1] + 1
     small = block_mask(random.Random(0), grid=(16, 16), target=30, largest=128, config=MaskConfig(smallest_block=30))

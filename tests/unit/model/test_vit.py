@@ -130,7 +130,10 @@ def test_positions_of_the_native_grid_are_untouched():
 
 
 def test_intermediate_layers_end_with_the_output():
-    vit, x = build(VitConfig(width=16, depth=3, heads=2, patch=8, pixels=16, registers=2), seed=0).eval(), made(2, 3, 16, 24)
+    vit, x = (
+        build(VitConfig(width=16, depth=3, heads=2, patch=8, pixels=16, registers=2), seed=0).eval(),
+        made(2, 3, 16, 24),
+    )
     last = vit.intermediate(x, 2)
     torch.testing.assert_close(last[1].patches, vit(x).patches)
     torch.testing.assert_close(last[0].image, vit.intermediate(x, [1])[0].image)

@@ -126,7 +126,7 @@ def _split_of(path: Path) -> str | None:
 def _by_path(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     """Split and label columns, where the names of folders give them."""
     found: dict[str, np.ndarray] = {}
-    folders = [[part for part in path.parts[:-1]] for path in paths]
+    folders = [path.parts[:-1] for path in paths]
     splits = [next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), "") for parts in folders]
     if any(splits):
         found["split"] = np.asarray(splits, dtype=np.str_)
