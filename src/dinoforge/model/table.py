@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import torch
@@ -21,7 +23,8 @@ BACKBONES: dict[str, tuple[type[Config], type[nn.Module]]] = {
 if TYPE_CHECKING:
     BackboneConfig: TypeAlias = Any
 else:
-    BackboneConfig = Annotated[tuple(config for config, _ in BACKBONES.values()), Field(discriminator="kind")]
+    _any = reduce(or_, (config for config, _ in BACKBONES.values()))
+    BackboneConfig = Annotated[_any, Field(discriminator="kind")]
 
 
 def empty(config: BackboneConfig) -> Any:

@@ -72,7 +72,7 @@ def test_strings_are_read_as_the_command_line_means_them():
         ("shape.radius", "0", "shape.round.radius must be above 0; got 0."),
         ("shuffle", "perhaps", "shuffle takes true or false; got 'perhaps'."),
         ("plan", "5", "plan is a group of settings, not a value; got '5'."),
-        ("shape.kind", "oval", "shape must be one of 'round', 'square'; got"),
+        ("shape.kind", "oval", "shape.kind must be one of 'round', 'square'; got 'oval'."),
         ("shape.side", "3", "Unknown setting 'shape.side'"),
         ("plan.scales", "[1, 2, 3]", "plan.scales"),
     ],
