@@ -23,6 +23,10 @@ from dinoforge.recipes.settle import setting_lines, settle
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells expect it."""
+
+
 def parse(settings: Sequence[str]) -> dict[str, str]:
     """``["plan.images=5M", "data=photos/"]`` as a dictionary.
 
@@ -147,6 +151,8 @@ def execute(words: list[str]) -> int:
         if verb is not None and verb not in verbs:
             raise ConfigError(f"No such verb {verb!r}.{closest(verb, verbs)} Verbs: {', '.join(verbs)}.")
         result = app(words or ["--help"], standalone_mode=False, prog_name="dinoforge")
+        if result == _INTERRUPTED:  # the parser catches Ctrl-C itself
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except UserError as error:
         _complain(str(error), as_json=as_json)
@@ -159,7 +165,7 @@ def execute(words: list[str]) -> int:
         return 75
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.", as_json=as_json)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         return 141
     except Exception as error:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dinoforge.base.errors import ConfigError, closest
 
@@ -80,15 +80,33 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: An unknown path (with the nearest known one), a wrong type, or a value out of range.
     """
-    # `kind` decides which other settings exist, so it is settled first.
-    kinds = {path: value for path, value in settings.items() if path.rsplit(".", 1)[-1] == "kind"}
-    if kinds and len(kinds) < len(settings):
-        config = with_settings(config, kinds)
-        settings = {path: value for path, value in settings.items() if path not in kinds}
+    # `kind` decides which other settings exist, so it is settled first; only the whole is judged.
+    for path in [path for path in settings if path.endswith(".kind")]:
+        config = _with_kind(config, path.split("."), settings[path], path)
     values = config.model_dump()
     for path, value in settings.items():
         _put(config, values, path, value, given=settings.keys())
     return type(config).build(values)
+
+
+def _with_kind(config: C, folders: list[str], kind: Any, path: str) -> C:
+    """A copy in which one group of settings is of another kind, with that kind's defaults; not yet checked as a whole."""
+    name, *rest = folders
+    field = type(config).model_fields.get(name)
+    if field is None or not isinstance(getattr(config, name), Config):
+        raise _unknown_path(path, config)
+    here = getattr(config, name)
+    if rest != ["kind"]:
+        return config.model_copy(update={name: _with_kind(here, rest, kind, path)})
+    if "kind" not in type(here).model_fields:
+        raise _unknown_path(path, config)
+    if here.kind == kind:
+        return config
+    union: Any = Annotated[field.annotation, Field(discriminator=field.discriminator)]
+    try:
+        return config.model_copy(update={name: TypeAdapter(union).validate_python({"kind": kind})})
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, path.removesuffix(".kind"))) from None
 
 
 def _put(config: Config, values: dict[str, Any], path: str, value: Any, *, given: Collection[str]) -> None:
@@ -105,8 +123,6 @@ def _put(config: Config, values: dict[str, Any], path: str, value: Any, *, given
     if isinstance(getattr(here, leaf), Config) and not isinstance(value, Mapping):
         inside = ", ".join(f"{path}.{name}" for name in type(getattr(here, leaf)).model_fields)
         raise ConfigError(f"{path} is a group of settings, not a value; got {value!r}. Set one of: {inside}.")
-    if leaf == "kind" and value != values[leaf]:
-        values.clear()  # the other settings belong to the kind that was
     for other in here.exclusive - {leaf} if leaf in here.exclusive else ():
         if ".".join([*folders, other]) not in given:
             values[other] = None

@@ -125,7 +125,7 @@ def render(species: Species, rng: np.random.Generator, *, size: int) -> Scene:
         alpha = alpha * (1 - cover)
 
     picture = picture * rng.uniform(0.7, 1.2) + rng.uniform(-0.08, 0.08)
-    picture += rng.normal(0, rng.uniform(0.0, 0.05), picture.shape)
+    picture += rng.uniform(0.0, 0.05) * rng.standard_normal(picture.shape, dtype=np.float32)
     return Scene((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8), alpha > 0.5)
 
 
@@ -154,5 +154,5 @@ def _in_front(rng: np.random.Generator, y: Plane, x: Plane) -> tuple[Plane, np.n
     if rng.random() < 0.5:
         return None
     turn, shift, half = rng.uniform(0, np.pi), rng.uniform(-0.6, 0.6), rng.uniform(0.04, 0.14)
-    distance = np.abs(np.cos(turn) * x + np.sin(turn) * y - shift + 0.1 * np.sin(3 * (x - y)))
+    distance = np.abs(np.cos(turn) * x + np.sin(turn) * y - shift + 0.05 * np.sin(3 * (x - y)))
     return np.clip((half - distance) * len(x) / 2 + 0.5, 0, 1), rng.uniform(0, 1, 3).astype(np.float32)

@@ -1,6 +1,7 @@
 """The mathematics of one step: DINO + iBOT + KoLeo between a student and its teacher (DINOv2, sec. 4).
 
-Axes: G global and L local views, V = G + L, B images, N patches, M masked patches, D channels, K prototypes.
+Axes: G global and L local views, V = G + L, B images, N patches, M masked patches, D channels, K and P prototypes
+of the two heads.
 Knows nothing of devices, ranks, files or logs.
 """
 
@@ -109,7 +110,7 @@ class Targets:
     """What the student is to predict; no gradient."""
 
     images: Float[Tensor, "G B K"]
-    patches: Float[Tensor, "M K"]
+    patches: Float[Tensor, "M P"]
 
 
 @dataclass(frozen=True, slots=True)

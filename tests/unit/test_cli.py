@@ -1,0 +1,125 @@
+"""The command line: what it prints where, and with which status."""
+
+import json
+
+import pytest
+
+from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
+from dinoforge.cli import execute, parse, run_verb
+from dinoforge.verbs import VERBS
+
+
+def last(text):
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def test_words_become_settings():
+    assert parse(["a.b=1", "c=x=y", "d="]) == {"a.b": "1", "c": "x=y", "d": ""}
+    with pytest.raises(ConfigError, match="a is given twice: '1' and '2'"):
+        parse(["a=1", "a=2"])
+
+
+@pytest.mark.parametrize("verb", [function.__name__ for function in VERBS])
+def test_every_verb_has_help(verb, capsys):
+    assert execute([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert "Raises:" not in text
+
+
+def test_help_of_pretrain_names_keys_defaults_and_units(capsys):
+    execute(["pretrain", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "probe: Labelled images",
+        "plan.batch [1024]",
+        "data.augment.global_pixels [224] Side of a global view, in pixels.",
+    ):
+        assert part in text, part
+
+
+def test_no_words_show_help(capsys):
+    assert execute([]) == 0
+    assert "pretrain" in capsys.readouterr().out
+
+
+def test_print_config_runs_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert execute(["pretrain", "recipe=vit_micro.toy", "data=nowhere", "out=r", "plan.clip=2", "--print-config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "plan.clip = 2.0  # command line" in lines
+    assert "objective.group = 64  # recipe" in lines
+    assert "plan.betas = (0.9, 0.999)  # default" in lines
+    assert execute(["embed", "backbone=b", "data=nowhere", "out=f", "--print-config"]) == 0
+    assert "tokens = image  # default" in capsys.readouterr().out.splitlines()
+    assert not list(tmp_path.iterdir())
+
+
+def test_print_config_of_a_wrong_setting_is_an_error(capsys):
+    assert execute(["pretrain", "out=r", "plan.clipp=2", "--print-config"]) == 2
+    assert "Did you mean 'plan.clip'" in capsys.readouterr().err
+
+
+def test_json_is_the_last_line(capsys):
+    assert execute(["recipes", "--json"]) == 0
+    names = [row["name"] for row in last(capsys.readouterr().out)["recipes"]]
+    assert "vit_micro.toy" in names
+    assert execute(["schema", "--json"]) == 0
+    schema = last(capsys.readouterr().out)
+    assert schema["properties"]["plan"]
+    assert schema["additionalProperties"] is False
+
+
+def test_a_shown_recipe_is_a_whole_config(capsys, tmp_path):
+    execute(["recipes", "show=vit_micro.toy", "--json"])
+    (tmp_path / "c.yaml").write_text(last(capsys.readouterr().out)["yaml"])
+    assert execute(["pretrain", f"config={tmp_path / 'c.yaml'}", "out=r", "--print-config"]) == 0
+    assert "recipe = vit_micro.toy" in capsys.readouterr().out
+
+
+def test_doctor(capsys):
+    assert execute(["doctor", "data=toy://species?images=20&size=16", "--json"]) == 0
+    facts = last(capsys.readouterr().out)
+    assert facts["ok"] is True
+    assert {"device", "torch", "advice", "precision", "images_decoded_per_second"} <= facts.keys()
+    assert facts["step_images_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError("x"), 2),
+        (SentinelStop("x"), 3),
+        (Interrupted("x"), 75),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError(), 1),
+    ],
+)
+def test_status_by_cause(error, status, capsys, monkeypatch):
+    def broken(*_words, **_settings):
+        raise error
+
+    monkeypatch.setattr("dinoforge.cli.run_verb", broken)
+    assert execute(["recipes", "--json"]) == status
+    shown = capsys.readouterr()
+    assert "error" in last(shown.out)
+    assert ("Traceback" in shown.err) == (status == 1)
+
+
+def test_errors_stay_on_one_line(capsys, monkeypatch):
+    def broken(*_words, **_settings):
+        raise ConfigError("first\n  second")
+
+    monkeypatch.setattr("dinoforge.cli.run_verb", broken)
+    execute(["recipes"])
+    assert capsys.readouterr().err == "dinoforge: first second\n"
+
+
+def test_numbers_json_cannot_hold_become_null(capsys):
+    def verb():
+        return {"x": float("nan"), "rows": [{"y": 1.0}]}
+
+    run_verb(verb, [], as_json=True, print_config=False)
+    assert last(capsys.readouterr().out) == {"x": None, "rows": [{"y": 1.0}]}
+    run_verb(verb, [], as_json=False, print_config=False)
+    assert capsys.readouterr().out == "x: nan\nrows:\n  y=1\n"

@@ -1,0 +1,79 @@
+"""What watches a run: when things are due, what counts as best, what a finite loss is."""
+
+import json
+
+import pytest
+import torch
+
+from dinoforge.base.errors import SentinelStop
+from dinoforge.train.loop import Done
+from dinoforge.train.observe import Metrics, Probe, cut_metrics, due
+from dinoforge.train.plan import Scheduled
+from dinoforge.train.step import Losses
+
+
+def made(step, total):
+    losses = Losses(total=torch.tensor(total), terms={"total": torch.tensor(total)})
+    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(2.0)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4))
+
+
+def test_due_at_its_times_and_at_the_end_but_not_twice_in_a_row():
+    assert [step for step in range(1, 101) if due(step, every=30, steps=100)] == [30, 60, 100]
+    assert [step for step in range(1, 101) if due(step, every=25, steps=100)] == [25, 50, 75, 100]
+    assert [step for step in range(1, 11) if due(step, every=50, steps=10)] == [10]
+
+
+def test_the_best_is_kept_and_the_untrained_never():
+    kept, values = [], iter([0.9, 0.3, 0.2, 0.3, 0.5])
+    probe = Probe(
+        lambda: {"knn": next(values), "rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[]
+    )
+    for step in range(5):
+        probe.look(step)
+    assert kept == [1, 4]
+    assert [row["knn"] for row in probe.history] == [0.9, 0.3, 0.2, 0.3, 0.5]
+
+
+def test_without_labels_the_newest_is_kept():
+    kept = []
+    probe = Probe(lambda: {"rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[])
+    for step in range(3):
+        probe.look(step)
+    assert kept == [1, 2]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_row_a_step(tmp_path, waits):
+    ticks = []
+    metrics = Metrics(
+        tmp_path / "m.jsonl", batch=8, tick=lambda count, note="": ticks.append((count, note)), waits=waits
+    )
+    for step in (1, 2, 3):
+        one = made(step, step / 2)
+        if step == 3:
+            one.facts["knn"] = 0.5
+        metrics(one)
+    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["images"], row["losses"]["total"]) for row in rows] == [
+        (1, 8, 0.5),
+        (2, 16, 1.0),
+        (3, 24, 1.5),
+    ]
+    assert rows[2]["knn"] == 0.5
+    assert rows[0]["gradient_norms"] == {"backbone": 2.0}
+    assert ticks[-1] == (24, "loss 1.500  knn 0.500")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, value):
+    metrics = Metrics(tmp_path / "m.jsonl", batch=8, tick=lambda *_: None, waits=False)
+    with pytest.raises(SentinelStop, match="The loss of step 1 is not finite"):
+        metrics(made(1, value))
+    assert json.loads((tmp_path / "m.jsonl").read_text())["losses"]["total"] is None
+
+
+def test_rows_after_a_checkpoint_are_cut(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(6)) + '{"step": 6, "lo')
+    cut_metrics(path, 3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]

@@ -1,0 +1,138 @@
+"""The step's own promises: nothing depends on how a batch is cut into groups, and gradients go where they should."""
+
+import pytest
+import torch
+
+from dinoforge.data.batch import Batch, masked_positions
+from dinoforge.model.heads import HeadConfig
+from dinoforge.model.table import build
+from dinoforge.model.vit import VitConfig
+from dinoforge.train.draws import draw_subsets
+from dinoforge.train.follow import follow
+from dinoforge.train.plan import Scheduled
+from dinoforge.train.step import CentringConfig, ObjectiveConfig, Pretrain, networks, teacher_of
+
+AT = Scheduled(1e-3, 1e-3, 0.04, 0.99, 0.05)
+SMALL = HeadConfig(prototypes=24, hidden=16, bottleneck=8)
+
+
+def made(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pretrain(drop=0.0, **objective):
+    config = ObjectiveConfig(**{"group": 4, "head": SMALL, **objective})
+    student = networks(
+        build(VitConfig(width=16, depth=2, heads=2, patch=4, pixels=16, drop_path=drop, layerscale=None), seed=0),
+        config,
+        seed=0,
+    )
+    return Pretrain(student, teacher_of(student), config, seed=0)
+
+
+def batch(images=8, local=3, seed=0):
+    masks = torch.rand(2, images, 16, generator=torch.Generator().manual_seed(seed)) < 0.3
+    index, weight = masked_positions(masks)
+    return Batch(made(2, images, 3, 16, 16, seed=seed), made(local, images, 3, 8, 8, seed=seed + 1), masks, index, weight,
+                 tuple(range(images // 4)))  # fmt: skip
+
+
+def part(whole, first, last):
+    """Some groups of a batch."""
+    masks = whole.masks[:, first:last]
+    index, weight = masked_positions(masks)
+    return Batch(whole.globals[:, first:last], whole.locals[:, first:last], masks, index, weight,
+                 whole.groups[first // 4 : last // 4])  # fmt: skip
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_losses_of_parts_add_up_to_those_of_the_whole(drop):
+    """The student's share is a mean over groups: halves, averaged, give the loss and the gradients of the whole."""
+    whole, step = batch(), pretrain(drop)
+    targets = step.targets(whole, AT)
+    want = step.losses(whole, targets)
+    want.total.backward()
+    grads = {name: p.grad.clone() for name, p in step.student.named_parameters()}
+    step.zero_grad()
+    patches = whole.masks.shape[-1]
+    image_of = (whole.masked_index // patches) % 8
+    total = 0.0
+    for first, last in ((0, 4), (4, 8)):
+        inside = (image_of >= first) & (image_of < last)
+        mine = type(targets)(images=targets.images[:, first:last], patches=targets.patches[inside])
+        loss = step.losses(part(whole, first, last), mine).total / 2
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(want.total.item(), rel=1e-5)
+    for name, parameter in step.student.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_teacher_has_no_gradient_and_follows():
+    step = pretrain()
+    step(batch(), AT).total.backward()
+    assert all(parameter.grad is None for parameter in step.teacher.parameters())
+    assert all(parameter.grad is not None for parameter in step.student.parameters())
+    with torch.no_grad():
+        for parameter in step.student.parameters():
+            parameter += 1
+    before = [parameter.clone() for parameter in step.teacher.parameters()]
+    follow(step.teacher, step.student, 0.75)
+    for old, new, student in zip(before, step.teacher.parameters(), step.student.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * student)
+
+
+def test_the_teacher_sees_no_mask_and_no_local_view():
+    whole = batch()
+    masks = torch.zeros_like(whole.masks)
+    index, weight = masked_positions(masks)
+    bare = Batch(whole.globals, whole.locals * 0, masks, index, weight, whole.groups)
+    torch.testing.assert_close(pretrain().targets(whole, AT).images, pretrain().targets(bare, AT).images)
+
+
+def test_each_weight_switches_its_own_term():
+    losses = pretrain()(batch(), AT).terms
+    parts = {"dino_weight": ("dino_local", "dino_global"), "ibot_weight": ("ibot",), "koleo_weight": ("koleo",)}
+    for weight, terms in parts.items():
+        changed = pretrain(**{weight: 0.0})(batch(), AT).terms
+        factor = 0.1 if weight == "koleo_weight" else 1.0
+        gone = factor * sum(losses[name].item() for name in terms)
+        assert changed["total"].item() == pytest.approx(losses["total"].item() - gone, rel=1e-5)
+
+
+def test_a_batch_without_masks_or_local_views_still_trains():
+    whole = batch(local=0)
+    masks = torch.zeros_like(whole.masks)
+    index, weight = masked_positions(masks)
+    bare = Batch(whole.globals, whole.locals, masks, index, weight, whole.groups)
+    for targets in ({}, {"targets": CentringConfig()}):
+        losses = pretrain(**targets)(bare, AT)
+        losses.total.backward()
+        assert torch.isfinite(losses.total)
+        assert losses.terms["ibot"].item() == 0
+        assert losses.terms["dino_local"].item() == 0
+
+
+def test_separate_heads_have_their_own_sizes():
+    step = pretrain(patch_head=HeadConfig(prototypes=40, hidden=12, bottleneck=6))
+    targets = step.targets(batch(), AT)
+    assert targets.images.shape[-1] == 24
+    assert targets.patches.shape[-1] == 40
+    step(batch(), AT).total.backward()
+    assert set(dict(step.student.named_children())) == {"backbone", "dino_head", "ibot_head"}
+
+
+def test_subsets_are_drawn_per_group():
+    """A group's rows are the same whatever stands beside it, each branch its own, as many as the rate says."""
+    rates = [0.0, 0.5]
+    together = draw_subsets([torch.Generator().manual_seed(s) for s in (1, 2)], rates=rates, views=2, images=8)
+    alone = draw_subsets([torch.Generator().manual_seed(2)], rates=rates, views=2, images=4)
+    for block, (attn, mlp) in enumerate(together):
+        kept = 8 if block == 0 else 4
+        for mine, own in ((attn, alone[block][0]), (mlp, alone[block][1])):
+            assert mine.scale == 8 / kept
+            assert len(set(mine.index.tolist())) == 2 * kept
+            second = [row for row in mine.index.tolist() if row % 8 >= 4]
+            # Row v * 8 + 4 + i of the batch is row v * 4 + i of the group alone.
+            assert [(row // 8) * 4 + row % 8 - 4 for row in second] == own.index.tolist()
+    assert together[1][0].index.tolist() != together[1][1].index.tolist()
