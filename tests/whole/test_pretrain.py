@@ -149,7 +149,8 @@ def test_the_saved_config_runs_and_is_the_same_run(undisturbed, run, tmp_path):
 def test_the_backbone_serves(undisturbed, run, tmp_path):
     """Embedding, evaluating and Python give what the run itself measured."""
     folder, facts = undisturbed
-    done = run("embed", f"backbone={folder}", "data=toy://species?images=20&size=48", f"out={tmp_path / 'f'}", "--json")
+    done = run("embed", f"backbone={folder}", "data=toy://species?images=20&size=48", f"out={tmp_path / 'f'}",
+               "precision=fp32", "--json")  # fmt: skip
     assert done.code == 0, done.err
     assert (done.facts["rows"], done.facts["width"]) == (20, 32)
     values = np.load(tmp_path / "f" / "features.npy")
@@ -167,8 +168,9 @@ def test_the_backbone_serves(undisturbed, run, tmp_path):
     assert patches.facts["rows"] == 6
 
     done = run(
-        "evaluate", f"backbone={folder}", "tasks=knn", PROBE.replace("probe", "data"), "knn.neighbours=10", "--json"
-    )
+        "evaluate", f"backbone={folder}", "tasks=knn", PROBE.replace("probe", "data"), "knn.neighbours=10",
+        "precision=fp32", "--json",
+    )  # fmt: skip
     assert done.code == 0, done.err
     (score,) = done.facts["scores"]
     assert (score["task"], score["name"], score["unit"], score["n"]) == ("knn", "accuracy", "fraction", 8)

@@ -134,23 +134,34 @@ def finite(value: Any) -> Any:
     return value
 
 
+_held: set[Path] = set()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the operating system lets go of it even after kill -9.
 
+    A record lock, for it belongs to the process: workers forked from it do not keep a killed run's folder locked.
+
     Raises:
-        RunError: Another process holds it.
+        RunError: Another process, or another call in this one, holds it.
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        place = folder.resolve()
+        in_use = RunError(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
+        if place in _held:  # a second lock of one process would succeed, and its end would release the first
+            raise in_use
         with (folder / ".lock").open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out."
-                ) from None
-            yield
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise in_use from None
+            _held.add(place)
+            try:
+                yield
+            finally:
+                _held.discard(place)
 
 
 def sha256(path: Path) -> str:
