@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_VERBS = ("doctor", "scan", "pretrain", "evaluate", "embed", "recipes", "schema", "demo")
-__all__ = [*_VERBS, "load", "open_source", "prepared"]  # noqa: PLE0604
+__all__ = ["load", "open_source", "prepared"]
 
 
 def load(backbone: str | Path) -> Any:
@@ -53,9 +52,9 @@ def open_source(address: str) -> Any:
 
 def __getattr__(name: str) -> Callable[..., Any]:
     # The verbs are imported when first used, so that `import dinoforge` is quick.
-    if name in _VERBS:
-        from dinoforge import verbs
+    if not name.startswith("_"):
+        from dinoforge.verbs.table import VERBS
 
-        function: Callable[..., Any] = getattr(verbs, name)
-        return function
+        if name in VERBS:
+            return VERBS[name]
     raise AttributeError(f"module 'dinoforge' has no attribute {name!r}")

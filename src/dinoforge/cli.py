@@ -68,9 +68,9 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
 
 def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> str:
     """The settings a verb would run with, each with where its value came from."""
-    from dinoforge import verbs
+    from dinoforge.verbs import table
 
-    if function.__name__ in verbs.VERBS_WITH_RECIPE:
+    if function.__name__ in table.VERBS_WITH_RECIPE:
         return settle({name: value for name, value in arguments.items() if name != "out"}).described()
     lines = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -119,11 +119,11 @@ def _add(function: Callable[..., Any]) -> None:
 
 def _help(function: Callable[..., Any]) -> str:
     """The docstring, then the keys of the recipe where the verb takes them. ``\\b`` keeps click from re-wrapping."""
-    from dinoforge import verbs
+    from dinoforge.verbs import table
 
     text = inspect.getdoc(function) or ""
     text = text.replace("Args:", "Keys:").split("\n\nRaises:")[0].split("\n\nReturns:")[0]
-    if function.__name__ in verbs.VERBS_WITH_RECIPE:
+    if function.__name__ in table.VERBS_WITH_RECIPE:
         text += "\n\nRecipe settings (defaults; a recipe changes some, see `dinoforge recipes show=NAME`):\n\n"
         text += "\n".join(setting_lines())
     return "\n\n".join("\b\n" + paragraph for paragraph in text.split("\n\n"))
@@ -179,12 +179,12 @@ def execute(words: list[str]) -> int:
 
 def _build() -> list[str]:
     """Register the verbs, once; their names."""
-    from dinoforge import verbs
+    from dinoforge.verbs import table
 
     if not app.registered_commands:
-        for function in verbs.VERBS:
+        for function in table.VERBS.values():
             _add(function)
-    return [function.__name__ for function in verbs.VERBS]
+    return list(table.VERBS)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
 from dinoforge.cli import execute, parse, run_verb
-from dinoforge.verbs import VERBS
+from dinoforge.verbs.table import VERBS
 
 
 def last(text):
@@ -19,7 +19,7 @@ def test_words_become_settings():
         parse(["a=1", "a=2"])
 
 
-@pytest.mark.parametrize("verb", [function.__name__ for function in VERBS])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb, capsys):
     assert execute([verb, "--help"]) == 0
     text = capsys.readouterr().out

@@ -1,0 +1,113 @@
+"""``evaluate``: a frozen backbone becomes scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinoforge.base.config import Config, with_settings
+from dinoforge.base.errors import ConfigError, DataError, unknown
+from dinoforge.base.files import append_line
+from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.table import has_split, open_source
+from dinoforge.evaluate.table import EVALUATIONS
+from dinoforge.features.extract import image_features
+from dinoforge.runs import labelled
+from dinoforge.verbs.opening import extraction, opened, told
+
+
+def evaluate(
+    *, backbone: str, tasks: str = "knn", data: str | None = None, train: str | None = None, test: str | None = None,
+    train_rows: str | int | None = None, test_rows: str | int | None = None, out: str | None = None,
+    precision: str = "auto", **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
+
+    Args:
+        backbone: A backbone folder, a run, a Hugging Face folder, or a file of official weights.
+        tasks: Names joined by commas; knn.
+        data: Labelled images with train and test (or val) splits; without splits every fifth is asked.
+        train: Labelled images that vote, instead of data.
+        test: Labelled images that are asked, together with train.
+        train_rows: First so many rows that vote; all if not given.
+        test_rows: First so many rows that are asked; all if not given.
+        out: JSON lines file that the scores are appended to.
+        precision: auto, fp32 or bf16.
+        knn.neighbours: Neighbours that vote [20].
+        knn.temperature: A vote weighs exp(cosine / temperature) [0.07].
+        knn.rows_at_once: Queries compared at a time [4096].
+    """
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    for name in names:
+        if name not in EVALUATIONS:
+            raise unknown("task", name, EVALUATIONS)
+    configs = _task_settings(names, settings)
+    known, asked = _train_and_test(data, train, test)
+    known, asked = _first(known, train_rows, "train_rows"), _first(asked, test_rows, "test_rows")
+    found = opened(backbone)
+    how = extraction(precision)
+    bank, bank_rows = image_features(found.module.to(how.device), known, found.preprocessing, how, on_broken=told)
+    queries, query_rows = image_features(found.module, asked, found.preprocessing, how, on_broken=told)
+    scores = []
+    for name in names:
+        _, measure = EVALUATIONS[name]
+        for score in measure(
+            bank, torch.from_numpy(known.columns["label"][bank_rows]),
+            queries, torch.from_numpy(asked.columns["label"][query_rows]), config=configs[name],
+        ):  # fmt: skip
+            scores.append(
+                dataclasses.replace(score, backbone=found.fingerprint, data=f"{known.fingerprint} {asked.fingerprint}")
+            )
+    rows = [dataclasses.asdict(score) for score in scores]
+    for row in rows if out else []:
+        append_line(Path(str(out)), row)
+    return {"scores": rows}
+
+
+def _task_settings(names: list[str], settings: Mapping[str, Any]) -> dict[str, Config]:
+    """The config of every task, from settings such as ``knn.neighbours``."""
+    configs: dict[str, Config] = {name: EVALUATIONS[name][0]() for name in names}
+    allowed = [f"{name}.{field}" for name in names for field in EVALUATIONS[name][0].model_fields]
+    for path in settings:
+        if path not in allowed:
+            raise unknown("setting", path, [*allowed, "backbone", "data", "out", "tasks", "test", "train"])
+    for name in names:
+        own = {p.partition(".")[2]: value for p, value in settings.items() if p.partition(".")[0] == name}
+        try:
+            configs[name] = with_settings(configs[name], own)
+        except ConfigError as error:
+            raise ConfigError(f"{name}.{error}") from None
+    return configs
+
+
+def _train_and_test(data: str | None, train: str | None, test: str | None) -> tuple[Source, Source]:
+    if data is not None and (train or test):
+        raise ConfigError("data= and train=, test= exclude each other.")
+    if data is not None:
+        return labelled(data)
+    if train is None or test is None:
+        raise ConfigError("data= is required, or train= and test= together.")
+    known = open_source(train, "train") if has_split(open_source(train), "train") else open_source(train)
+    asked = open_source(test, "test") if has_split(open_source(test), "test") else open_source(test)
+    for source in (known, asked):
+        labels = source.columns.get("label")
+        if labels is None or (labels < 0).any():
+            raise DataError(f"{source.address} has no labels, or not for every image.")
+    return known, asked
+
+
+def _first(source: Source, rows: str | int | None, name: str) -> Source:
+    if rows is None:
+        return source
+    try:
+        count = int(rows)
+    except ValueError:
+        raise ConfigError(f"{name} takes a whole number; got {rows!r}.") from None
+    if count < 1:
+        raise ConfigError(f"{name} must be at least 1; got {count}.")
+    return source.select(np.arange(min(count, len(source))))

@@ -1,0 +1,35 @@
+"""What verbs that use a backbone begin with: the backbone, the device and the precision, each said aloud."""
+
+from __future__ import annotations
+
+from dinoforge.base.errors import ConfigError
+from dinoforge.base.hardware import choose_precision, device
+from dinoforge.base.log import say
+from dinoforge.features.extract import Extraction
+from dinoforge.model.weights import Backbone, load_backbone
+
+
+def opened(address: str) -> Backbone:
+    """The backbone at an address; how many of its tensors were found is said."""
+    found = load_backbone(address)
+    say(f"{address}: {found.loaded}")
+    return found
+
+
+def extraction(precision: str) -> Extraction:
+    """How features are computed here; device and precision are said.
+
+    Raises:
+        ConfigError: No such precision.
+    """
+    if precision not in {"auto", "fp32", "bf16"}:
+        raise ConfigError(f"precision must be one of auto, fp32, bf16; got {precision!r}.")
+    where = device("auto")
+    choice = choose_precision(precision, where)
+    say(f"Device {where}, precision {choice.precision}: {choice.why}.")
+    return Extraction(where, choice.precision)
+
+
+def told(name: str, reason: str) -> None:
+    """Say that an image was set aside."""
+    say(f"Set aside {name}: {reason}")
