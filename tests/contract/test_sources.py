@@ -12,6 +12,8 @@ from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
+from dinoforge.data.manifest import write_manifest
+from dinoforge.data.scan import scan
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 
 
@@ -45,7 +47,20 @@ def parquet(root):
     return str(root)
 
 
-MEMBERS = {"folder": folder, "parquet": parquet, "toy": lambda _root: "toy://species?images=45&size=24"}
+def manifest(root):
+    """A manifest of the folder's pictures, as ``scan`` writes one."""
+    address, path = folder(root), root.parent / "m.parquet"
+    source = open_source(address)
+    write_manifest(path, [seen.row for seen in scan(source)], made={"verb": "scan"})
+    return str(path)
+
+
+MEMBERS = {
+    "folder": folder,
+    "manifest": manifest,
+    "parquet": parquet,
+    "toy": lambda _root: "toy://species?images=45&size=24",
+}
 
 
 @pytest.fixture

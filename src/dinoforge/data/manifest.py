@@ -44,6 +44,14 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], *, made: Mappi
     write_atomic(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a Parquet file was written by ``write_manifest``; False for anything else."""
+    try:
+        return _KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
 def read_manifest(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of a manifest and how it was made.
 

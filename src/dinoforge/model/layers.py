@@ -38,11 +38,27 @@ def drop_rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
     return [rate if uniform else rate * block / max(depth - 1, 1) for block in range(depth)]
 
 
+WRITTEN_OUT_TOKENS = 512
+"""Longest sequence whose attention is written out in bf16 on a CPU: up to 257 tokens torch's fused kernel takes 2 to 8 times
+as long, by its backward pass; at 1,370 it wins (bench/attention.py, docs/records.md)."""
+
+
 def attend(
     query: Float[Tensor, "B H T E"], key: Float[Tensor, "B H T E"], value: Float[Tensor, "B H T E"]
 ) -> Float[Tensor, "B H T E"]:
-    """``softmax(query key' / sqrt(E)) value``: the one place where attention is computed."""
+    """``softmax(query key' / sqrt(E)) value``: the one place where attention is computed, and where it is chosen how."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= WRITTEN_OUT_TOKENS:
+        with torch.autocast("cpu", enabled=False):
+            return attend_written_out(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def attend_written_out(
+    query: Float[Tensor, "B H T E"], key: Float[Tensor, "B H T E"], value: Float[Tensor, "B H T E"]
+) -> Float[Tensor, "B H T E"]:
+    """The definition: two matrix products and a softmax between them (Vaswani et al. 2017, eq. 1)."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return scores.softmax(-1) @ value
 
 
 class Attention(nn.Module):

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.model.layers import Attention, Subset, SwiGlu, attend, drop_rates, resize_positions, swiglu_hidden
+from dinoforge.model.layers import (
+    Attention,
+    Subset,
+    SwiGlu,
+    attend,
+    attend_written_out,
+    drop_rates,
+    resize_positions,
+    swiglu_hidden,
+)
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 
@@ -24,6 +33,21 @@ def test_attention_equals_its_definition():
                 weights = torch.stack([query[b, h, t] @ key[b, h, s] / math.sqrt(4) for s in range(5)]).softmax(0)
                 want[b, h, t] = sum(weights[s] * value[b, h, s] for s in range(5))
     torch.testing.assert_close(attend(query, key, value), want)
+    torch.testing.assert_close(attend_written_out(query, key, value), want)
+
+
+def test_attention_in_bf16_stays_near_its_definition():
+    """Whichever form is taken: values and gradients within bf16's rounding of the answer in float64."""
+    parts = [made(2, 3, 9, 4, seed=seed) for seed in range(3)]
+    exact = [part.bfloat16().double().requires_grad_() for part in parts]
+    rough = [part.bfloat16().requires_grad_() for part in parts]
+    want, got = attend(*exact), attend(*rough)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), want, rtol=0.02, atol=0.02)
+    want.square().sum().backward()
+    got.square().sum().backward()
+    for mine, its in zip(rough, exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), its.grad, rtol=0.05, atol=0.05)
 
 
 def test_rows_of_qkv_are_queries_keys_values_head_by_head():

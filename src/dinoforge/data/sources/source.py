@@ -6,7 +6,7 @@ Axes: N rows, Y by X pixels, C channels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +61,10 @@ class Source(ABC):
         """16 hexadecimal digits of the row ids and labels; where the files lie does not count."""
         labels = self.columns.get("label")
         return fingerprint([[str(name) for name in self.columns["id"]], None if labels is None else labels.tolist()])
+
+
+Opener = Callable[[str], Source]
+"""Opens an address; given to sources that are made of others, which know no table."""
 
 
 class _Rows(Source):

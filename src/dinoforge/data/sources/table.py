@@ -9,7 +9,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from dinoforge.base.errors import DataError, unknown
+from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.folder import open_folder
+from dinoforge.data.sources.manifest import Listed
 from dinoforge.data.sources.parquet import Parquet
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.toy import open_toy
@@ -18,7 +20,7 @@ Options = Mapping[str, str]
 
 
 def _files(place: str, options: Options) -> Source:
-    """A folder or one Parquet file."""
+    """A folder, one Parquet file, or a manifest."""
     extra = set(options) - {"label"}
     if extra:
         raise unknown("option of a source", extra.pop(), ["split", "label"])
@@ -28,7 +30,7 @@ def _files(place: str, options: Options) -> Source:
             raise DataError(
                 f"{place} is a file but no Parquet file; data takes a folder, a Parquet file or toy://species."
             )
-        return Parquet(path, label=label)
+        return Listed(path, open_source) if is_manifest(path) else Parquet(path, label=label)
     return open_folder(path, label=label)
 
 
