@@ -70,6 +70,9 @@ class VitConfig(Config):
     """Stochastic depth: share of samples that skip a residual branch during training."""
     drop_path_uniform: bool = True
     """The same rate in every block; false rises linearly from 0."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Spread of the truncated normal that linear layers start from. 0.02 in the official models, about one over the root of
+    their widths; a narrow network that starts so small hardly tells two images apart."""
 
     @model_validator(mode="after")
     def _divides(self) -> VitConfig:
@@ -125,7 +128,7 @@ class Vit(nn.Module):
             nn.init.uniform_(convolution.bias, -bound, bound, generator=generator)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.trunc_normal_(module.weight, std=self.config.init_std, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
