@@ -16,7 +16,7 @@ from dinoforge.data.decode import decode
 from dinoforge.data.sources.source import Source
 from dinoforge.data.toyworld.clips import MOTIONS, film
 from dinoforge.data.toyworld.pollution import COPY_KINDS, JUNK, copied, junk, png
-from dinoforge.data.toyworld.scene import Scene, draw
+from dinoforge.data.toyworld.scene import Layout, Scene, draw
 from dinoforge.data.toyworld.table import WORLDS
 
 _SEEDS = 2**62
@@ -65,7 +65,7 @@ class ClipsConfig(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _Table:
     """Every row of a world, of both splits, whichever are kept: a copy's original may lie in the other one.
 
     Axes: N rows.
@@ -130,7 +130,7 @@ def _counts(config: ToyConfig, world: str) -> list[int]:
     return counts
 
 
-def _table(config: ToyConfig, world: str, classes: int) -> _Rows:
+def _table(config: ToyConfig, world: str, classes: int) -> _Table:
     """All rows: plain ones view after view, the others strewn among them."""
     counts = _counts(config, world)
     plain = config.images - sum(counts)
@@ -160,7 +160,7 @@ def _table(config: ToyConfig, world: str, classes: int) -> _Rows:
         return column
 
     is_copy = chosen >= 0
-    return _Rows(
+    return _Table(
         individual=joined(individual, np.where(is_copy, individual[chosen], -1)),
         view=joined(view, np.where(is_copy, view[chosen], -1)),
         label=joined(label, np.where(is_copy, label[chosen], -1)),
@@ -230,13 +230,18 @@ class Pictures(Source):
 
     def _scene(self, row: int) -> Scene:
         """A plain picture with its ground truth."""
+        layout, rng = self._layout(row)
+        return draw(layout, rng, size=self._config.size)
+
+    def _layout(self, row: int) -> tuple[Layout, np.random.Generator]:
+        """What a plain picture shows, and the generator that it is drawn with."""
         config, world, rows = self._config, WORLDS[self._world], self._rows
         split = "test" if rows.test[row] else "train"
         individual, view = int(rows.individual[row]), int(rows.view[row])
         first = world.body(int(rows.label[row]), numpy_generator(config.seed, f"{split} individual", individual))
         rng = numpy_generator(config.seed, f"{split} picture", individual, view)
         others = [world.body(int(rng.integers(len(world.classes))), rng) for _ in range(config.objects - 1)]
-        return draw(world.arrange([first, *others], rng), rng, size=config.size)
+        return world.arrange([first, *others], rng), rng
 
     def encoded(self, row: int) -> bytes:
         """The picture as a PNG file, or what kind of file a copy is; an exact copy has its original's bytes."""

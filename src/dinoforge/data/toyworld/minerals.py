@@ -4,7 +4,7 @@ A kind is a habit (which solid: prism, plate, needles, grapes …) with a textur
 individual has its own angles and faces, its own grain. Colours are muted, grounds are grey and rough, faces catch the light
 one by one.
 
-Axes: S solids of a body, F faces of a solid, Y by X pixels.
+Axes: S solids of a body, F faces of a solid, G grapes, Y by X pixels.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Mineral:
     kind: Kind
     solids: Solids | None
     """Faces of each solid; None for grapes."""
-    grapes: Float[np.ndarray, "S 3"]
+    grapes: Float[np.ndarray, "G 3"]
     """Middle and radius of each grape; empty for all others."""
     table: Float[np.ndarray, "16 16"]
     """Random numbers from 0 to 1: the individual's grain."""
@@ -248,7 +248,7 @@ def mineral(label: int, rng: np.random.Generator) -> Mineral:
     )
 
 
-def _bunch(rng: np.random.Generator) -> Float[np.ndarray, "S 3"]:
+def _bunch(rng: np.random.Generator) -> Float[np.ndarray, "G 3"]:
     """One grape in the middle and five around it."""
     turn = np.arange(5) * 2 * np.pi / 5 + rng.uniform(-0.3, 0.3, 5)
     out = rng.uniform(0.5, 0.7, 5)
@@ -277,7 +277,7 @@ def _spread(size: int, cells: int) -> Float[np.ndarray, "Y n"]:
 class Rubble:
     """Rough ground: random heights at three scales between two near greys."""
 
-    heights: tuple[Float[np.ndarray, "n n"], ...]
+    heights: tuple[Float[np.ndarray, "_ _"], ...]
     colours: Paint
 
     def paint(self, axis: Line) -> Float[np.ndarray, "3 Y X"]:

@@ -50,8 +50,8 @@ class CopyKind:
     """What the same change does to ground truth, given a generator in the same state; None where it is no longer true."""
 
     def strength(self, rng: Draw) -> float:
-        """One of its range."""
-        return math.nan if math.isnan(self.mildest) else rng.uniform(self.mildest, self.strongest)
+        """One of its range, or NaN."""
+        return self.mildest + rng.random() * (self.strongest - self.mildest)
 
 
 def _same(picture: Truth, strength: float, rng: Draw) -> MovedTruth:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt16
@@ -45,6 +45,7 @@ class Surface:
     """Brightness by the form alone."""
 
 
+@runtime_checkable
 class Body(Protocol):
     """An individual: all that stays the same from picture to picture."""
 
@@ -58,6 +59,7 @@ class Body(Protocol):
         ...
 
 
+@runtime_checkable
 class Ground(Protocol):
     """What is behind everything."""
 
@@ -66,6 +68,7 @@ class Ground(Protocol):
         ...
 
 
+@runtime_checkable
 class Front(Protocol):
     """What is in front of everything."""
 
