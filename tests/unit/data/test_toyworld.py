@@ -126,6 +126,31 @@ def test_the_labelled_thing_is_kept_in_sight(world):
             seen = draw(layout, noise(), size=48).instance == 1
             assert seen.sum() >= (SHARE_SEEN - 0.06) * whole.sum(), seed  # the rule is judged on a coarser grid
             assert seen.mean() > 0.004, seed
+            # And no two things stand in one another: the near one's outline is nearer than the far one's middle.
+            near_to_far = sorted(layout.things, key=lambda thing: thing.distance)
+            for near, far in zip(near_to_far, near_to_far[1:], strict=False):
+                assert near.distance < far.distance - THICKNESS * far.pose.scale
+
+
+def test_a_mineral_is_the_union_of_its_solids():
+    """A point is inside if it is behind every face of one solid, or in one grape; told point by point."""
+    axis = np.linspace(-1.4, 1.4, 15, dtype=np.float32)
+    u, v = np.meshgrid(axis, axis)
+    for label in range(len(WORLDS["minerals"].classes)):
+        body = WORLDS["minerals"].body(label, numpy_generator(label, "body", 0))
+        surface = body.surface(u, v, (1.0, 0.0))
+        for place in np.ndindex(u.shape):
+            point = np.asarray([u[place], v[place]])
+            if body.solids is None:
+                inside = any(np.hypot(*(point - grape[:2])) < grape[2] for grape in body.grapes)
+            else:
+                inside = any(all(face[:2] @ point < face[2] for face in solid) for solid in body.solids)
+            assert inside == (surface.inside[place] > 0)
+        within = surface.inside > 0
+        assert within.any()
+        for plane in (surface.ratio[within], surface.relief[within], surface.mix[within]):
+            assert plane.min() >= 0
+            assert plane.max() <= 1
 
 
 def test_ground_is_its_sum_of_waves():

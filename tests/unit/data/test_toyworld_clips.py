@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from sklearn.ensemble import ExtraTreesClassifier
 
 from dinoforge.base.random import numpy_generator
 from dinoforge.data.sources.table import open_source
 from dinoforge.data.toyworld.clips import MOTIONS, film
 from dinoforge.data.toyworld.scene import draw
-from dinoforge.evaluate.knn import KnnConfig, knn_scores
 
 FRAMES = 9
 
@@ -66,7 +65,7 @@ def test_only_the_creature_moves():
 
 
 def test_one_frame_does_not_tell():
-    """Ten motions from place, angle and size of any one frame, given without error: little better than chance."""
+    """Ten motions from place, angle and size of any one frame, given without error: next to chance (0.1) for trees."""
 
     def poses(purpose, clips):
         rows, labels = [], []
@@ -74,14 +73,14 @@ def test_one_frame_does_not_tell():
             rng = numpy_generator(clip, purpose, 0)
             layouts = film(tuple(MOTIONS)[clip % 10], rng, frames=8)
             pose = layouts[int(rng.integers(8))].things[0].pose
-            rows.append([pose.x / 0.3, pose.y / 0.3, np.cos(pose.turn), np.sin(pose.turn), np.log(pose.scale) / 0.2])
+            rows.append([pose.x, pose.y, pose.turn % (2 * np.pi), pose.scale])
             labels.append(clip % 10)
-        return torch.tensor(rows), torch.tensor(labels)
+        return np.asarray(rows), np.asarray(labels)
 
-    train, train_labels = poses("train", 1500)
+    train, train_labels = poses("train", 1200)
     test, test_labels = poses("test", 500)
-    (score,) = knn_scores(train, train_labels, test, test_labels, config=KnnConfig(neighbours=20))
-    assert score.value < 0.2
+    forest = ExtraTreesClassifier(100, min_samples_leaf=5, random_state=0).fit(train, train_labels)
+    assert forest.score(test, test_labels) < 0.17
 
 
 def test_rows_are_frames():

@@ -251,8 +251,6 @@ class Pictures(Source):
         if self._rows.original[at] < 0:
             return junk(kind, self._config.size, self._rng(at, "picture"))
         pixels = self._scene(int(self._rows.original[at])).pixels
-        if kind == "exact":
-            return png(pixels)
         return copied(kind, pixels, float(self.columns["copy_strength"][row]), self._rng(at, "picture"))
 
     def pixels(self, row: int) -> np.ndarray:

@@ -178,7 +178,7 @@ COPY_KINDS: dict[str, CopyKind] = {
 
 
 def copied(kind: str, pixels: Pixels, strength: float, rng: Draw) -> bytes:
-    """The file of a copy that is not exact: a JPEG file if the kind is jpeg, else a PNG file."""
+    """The file of a copy: a JPEG file if the kind is jpeg, else a PNG file; an exact copy's bytes are its original's."""
     if kind == "jpeg":
         return jpeg(pixels, round(strength))
     return png(np.ascontiguousarray(COPY_KINDS[kind].change(pixels, strength, rng)))
