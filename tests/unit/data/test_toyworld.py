@@ -1,6 +1,7 @@
 """Drawn pictures: a function of their numbers, with a ground truth that holds pixel by pixel."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from dinoforge.base.random import numpy_generator
 from dinoforge.data.sources import toy
 from dinoforge.data.sources.table import open_source
 from dinoforge.data.toyworld.scene import FRONT, THICKNESS, Light, Pose, Thing, draw
-from dinoforge.data.toyworld.species import Creature, meadow
 from dinoforge.data.toyworld.species import SPECIES as KINDS
+from dinoforge.data.toyworld.species import Creature, meadow
 from dinoforge.data.toyworld.table import WORLDS
 from dinoforge.data.toyworld.world import SHARE_SEEN
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
@@ -128,7 +129,7 @@ def test_the_labelled_thing_is_kept_in_sight(world):
             assert seen.mean() > 0.004, seed
             # And no two things stand in one another: the near one's outline is nearer than the far one's middle.
             near_to_far = sorted(layout.things, key=lambda thing: thing.distance)
-            for near, far in zip(near_to_far, near_to_far[1:], strict=False):
+            for near, far in pairwise(near_to_far):
                 assert near.distance < far.distance - THICKNESS * far.pose.scale
 
 

@@ -20,7 +20,8 @@ class Source(ABC):
     """N images in a fixed order. Pickles to a worker process without its pixels.
 
     ``columns`` holds what is known of every row, each an array of length N. ``id`` is always there (the source's own id,
-    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` (int64, -1 = unknown) where the source has them.
+    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` (int64, -1 = unknown)
+    where the source has them, and what else it knows.
     """
 
     address: str
