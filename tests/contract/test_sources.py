@@ -8,13 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
 from dinoforge.data.manifest import write_manifest
 from dinoforge.data.scan import scan
+from dinoforge.data.sources.folder import Several
+from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
+from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
 
 
 def png(level, size=(12, 9)):
@@ -59,7 +64,11 @@ MEMBERS = {
     "folder": folder,
     "manifest": manifest,
     "parquet": parquet,
-    "toy": lambda _root: "toy://species?images=45&size=24",
+    "toy species": lambda _root: "toy://species?images=45&size=24",
+    "toy minerals": lambda _root: (
+        "toy://minerals?images=45&size=24&objects=3&imbalance=5&copies=0.2&leaks=0.1&junk=0.05"
+    ),
+    "toy clips": lambda _root: "toy://clips?clips=15&frames=3&size=24",
 }
 
 
@@ -159,6 +168,39 @@ def test_a_vanished_file_is_broken_not_a_crash(tmp_path):
         source.pixels(0)
 
 
+class Known(Source):
+    """A source without pictures."""
+
+    def __init__(self, **columns):
+        self.address, self.columns = "known", columns
+
+    def encoded(self, row):
+        return b""
+
+
+def test_sources_side_by_side_say_what_they_do_not_know():
+    short = Known(id=np.asarray(["a"]), strength=np.asarray([0.5]), label=np.asarray([3]))
+    long = Known(id=np.asarray(["b", "c"]), role=np.asarray(["plain", "a copy"]), group=np.asarray([7, 8]))
+    columns = Several("both", [short, long]).columns
+    assert columns["id"].tolist() == ["a", "b", "c"]
+    assert columns["role"].tolist() == ["", "plain", "a copy"]
+    assert (columns["label"].tolist(), columns["group"].tolist()) == ([3, -1, -1], [-1, 7, 8])
+    assert (columns["label"].dtype, columns["strength"].dtype) == (np.int64, np.float64)
+    np.testing.assert_equal(columns["strength"], [0.5, np.nan, np.nan])
+
+
+def test_a_polluted_world_keeps_its_columns_when_joined_and_selected(tmp_path):
+    world = open_source("toy://species?images=30&size=16&copies=0.3&junk=0.2")
+    both = Several("both", [open_source(folder(tmp_path / "a")), world])
+    assert both.columns["copy_of"][9:].tolist() == world.columns["copy_of"].tolist()
+    np.testing.assert_equal(both.columns["copy_strength"][9:], world.columns["copy_strength"])
+    assert np.isnan(both.columns["copy_strength"][:9]).all()
+    some = both.select(np.flatnonzero(both.columns["copy_kind"] == "flip"))
+    for row, number in enumerate(np.flatnonzero(world.columns["copy_kind"] == "flip").tolist()):
+        assert np.array_equal(some.extra(row, "depth"), world.extra(number, "depth"))
+        assert some.columns["copy_of"][row] == world.columns["copy_of"][number]
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -193,9 +235,51 @@ def test_bad_addresses_are_one_line(address, message, tmp_path):
         ("toy://species?image=5", "Unknown option of toy://species 'image'. Did you mean 'images'"),
         ("toy://species?images=many", "images takes a whole number; got 'many'"),
         ("toy://species?split=val", "Unknown split of toy://species 'val'"),
+        ("toy://minerals?split=tset", "Unknown split of toy://minerals 'tset'. Did you mean 'test'"),
+        ("toy://minerals?objekts=2", "Unknown option of toy://minerals 'objekts'. Did you mean 'objects'"),
+        ("toy://minerals?objects=5", "toy://minerals?objects must be at most 4; got 5"),
+        ("toy://clips?images=5", "Unknown option of toy://clips 'images'"),
+        ("toy://clips?frames=0", "toy://clips?frames must be at least 1; got 0"),
+        ("toy://species?size=4", "toy://species?size must be at least 8; got 4"),
+        ("toy://species?views=two", "toy://species?views takes a whole number; got 'two'"),
+        ("toy://species?copies=30%", "toy://species?copies takes a number; got '30%'"),
+        ("toy://species?copies=1.5", "toy://species?copies must be below 1; got 1.5"),
+        ("toy://species?junk=-0.1", "toy://species?junk must be at least 0; got -0.1"),
+        ("toy://species?imbalance=0.5", "toy://species?imbalance must be at least 1; got 0.5"),
+        ("toy://species?imbalance=nan", "toy://species?imbalance"),
+        (
+            "toy://species?copies=0.5&junk=0.5",
+            "must be below 1 together and leave a picture; got 0.5 + 0 + 0.5 of 4000",
+        ),
+        (
+            "toy://species?images=1&junk=0.6",
+            "must be below 1 together and leave a picture; got 0 + 0 + 0.6 of 1 images",
+        ),
+        ("toy://species?images=5&leaks=0.2", "leaks=0.2 needs a test picture to copy, .* images=5 leaves 4 of those"),
         (".?colour=red", "Unknown option of a source 'colour'"),
     ],
 )
 def test_bad_options_are_one_line(address, message):
-    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?").replace("+", r"\+")):
         open_source(address)
+
+
+TOYS = {"species": ToyConfig, "minerals": ToyConfig, "clips": ClipsConfig}
+NAMES = st.sampled_from(sorted({*ToyConfig.model_fields, *ClipsConfig.model_fields})) | st.text(
+    "imagesxyz_=&", max_size=8
+)
+VALUES = st.one_of(st.integers(-3, 60).map(str), st.floats(-1, 3).map(str), st.text(max_size=6), st.just("1" * 30))
+
+
+@settings(max_examples=200, deadline=None)
+@given(world=st.sampled_from(sorted(TOYS)), options=st.dictionaries(NAMES, VALUES, max_size=4))
+def test_any_toy_address_opens_or_is_one_line(world, options):
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    try:
+        source = open_source(f"toy://{world}?size=8&{query}")
+    except (ConfigError, DataError) as error:
+        lines = str(error).splitlines()
+        assert len(lines) == 1
+        assert f"toy://{world}" in lines[0]
+        return
+    assert all(len(column) == len(source) for column in source.columns.values())

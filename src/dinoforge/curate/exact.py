@@ -14,7 +14,8 @@ def keep_first(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     Rows are equal where their ``sha256`` is; the order of ``rows`` decides which is first.
     """
     first: dict[str, str] = {}
-    kept, dropped = [], []
+    kept: list[Row] = []
+    dropped: list[Row] = []
     for row in rows:
         against = first.setdefault(row["sha256"], row["id"])
         if against == row["id"]:

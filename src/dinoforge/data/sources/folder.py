@@ -39,6 +39,10 @@ class Folder(Source):
             raise Broken(f"the file cannot be read: {error.strerror}") from None
 
 
+_BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_("")}
+"""By kind of column: what stands for a source that does not know."""
+
+
 class Several(Source):
     """Sources one after another, with the columns that all of them can fill."""
 
@@ -47,11 +51,13 @@ class Several(Source):
         self.rejected = [line for part in parts for line in part.rejected]
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         names = sorted({name for part in parts for name in part.columns})
-        blank = {"label": np.int64(-1), "group": np.int64(-1)}
+        kinds = {name: column.dtype.kind for part in parts for name, column in part.columns.items()}
+
+        def blank(name: str, part: Source) -> np.ndarray:
+            return np.full(len(part), _BLANK[kinds[name]])
+
         self.columns = {
-            name: np.concatenate(
-                [part.columns.get(name, np.full(len(part), blank.get(name, np.str_("")))) for part in parts]
-            )
+            name: np.concatenate([part.columns[name] if name in part.columns else blank(name, part) for part in parts])
             for name in names
         }
 

@@ -20,7 +20,8 @@ class Source(ABC):
     """N images in a fixed order. Pickles to a worker process without its pixels.
 
     ``columns`` holds what is known of every row, each an array of length N. ``id`` is always there (the source's own id,
-    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` where the source has them.
+    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` (int64, -1 = unknown)
+    where the source has them, and what else it knows.
     """
 
     address: str
@@ -49,7 +50,7 @@ class Source(ABC):
         return decode(self.encoded(row))
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
-        """Ground truth that is a picture itself (``mask``, ``depth``), decoded, or None where the source has none."""
+        """Ground truth that is a picture itself (``mask``, ``depth`` …), decoded, or None where the source has none."""
         return None
 
     def select(self, rows: Int[np.ndarray, " n"]) -> Source:
