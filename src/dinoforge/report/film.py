@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float16, Float32, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -54,10 +54,10 @@ class Frame:
     """What a backbone made of them after so many steps."""
 
     step: int
-    patches: Float16[np.ndarray, "Q H W D"]
-    attention: Float32[np.ndarray, "Q H W"]
+    patches: Float[np.ndarray, "Q H W D"]
+    attention: Float[np.ndarray, "Q H W"]
     """Class-token attention in the last block, mean of the heads."""
-    nearest: Int[np.ndarray, "Q K"]
+    nearest: Integer[np.ndarray, "Q K"]
     """Rows of the gallery, nearest first by cosine; never the query itself."""
 
 
