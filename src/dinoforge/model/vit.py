@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -206,7 +206,7 @@ class Vit(nn.Module):
         x = self.embed(images)
         for block in self.blocks[:-1]:
             x = block(x)
-        last = self.blocks[-1]
+        last: Any = self.blocks[-1]
         weights = last.attn.first_weights(last.norm1(x))
         return weights[..., 1 + self.config.registers :].unflatten(-1, self.grid(images))
 

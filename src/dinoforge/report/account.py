@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, whatever state it was left in. Reads only; every file but one may be missing or damaged."""
+"""What the folder of a run says of it, whatever state it was left in. Reads only; files may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def read_account(folder: Path) -> Account:
     series = _series(folder / "metrics.jsonl")
     saved = _newest_checkpoint(folder / "checkpoints")
     step = int(series["step"][-1]) if len(series["step"]) else 0
-    found = {
+    found: dict[str, Any] = {
         "folder": folder, "step": step, "steps": _steps(summary, settings, run), "series": series,
         "settings": settings, "config": config, "run": run, "summary": summary, "plan": _facts(folder / "plan.json"),
         "curation": _facts(folder / "curation.json") or _facts(folder.parent / "curation.json"),

@@ -18,13 +18,17 @@ from dinoforge.report.tiles import sheet, write_png
 
 _RAMP = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
 """From no attention to the most: dark to light, so that it reads without colour too."""
+_MEANS = 3.0
+"""A patch is drawn lightest from so many times the mean of its map on, so that attention to all alike stays dull."""
 _HEAT = 0.65
 """Weight of the heat over the picture."""
 
 
 def heat(attention: Float[Tensor, "B H W"]) -> UInt8[np.ndarray, "B H W 3"]:
-    """Each map on a scale from 0 to its own largest value, as colours from dark to light."""
-    share = attention.float() / attention.amax((1, 2), keepdim=True).float().clamp(min=1e-30)
+    """Each map as colours from dark (nothing) to light: its own largest value, or three times its mean if that is more."""
+    maps = attention.float()
+    top = torch.maximum(maps.amax((1, 2), keepdim=True), _MEANS * maps.mean((1, 2), keepdim=True))
+    share = maps / top.clamp(min=1e-30)
     stops = torch.tensor(_RAMP, dtype=torch.float32)
     place = share.clamp(0, 1) * (len(_RAMP) - 1)
     low = place.floor().long().clamp(max=len(_RAMP) - 2)
@@ -32,19 +36,17 @@ def heat(attention: Float[Tensor, "B H W"]) -> UInt8[np.ndarray, "B H W 3"]:
     return (stops[low] * (1 - part) + stops[low + 1] * part).round().to(torch.uint8).numpy()
 
 
-def overlaid(
-    images: UInt8[Tensor, "B 3 Y X"], attention: Float[Tensor, "B H W"]
-) -> UInt8[np.ndarray, "B Y X 3"]:
+def overlaid(images: UInt8[Tensor, "B 3 Y X"], attention: Float[Tensor, "B H W"]) -> UInt8[np.ndarray, "B Y X 3"]:
     """The heat, resampled to the pixels, over the images in grey."""
-    smooth = F.interpolate(attention.float().unsqueeze(1), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    smooth = F.interpolate(attention.float().unsqueeze(1), images.shape[-2:], mode="bilinear", align_corners=False)[
+        :, 0
+    ]
     grey = images.float().mean(1, keepdim=True).permute(0, 2, 3, 1).numpy()
     mixed = _HEAT * heat(smooth) + (1 - _HEAT) * grey
     return mixed.round().astype(np.uint8)
 
 
-def attention_picture(
-    path: Path, images: UInt8[Tensor, "B 3 Y X"], attention: Float[Tensor, "B heads H W"]
-) -> None:
+def attention_picture(path: Path, images: UInt8[Tensor, "B 3 Y X"], attention: Float[Tensor, "B heads H W"]) -> None:
     """Write a PNG: the images, under them the mean of the heads, then every head if there are several."""
     lines = [images.permute(0, 2, 3, 1).numpy(), overlaid(images, attention.mean(1))]
     if attention.shape[1] > 1:

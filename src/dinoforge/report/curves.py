@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 _POINTS = 400
 """Points a line is drawn with; longer ones are averaged bin by bin."""
-_SIZE = (4.4, 2.3)
+_NARROW, _WIDE = (3.5, 2.0), (4.3, 2.3)
 """Inches of a chart, before the page scales it."""
 # Colours that stand for the page's own and are replaced after drawing; no one would choose them.
 _TEXT, _FAINT = "#0a0b01", "#0a0b02"
@@ -44,6 +44,8 @@ class Chart:
     logarithmic: bool = False
     dots: bool = False
     """Mark the points: few were measured."""
+    wide: bool = False
+    """Two beside each other on the page, not three."""
 
 
 def thinned(line: Line, points: int = _POINTS) -> Line:
@@ -52,9 +54,7 @@ def thinned(line: Line, points: int = _POINTS) -> Line:
         return line
     edges = np.linspace(0, len(line.values), points + 1).astype(np.int64)[:-1]
     counts = np.diff([*edges, len(line.values)])
-    return Line(
-        line.name, np.add.reduceat(line.steps, edges) / counts, np.add.reduceat(line.values, edges) / counts
-    )
+    return Line(line.name, np.add.reduceat(line.steps, edges) / counts, np.add.reduceat(line.values, edges) / counts)
 
 
 def svg(chart: Chart, name: str) -> Markup:
@@ -68,11 +68,11 @@ def svg(chart: Chart, name: str) -> Markup:
 
     settings = {
         "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "axes.unicode_minus": False,
-        "font.size": 9, "font.family": "sans-serif", "text.color": _TEXT, "axes.labelcolor": _TEXT,
+        "font.size": 8.5 if chart.wide else 9, "font.family": "sans-serif", "text.color": _TEXT, "axes.labelcolor": _TEXT,
         "xtick.color": _TEXT, "ytick.color": _TEXT, "axes.edgecolor": _FAINT, "grid.color": _FAINT,
     }  # fmt: skip
     with mpl.rc_context(settings):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=_WIDE if chart.wide else _NARROW, layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, chart)
         file = io.StringIO()
@@ -81,7 +81,7 @@ def svg(chart: Chart, name: str) -> Markup:
 
 
 def _draw(axes: Any, chart: Chart) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     for number, line in enumerate(chart.lines):
         few = thinned(line)
@@ -91,11 +91,14 @@ def _draw(axes: Any, chart: Chart) -> None:
             label=line.name, solid_capstyle="round",
         )  # fmt: skip
     for number, (name, value) in enumerate(chart.levels.items(), start=len(chart.lines)):
-        axes.axhline(
-            value, color=_LINES[number % len(_LINES)], linewidth=1.3, linestyle=(0, (4, 3)), label=name
-        )
+        axes.axhline(value, color=_LINES[number % len(_LINES)], linewidth=1.3, linestyle=(0, (4, 3)), label=name)
     if chart.logarithmic and all((line.values > 0).all() for line in chart.lines):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -105,8 +108,8 @@ def _draw(axes: Any, chart: Chart) -> None:
     axes.set_xlabel("step")
     if len(chart.lines) + len(chart.levels) > 1:
         axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0, handlelength=1.4,
-            columnspacing=1.2, fontsize=8.5,
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=4 if chart.wide else 3, frameon=False, borderaxespad=0,
+            handlelength=1.4, columnspacing=1.0, fontsize=8,
         )  # fmt: skip
 
 

@@ -74,16 +74,12 @@ class Film:
     def __call__(self, module: Any, step: int) -> None:
         """Keep a frame; one of the same step is replaced. Without a single usable image nothing is written."""
         try:
-            features, rows = image_features(
-                module, self.source, self.preprocessing, self.how, on_broken=self.on_broken
-            )
+            features, rows = image_features(module, self.source, self.preprocessing, self.how, on_broken=self.on_broken)
         except DataError:
             return
         count = min(QUERIES, len(rows))
         _, images = next(
-            pictures(
-                self.source.select(rows[:count]), self.preprocessing, on_broken=self.on_broken, rows_at_once=count
-            )
+            pictures(self.source.select(rows[:count]), self.preprocessing, on_broken=self.on_broken, rows_at_once=count)
         )
         if not (self.folder / "images.npz").exists():
             self._write_cast(rows, count)
@@ -185,9 +181,7 @@ def _read_cast(path: Path) -> Cast | None:
 def _read_frame(path: Path, cast: Cast) -> Frame | None:
     try:
         with np.load(path, allow_pickle=False) as file:
-            frame = Frame(
-                int(path.stem.removeprefix("step_")), file["patches"], file["attention"], file["nearest"]
-            )
+            frame = Frame(int(path.stem.removeprefix("step_")), file["patches"], file["attention"], file["nearest"])
     except _DAMAGED:
         return None
     near, maps = frame.nearest, frame.attention

@@ -108,9 +108,7 @@ def _apart(first: Int[Tensor, "n 2"], second: Int[Tensor, "n 2"], settings: Matc
     for number in range(len(first)):
         if len(kept) == settings.matches:
             break
-        gaps = [
-            torch.linalg.vector_norm((side[kept] - side[number]).float(), dim=1) for side in (first, second)
-        ]
+        gaps = [torch.linalg.vector_norm((side[kept] - side[number]).float(), dim=1) for side in (first, second)]
         if not kept or min(gap.min().item() for gap in gaps) > settings.radius:
             kept.append(number)
     return torch.tensor(kept, dtype=torch.long)
@@ -153,9 +151,7 @@ def _colour(number: int, of: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _svg(
-    pictures: list[Image.Image], shift: int, size: tuple[int, int], lines: list[Line], colours: list[str]
-) -> str:
+def _svg(pictures: list[Image.Image], shift: int, size: tuple[int, int], lines: list[Line], colours: list[str]) -> str:
     width, height = size
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

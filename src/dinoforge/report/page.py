@@ -18,8 +18,8 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from jaxtyping import UInt8
+from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from dinoforge.base.log import clock
@@ -125,8 +125,8 @@ def _drawn(charts: Sequence[Chart | None], prefix: str) -> list[dict[str, Any]]:
 def _quality(account: Account) -> list[dict[str, Any]]:
     levels = {_BASELINE_NAMES[name]: value for name, value in account.baselines.items()}
     charts = [
-        _chart(account, "k-NN accuracy", {"knn": "k-NN"}, levels=levels, dots=True),
-        _chart(account, "Effective rank", {"rank": "rank"}, dots=True),
+        _chart(account, "k-NN accuracy", {"knn": "k-NN"}, levels=levels, dots=True, wide=True),
+        _chart(account, "Effective rank", {"rank": "rank"}, dots=True, wide=True),
     ]
     return _drawn(charts, "quality")
 
@@ -248,7 +248,14 @@ def _sound(encoded: Any) -> str:
             data = base64.b64decode(str(encoded).rpartition(",")[2], validate=True)
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
                 return _jpeg(picture) if max(picture.size) <= 2048 else ""
-    except (OSError, ValueError, SyntaxError, binascii.Error, Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        binascii.Error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ):
         return ""
 
 

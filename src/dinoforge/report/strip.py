@@ -59,7 +59,8 @@ def recoloured(colours: Colours, like: Colours) -> Colours:
     a, b = (c[both] - c[both].mean(0) for c in (mine, theirs))
     size = np.outer(np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=0))
     agreement = a.T @ b / np.maximum(size, 1e-12)
-    order = list(max(permutations(range(3)), key=lambda p: sum(abs(agreement[p[k], k]) for k in range(3))))
+    orders = [np.asarray(order) for order in permutations(range(3))]
+    order = max(orders, key=lambda p: float(np.abs(agreement[p, range(3)]).sum()))
     turned = np.asarray([agreement[order[k], k] < 0 for k in range(3)])
     moved = mine[:, order]
     moved = np.where(turned, 255 - moved, moved)

@@ -57,7 +57,7 @@ def _knn(account: Account) -> str:
     if len(values) < 2:
         return f"k-NN accuracy {values[0]:.3f} before the first step" if len(values) else ""
     best = int(values.argmax())
-    at_best = f" (best {values[best]:.3f} at step {int(steps[best]):,})" if best < len(values) - 1 else ""
+    at_best = f" (best {values[best]:.3f} at step {int(steps[best]):,})" if values[best] > values[-1] else ""
     return f"k-NN accuracy from {values[0]:.3f} to {values[-1]:.3f}{at_best}"
 
 
@@ -102,6 +102,6 @@ def _doubts(account: Account) -> list[str]:
         above = [name for name in ("knn_pixels", "knn_histogram") if account.baselines.get(name, 0.0) > knn[-1]]
         if above:
             found.append(f"k-NN on {' and '.join(name.removeprefix('knn_') for name in above)} alone is higher")
-    if len(account.events):
-        found.append(f"{len(account.events)} events, see below")
+    if account.events:
+        found.append(f"{len(account.events)} event{'s' if len(account.events) > 1 else ''} on the way, listed below")
     return found

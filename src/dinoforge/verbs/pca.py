@@ -9,7 +9,7 @@ from dinoforge.verbs.looking import Drawn, look, picture_name, wanted
 def pca(
     *, backbone: str, images: str, out: str, count: str | int = 8, row: str | None = None, side: str | int | None = None
 ) -> Drawn:
-    """Draw the main directions of patch features over several images together: equal colours are equal parts, grey is background.
+    """Draw patch features as colours over several images together: equal colours are equal parts, dark grey is background.
 
     Args:
         backbone: A backbone folder, a run, a Hugging Face folder, or a file of official weights.
