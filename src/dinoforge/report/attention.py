@@ -26,7 +26,7 @@ _HEAT = 0.65
 
 def heat(attention: Float[Tensor, "B H W"]) -> UInt8[np.ndarray, "B H W 3"]:
     """Each map as colours from dark (nothing) to light: its own largest value, or three times its mean if that is more."""
-    maps = attention.float()
+    maps = torch.nan_to_num(attention.float())
     top = torch.maximum(maps.amax((1, 2), keepdim=True), _MEANS * maps.mean((1, 2), keepdim=True))
     share = maps / top.clamp(min=1e-30)
     stops = torch.tensor(_RAMP, dtype=torch.float32)
@@ -38,9 +38,9 @@ def heat(attention: Float[Tensor, "B H W"]) -> UInt8[np.ndarray, "B H W 3"]:
 
 def overlaid(images: UInt8[Tensor, "B 3 Y X"], attention: Float[Tensor, "B H W"]) -> UInt8[np.ndarray, "B Y X 3"]:
     """The heat, resampled to the pixels, over the images in grey."""
-    smooth = F.interpolate(attention.float().unsqueeze(1), images.shape[-2:], mode="bilinear", align_corners=False)[
-        :, 0
-    ]
+    smooth = F.interpolate(
+        torch.nan_to_num(attention.float()).unsqueeze(1), images.shape[-2:], mode="bilinear", align_corners=False
+    )[:, 0]
     grey = images.float().mean(1, keepdim=True).permute(0, 2, 3, 1).numpy()
     mixed = _HEAT * heat(smooth) + (1 - _HEAT) * grey
     return mixed.round().astype(np.uint8)

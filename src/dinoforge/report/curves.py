@@ -88,7 +88,7 @@ def _draw(axes: Any, chart: Chart) -> None:
         mark = "o" if chart.dots or len(few.values) == 1 else None
         axes.plot(
             few.steps, few.values, color=_LINES[number % len(_LINES)], linewidth=1.8, marker=mark, markersize=4,
-            label=line.name, solid_capstyle="round",
+            label=_plain(line.name), solid_capstyle="round",
         )  # fmt: skip
     for number, (name, value) in enumerate(chart.levels.items(), start=len(chart.lines)):
         axes.axhline(value, color=_LINES[number % len(_LINES)], linewidth=1.3, linestyle=(0, (4, 3)), label=name)
@@ -111,6 +111,11 @@ def _draw(axes: Any, chart: Chart) -> None:
             loc="lower left", bbox_to_anchor=(0, 1), ncols=4 if chart.wide else 3, frameon=False, borderaxespad=0,
             handlelength=1.4, columnspacing=1.0, fontsize=8,
         )  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    """The name as the drawing library can measure it: its font has not every letter, and half a letter is an error."""
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name[:40])
 
 
 def described(chart: Chart) -> str:

@@ -7,6 +7,7 @@ Axes: G images (the first Q of them are the queries), Q queries, K neighbours, H
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,23 +165,24 @@ def read_film(folder: Path) -> tuple[Cast, list[Frame]] | None:
     return (cast, frames) if frames else None
 
 
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+# np.load gives an array, which is no context, where the file is no archive of arrays.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 def _read_cast(path: Path) -> Cast | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             cast = Cast(file["thumbnails"], file["ids"], file["labels"], int(file["queries"]))
     except _DAMAGED:
         return None
-    pictures_ = cast.thumbnails
-    whole = pictures_.ndim == 4 and pictures_.dtype == np.uint8 and len(pictures_) == len(cast.ids) == len(cast.labels)
-    return cast if whole and 0 < cast.queries <= len(pictures_) else None
+    small = cast.thumbnails
+    whole = small.ndim == 4 and small.dtype == np.uint8 and len(small) == len(cast.ids) == len(cast.labels)
+    return cast if whole and 0 < cast.queries <= len(small) else None
 
 
 def _read_frame(path: Path, cast: Cast) -> Frame | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             frame = Frame(int(path.stem.removeprefix("step_")), file["patches"], file["attention"], file["nearest"])
     except _DAMAGED:
         return None

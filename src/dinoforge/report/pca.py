@@ -70,13 +70,14 @@ def otsu(values: Float[Tensor, " N"]) -> Float[Tensor, ""]:
 def directions(rows: Float[Tensor, "N D"], *, count: int) -> Float[Tensor, "N count"]:
     """Coordinates along the directions of largest variance, largest first, in float64; 0 where there is no variance.
 
-    The sign of each is chosen so that its longer tail (its third moment) is positive.
+    What is not finite (a diverged backbone, an overflow of half precision) counts as 0. The sign of each is chosen so that its longer tail (its third moment) is positive.
     """
-    x = rows.double()
+    x = torch.nan_to_num(rows.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    scale = x.abs().max().clamp(min=1e-30)
     x = x - x.mean(0)
     found = x.new_zeros(len(x), count)
     values, vectors = torch.linalg.eigh(x.T @ x)
-    floor = len(x) * (_FLAT * rows.abs().max().double().clamp(min=1e-30)) ** 2
+    floor = len(x) * (_FLAT * scale) ** 2
     real = int((values > floor).sum().clamp(max=count))
     if real:
         main = x @ vectors[:, -real:].flip(1)

@@ -37,12 +37,12 @@ def strip(frames: Sequence[Frame]) -> Strip:
     """The strip of at most ``COLUMNS`` frames: the first, the last, and evenly between."""
     places = np.unique(np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(np.int64))
     chosen = [frames[place] for place in places]
-    parts = [maps(torch.from_numpy(_finite(frame.patches))) for frame in chosen]
+    parts = [maps(torch.from_numpy(frame.patches).float()) for frame in chosen]
     # From the last back, each takes the colours of the one after it: what stays the same part keeps its colour.
     for place in range(len(parts) - 2, -1, -1):
         if parts[place].shape == parts[place + 1].shape:
             parts[place] = recoloured(parts[place], parts[place + 1])
-    looks = [heat(torch.from_numpy(_finite(frame.attention))) for frame in chosen]
+    looks = [heat(torch.from_numpy(frame.attention).float()) for frame in chosen]
     return Strip([frame.step for frame in chosen], parts, looks)
 
 
@@ -65,11 +65,6 @@ def recoloured(colours: Colours, like: Colours) -> Colours:
     moved = mine[:, order]
     moved = np.where(turned, 255 - moved, moved)
     return np.where(front[:, None], moved, mine).astype(np.uint8).reshape(colours.shape)
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    """In float32, with 0 where half precision overflowed."""
-    return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @dataclass(frozen=True, slots=True)
