@@ -87,8 +87,7 @@ def test_report_of_a_crashed_run(trained, tmp_path, execute):
     lines[3] = json.dumps({**json.loads(lines[3]), "losses": {"total": None}})
     (folder / "metrics.jsonl").write_text("\n".join(lines[:7]) + "\n" + lines[7][:40])
     (folder / "film" / "step_000000008.npz").write_bytes(b"PK")
-    code, facts = execute("report", f"run={folder}", f"out={tmp_path / 'page.html'}")
-    assert code == 0
+    assert execute("report", f"run={folder}", f"out={tmp_path / 'page.html'}")[0] == 0
     text = (tmp_path / "page.html").read_text()
     assert "Broken off after step 6 of 8" in text
     assert text.count('class="map"') == 8 * 2 * 2

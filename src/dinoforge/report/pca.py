@@ -70,7 +70,8 @@ def otsu(values: Float[Tensor, " N"]) -> Float[Tensor, ""]:
 def directions(rows: Float[Tensor, "N D"], *, count: int) -> Float[Tensor, "N count"]:
     """Coordinates along the directions of largest variance, largest first, in float64; 0 where there is no variance.
 
-    What is not finite (a diverged backbone, an overflow of half precision) counts as 0. The sign of each is chosen so that its longer tail (its third moment) is positive.
+    The sign of each is chosen so that its longer tail (its third moment) is positive. What is not finite (a diverged backbone,
+    an overflow of half precision) counts as 0.
     """
     x = torch.nan_to_num(rows.double(), nan=0.0, posinf=0.0, neginf=0.0)
     scale = x.abs().max().clamp(min=1e-30)

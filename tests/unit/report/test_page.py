@@ -5,6 +5,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ HOSTILE = (
 class Reader(HTMLParser):
     """Tags that are open, attributes and text of a page."""
 
-    VOID = {"meta", "link", "img", "br"}
+    VOID = ("meta", "link", "img", "br")
 
     def __init__(self):
         super().__init__()
@@ -67,7 +68,7 @@ def check(html):
     assert "@import" not in html
     levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     return reader
 
 
