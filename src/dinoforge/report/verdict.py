@@ -30,11 +30,11 @@ def verdict(account: Account) -> Verdict:
     """Judge a run by its last figures."""
     bad, doubts = _bad(account), _doubts(account)
     level: Level = "bad" if bad else "unsure" if doubts else "good"
-    known = len(account.points("rank")[1]) or len(account.points("knn")[1])
+    known = any((account.points(name)[0] > 0).any() for name in ("rank", "knn"))
     if bad or doubts:
         health = f"{'not healthy' if bad else 'look closer'}: {'; '.join(bad + doubts)}"
     else:
-        health = "healthy" if known else "health was not measured"
+        health = "healthy" if known else "health has not been measured since training began"
         level = level if known else "unsure"
     parts = [part for part in (_progress(account), _knn(account), _rank(account)) if part]
     return Verdict(level, f"{', '.join(parts)}; {health}.")

@@ -45,6 +45,9 @@ def test_states(made_run):
     assert "Broken off after step 30 of 40" in verdict(read_account(crashed)).sentence
     checkpoint(crashed, 30)
     assert read_account(crashed).state == "interrupted"
+    early = verdict(read_account(made_run(rows=made_run.metrics()[:10], finished=False, name="early")))
+    assert early.level == "unsure"
+    assert "health has not been measured since training began" in early.sentence
     with locked(crashed):
         assert read_account(crashed).state == "running"
         assert in_use(crashed)
