@@ -26,6 +26,7 @@ from dinoforge.model.table import build
 from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle, to_yaml
+from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.loop import Observer, fit
 from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics
@@ -170,7 +171,8 @@ class Run:
             self._refuse_strangers()
             write_text(self.out / "config.yaml", to_yaml(self.recipe))
             write_json(
-                self.out / "run.json", {"fingerprint": self.fingerprint, **self.identity, "versions": versions()}
+                self.out / "run.json",
+                {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
             )
             return self._train()
 
@@ -219,7 +221,14 @@ class Run:
             save_backbone(self.out / "backbone", backbone, scores=scores)
 
         every = max(1, round(plan.probe_images / plan.batch))
-        probe = Probe(self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history)
+        film = Film(
+            self.out / "film", self.probed[1] if self.probed else self.source, self.preprocessing,
+            Extraction(self.device, self.precision.precision), on_broken=quarantine,
+        )  # fmt: skip
+        probe = Probe(
+            self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history,
+            film=lambda done: film(step.teacher.backbone, done),
+        )  # fmt: skip
         if first == 0 and not history:
             scores = probe.look(0)
             append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores})

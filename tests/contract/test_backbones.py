@@ -76,6 +76,17 @@ class TestEveryBackbone:
         with pytest.raises(ValueError, match="multiples of the patch, 8; got 30x32"):
             module(images(1, 3, 30, 32))
 
+    def test_class_attention_is_a_share_for_every_patch(self, name):
+        module = build(MEMBERS[name], seed=0).eval()
+        for height, width in ((32, 32), (8, 40)):
+            maps = module.class_attention(images(2, 3, height, width))
+            assert maps.shape[0] == 2
+            assert maps.shape[2:] == (height // 8, width // 8)
+            assert (maps >= 0).all()
+            assert (maps.sum((-1, -2)) <= 1 + 1e-5).all()
+        with pytest.raises(ValueError, match="multiples of the patch, 8; got 30x32"):
+            module.class_attention(images(1, 3, 30, 32))
+
     def test_weights_survive_a_round_trip(self, name, tmp_path):
         module = build(MEMBERS[name], seed=0).eval()
         save_backbone(tmp_path / "b", Backbone(module, MEMBERS[name], Preprocessing(), {"from": "a test"}))

@@ -72,8 +72,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Every token of a sample attends to every token of the same sample."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self._parts(x)
         return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+
+    def first_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+        """How the first token of every sample spreads its attention over all tokens: rows sum to 1, float32."""
+        query, key, _ = self._parts(x)
+        scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
+        return scores.softmax(-1)[:, :, 0]
+
+    def _parts(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B H T E"]:
+        """Queries, keys and values."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):

@@ -61,14 +61,27 @@ class Toy(nn.Module):
         Raises:
             ValueError: A side is no multiple of the patch, or branches to drop where there are none.
         """
-        height, width = images.shape[-2:]
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"image sides must be multiples of the patch, {self.patch}; got {height}x{width}.")
+        grid = self._grid(images)
         if drop:
             raise ValueError("the toy backbone has no residual branch to drop.")
         x = self.proj(images).flatten(2).transpose(1, 2)
         if masks is not None:
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype).unsqueeze(0), x)
         image = self.norm(x.mean(1))
-        patches = self.norm(x).unflatten(1, (height // self.patch, width // self.patch))
+        patches = self.norm(x).unflatten(1, grid)
         return Features(image, x.new_zeros(len(x), 0, self.width), patches)
+
+    def class_attention(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 1 H W"]:
+        """The same share for every patch, for the image token is their mean; one head.
+
+        Raises:
+            ValueError: A side is no multiple of the patch.
+        """
+        height, width = self._grid(images)
+        return images.new_full((len(images), 1, height, width), 1 / (height * width), dtype=torch.float32)
+
+    def _grid(self, images: Float[Tensor, "B C Y X"]) -> tuple[int, int]:
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"image sides must be multiples of the patch, {self.patch}; got {height}x{width}.")
+        return height // self.patch, width // self.patch

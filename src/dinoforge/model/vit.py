@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -196,6 +196,22 @@ class Vit(nn.Module):
             if number in wanted:
                 found.append(self._features(self.norm(x) if norm else x, images))
         return found
+
+    def class_attention(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B heads H W"]:
+        """Share of its attention that the class token gives to every patch in the last block, head by head.
+
+        The softmax goes over all tokens; what class token and registers receive is left out and the rest is not scaled up,
+        so a map sums to less than 1.
+
+        Raises:
+            ValueError: A side is no multiple of the patch.
+        """
+        x = self.embed(images)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last: Any = self.blocks[-1]
+        weights = last.attn.first_weights(last.norm1(x))
+        return weights[..., 1 + self.config.registers :].unflatten(-1, self.grid(images))
 
     def grid(self, images: Float[Tensor, "B C Y X"]) -> tuple[int, int]:
         """Rows and columns of patches.

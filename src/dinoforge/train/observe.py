@@ -30,7 +30,7 @@ def due(step: int, *, every: int, steps: int) -> bool:
 
 
 class Probe:
-    """Measures quality now and then, and keeps the best backbone.
+    """Measures quality now and then, keeps the best backbone, and has ``film`` record what the report shows.
 
     Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest.
     """
@@ -43,8 +43,10 @@ class Probe:
         every: int,
         steps: int,
         history: list[dict[str, float]],
+        film: Callable[[int], None] | None = None,
     ) -> None:
         self.measure, self.keep, self.every, self.steps, self.history = measure, keep, every, steps, history
+        self.film = film
 
     def __call__(self, done: Done) -> None:
         """Measure when due; the scores go into the step's facts and the history."""
@@ -58,6 +60,8 @@ class Probe:
         self.history.append({"step": step, **scores})
         if step > 0 and ("knn" not in scores or scores["knn"] > max(earlier, default=float("-inf"))):
             self.keep(step, scores)
+        if self.film is not None:
+            self.film(step)
         return scores
 
 

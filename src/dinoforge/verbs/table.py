@@ -6,15 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from dinoforge.runs import pretrain
+from dinoforge.verbs.attention import attention
 from dinoforge.verbs.demo import demo
 from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import evaluate
+from dinoforge.verbs.match import match
+from dinoforge.verbs.pca import pca
 from dinoforge.verbs.recipes import recipes, schema
+from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan
 
 VERBS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (doctor, scan, pretrain, evaluate, embed, recipes, schema, demo)
+    function.__name__: function
+    for function in (doctor, scan, pretrain, evaluate, embed, pca, attention, match, report, recipes, schema, demo)
 }
 VERBS_WITH_RECIPE = frozenset({"pretrain"})
 """Verbs that take any setting of a recipe besides their own keys."""

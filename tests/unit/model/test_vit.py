@@ -74,6 +74,33 @@ def test_swiglu_width(requested, hidden):
     assert swiglu_hidden(requested) == hidden
 
 
+@pytest.mark.parametrize("registers", [0, 3])
+def test_class_attention_equals_its_definition(registers):
+    """Token by token and head by head, from the last block's own matrices; what goes to no patch is left out."""
+    config = VitConfig(width=12, depth=3, heads=3, patch=4, pixels=16, registers=registers)
+    module, images = build(config, seed=0).double().eval(), made(2, 3, 8, 12).double()
+    with torch.no_grad():
+        for block in module.blocks:
+            block.attn.qkv.weight.mul_(30)  # fresh weights attend to all alike
+        got = module.class_attention(images)
+        x = module.embed(images)
+        for block in module.blocks[:2]:
+            x = block(x)
+        last = module.blocks[2]
+        normed = last.norm1(x)
+        rows = last.attn.qkv.weight.view(3, 3, 4, 12)  # queries, keys, values; heads; channels
+        assert got.shape == (2, 3, 2, 3)
+        for image in range(2):
+            for head in range(3):
+                query = rows[0, head] @ normed[image, 0]
+                scores = [query @ (rows[1, head] @ normed[image, token]) / 2 for token in range(normed.shape[1])]
+                share = torch.stack(scores).softmax(0)
+                assert share[1 + registers :].sum() < 1
+                torch.testing.assert_close(
+                    got[image, head].double().flatten(), share[1 + registers :], rtol=1e-5, atol=1e-6
+                )
+
+
 SIZES = {
     "small": (VitConfig(width=384, depth=12, heads=6, pixels=518), 22_056_576, 175),
     "base": (VitConfig(width=768, depth=12, heads=12, pixels=518), 86_580_480, 175),

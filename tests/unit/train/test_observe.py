@@ -42,6 +42,15 @@ def test_without_labels_the_newest_is_kept():
     assert kept == [1, 2]
 
 
+def test_a_frame_of_the_film_at_every_look():
+    frames = []
+    probe = Probe(lambda: {"rank": 3.0}, lambda *_: None, every=2, steps=4, history=[], film=frames.append)
+    probe.look(0)
+    for step in range(1, 5):
+        probe(made(step, 1.0))
+    assert frames == [0, 2, 4]
+
+
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_row_a_step(tmp_path, waits):
     ticks = []
