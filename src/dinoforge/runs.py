@@ -13,7 +13,7 @@ import torch
 
 from dinoforge.base.config import differences, fingerprint, science
 from dinoforge.base.errors import ConfigError, DataError, RunError
-from dinoforge.base.files import append_line, locked, read_lines, write_json, write_text
+from dinoforge.base.files import append_line, locked, put_back, read_lines, write_json, write_text
 from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, versions
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
@@ -169,6 +169,7 @@ class Run:
         self._refuse_strangers()
         with locked(self.out):
             self._refuse_strangers()
+            put_back(self.out / "backbone")
             write_text(self.out / "config.yaml", to_yaml(self.recipe))
             write_json(
                 self.out / "run.json",

@@ -94,7 +94,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         try:
             yield temporary
-            old = path.parent / f".{path.name}.old"
+            put_back(path)
+            old = _aside(path)
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():
                 path.replace(old)
@@ -102,6 +103,17 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Where a folder waits while its successor takes its place."""
+    return path.parent / f".{path.name}.old"
+
+
+def put_back(path: Path) -> None:
+    """Undo a replacement by ``new_folder`` that was killed between its two renames: the old folder is there again."""
+    if not path.exists() and _aside(path).exists():
+        _aside(path).replace(path)
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import dinoforge
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import append_line, locked, new_folder, read_lines, sha256, write_atomic, write_json
+from dinoforge.base.files import append_line, locked, new_folder, put_back, read_lines, sha256, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -36,6 +36,29 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
         (folder / "x").write_text("2")
         raise ValueError("stop")
     assert (target / "x").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_replacement_killed_between_its_renames_is_undone(tmp_path, monkeypatch):
+    target = tmp_path / "b"
+    with new_folder(target) as folder:
+        (folder / "x").write_text("1")
+    rename, calls = Path.replace, []
+
+    def killed(self, other):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), new_folder(target):
+        pass
+    monkeypatch.undo()
+    assert not target.exists()
+    put_back(target)
+    assert (target / "x").read_text() == "1"
+    put_back(target)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
