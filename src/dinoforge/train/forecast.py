@@ -36,10 +36,10 @@ from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain, networks, 
 SMALL = 32 * 2**20
 """Bytes from which on glibc gives a block back to the system as soon as it is freed (DEFAULT_MMAP_THRESHOLD_MAX)."""
 
-PIECES = {"fp32": 0.2, "bf16": 0.5}
+PIECES = {"fp32": 0.25, "bf16": 0.4}
 """What the C library's allocator holds beyond what is alive on a CPU, as a share of the most that was alive in small blocks,
-which it keeps in pieces and can seldom give back. Measured (glibc 2.36, AMD EPYC with AVX512-BF16, one thread): 0.13
-to 0.29 in fp32, 0.3 to 0.69 in bf16, over vit_micro.toy, vit_tiny.small_images at 128 images and ViT-S/14 at 16."""
+which it keeps in pieces and can seldom give back. Measured as what is missing without it (glibc 2.36, AMD EPYC with
+AVX512-BF16, one thread): vit_micro.toy, vit_tiny.small_images at 128 images, ViT-S/14 at 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ from dinoforge.verbs.demo import demo
 from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import evaluate
+from dinoforge.verbs.plan import plan
 from dinoforge.verbs.recipes import recipes, schema
 from dinoforge.verbs.scan import scan
 
 VERBS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (doctor, scan, pretrain, evaluate, embed, recipes, schema, demo)
+    function.__name__: function for function in (doctor, scan, plan, pretrain, evaluate, embed, recipes, schema, demo)
 }
-VERBS_WITH_RECIPE = frozenset({"pretrain"})
+VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})
 """Verbs that take any setting of a recipe besides their own keys."""
