@@ -33,6 +33,8 @@ from dinoforge.train.loop import Observer, fit
 from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics
 from dinoforge.train.optim import optimizer
 from dinoforge.train.step import Pretrain, networks, teacher_of
+from dinoforge.train.trackers.table import tracking
+from dinoforge.train.trackers.tracker import Opening, library
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ def pretrain(**settings: Any) -> Pretrained:
         raise ConfigError("out= is required: the folder of the run.")
     recipe, source, start = opened(rest)
     probed = labelled(recipe.probe.source) if recipe.probe.source else None
+    for tracker in recipe.speed.trackers:
+        library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
     precision = choose_precision(recipe.speed.precision, where)
     say(f"Device {where}, precision {precision.precision}: {precision.why}.")
@@ -239,7 +243,7 @@ class Run:
         first, history, events = _memory(latest)
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         metrics_file = self.out / "metrics.jsonl"
-        cut_metrics(metrics_file, first)
+        written = cut_metrics(metrics_file, first)
 
         def keep(done: int, scores: Mapping[str, float]) -> None:
             lineage = {"run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": recipe.recipe}
@@ -259,11 +263,15 @@ class Run:
         loader = Loader(
             groups, batch=plan.batch, workers=recipe.speed.workers, device=self.device, on_broken=quarantine
         )
+        opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
         with (
             Stop() as stop,
             progress("pretrain", self.steps * plan.batch, start=first * plan.batch) as tick,
+            tracking(recipe.speed.trackers, opening) as trackers,
         ):
-            metrics = Metrics(metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu")
+            metrics = Metrics(
+                metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu", trackers=trackers
+            )
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,

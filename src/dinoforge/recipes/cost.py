@@ -10,7 +10,7 @@ import torch
 
 from dinoforge.base.hardware import Choice, cores, cpu_flags, cpu_has_bf16, matmul_rate, memory_bytes
 from dinoforge.base.log import clock
-from dinoforge.data.loader import Groups, Loader
+from dinoforge.data.loader import Group, Groups, Loader
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
 from dinoforge.recipes.recipe import Recipe
@@ -104,7 +104,7 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
             "heart; lower plan.images, or add data."
         )
     if images < facts.batch:
-        yield f"{images:,} images are fewer than a batch of {facts.batch:,}: every step shows some of them twice; lower plan.batch."
+        yield f"{images:,} images are fewer than a batch of {facts.batch:,}: every step shows some twice; lower plan.batch."
     if images < FEW_IMAGES:
         yield f"{images:,} images are few: below {FEW_IMAGES:,}, go on from a trained backbone (init=) or add data."
     if facts.batch == objective.group < SMALL_BATCH:
@@ -186,7 +186,8 @@ def _data_seconds(recipe: Recipe, source: Source, where: torch.device) -> tuple[
         seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch,
     )  # fmt: skip
     loader = Loader(groups, batch=recipe.plan.batch, workers=0, device=where, on_broken=lambda *_: None)
-    began, members = time.perf_counter(), []
+    members: list[Group] = []
+    began = time.perf_counter()
     while not members or (time.perf_counter() - began < 1 and len(members) < 4):
         members.append(groups.made(len(members)))
     made = time.perf_counter()

@@ -210,7 +210,14 @@ def _like(key: str, value: Any, default: Any) -> Any:
             pass
         else:
             return int(number) if isinstance(default, int) and number == int(number) else number
-    kinds = {dict: "a group of keys", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    kinds = {
+        dict: "a group of keys",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     raise ConfigError(f"{key} takes {kinds[type(default)]}; got {value!r}.")
 
 

@@ -51,10 +51,8 @@ def settle(settings: Mapping[str, Any]) -> Settled:
         if path in given:
             raise ConfigError(f"{key} and {path} are the same setting; give it once.")
         given[path] = value
-    if file is not None:
-        base = _read(Path(str(file)), batch=given.get("plan.batch"))
-    else:
-        base = recipe(str(name or DEFAULT_RECIPE))
+    named = str(name or DEFAULT_RECIPE)
+    base = recipe(named) if file is None else _read(Path(str(file)), batch=given.get("plan.batch"))
     origins = _origins(base, "file" if file is not None else "recipe")
     origins |= dict.fromkeys(given, "command line")
     follows = "backbone.pixels" not in given and base.backbone.pixels == base.data.augment.global_pixels

@@ -28,7 +28,7 @@ from dinoforge.data.masks import MaskConfig
 from dinoforge.data.photometric import recolour
 from dinoforge.model.table import BACKBONES, BackboneConfig, build
 from dinoforge.model.vit import VitConfig
-from dinoforge.train.loop import fit
+from dinoforge.train.loop import Done, fit
 from dinoforge.train.optim import optimizer
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain, networks, teacher_of
@@ -265,12 +265,12 @@ def _timed(job: Job, *, images: int, steps: int) -> Pace:
     adamw = optimizer(step.student, job.plan)
     marks: list[float] = []
 
-    def mark(*_: Any) -> None:
+    def mark(done: Done | None = None) -> None:
         if job.device.type == "cuda":
             torch.cuda.synchronize(job.device)
         marks.append(time.perf_counter())
 
-    adamw.register_step_pre_hook(mark)
+    adamw.register_step_pre_hook(lambda *_: mark())
     mark()
     fit(
         step, adamw, [_batch(job, images).to(job.device)] * steps, plan=job.plan, steps=steps,

@@ -99,7 +99,10 @@ def test_sibling_settings_are_not_mixed_up():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optim": {"base_lrr": 1}}, "Unknown key 'optim.base_lrr' in an official configuration. Did you mean 'optim.base_lr'?"),
+        (
+            {"optim": {"base_lrr": 1}},
+            "Unknown key 'optim.base_lrr' in an official configuration. Did you mean 'optim.base_lr'?",
+        ),
         ({"optim": {}, "croops": {}}, "Unknown key 'croops' in an official configuration. Did you mean 'crops'?"),
         ({"optim": {"epochs": "many"}}, "optim.epochs takes a number; got 'many'."),
         ({"optim": 5}, "optim is a group of keys"),
@@ -117,7 +120,14 @@ def test_what_a_user_can_get_wrong(values, message):
 @pytest.mark.parametrize("verb", ["plan", "pretrain"])
 def test_print_config_names_the_file(verb, tmp_path, capsys):
     (tmp_path / "o.yaml").write_text(SHORT)
-    words = [verb, f"config={tmp_path / 'o.yaml'}", "data=x", "out=r", "plan.batch=128", "data.augment.global_pixels=160"]
+    words = [
+        verb,
+        f"config={tmp_path / 'o.yaml'}",
+        "data=x",
+        "out=r",
+        "plan.batch=128",
+        "data.augment.global_pixels=160",
+    ]
     assert execute([*words, "--print-config"]) == 0
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
