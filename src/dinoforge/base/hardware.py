@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,9 @@ import torch
 from dinoforge.base.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
+
+LIBRARIES = {"numpy": "numpy", "pillow": "Pillow", "pyarrow": "pyarrow", "faiss": "faiss-cpu"}
+"""Libraries whose versions are recorded, by the name of their package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,14 @@ def cpu_flags() -> frozenset[str]:
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return frozenset(flags.partition(":")[2].split())
+
+
+def processor() -> str:
+    """The processor's name, where the system tells; else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
 
 
 def cpu_has_bf16(flags: frozenset[str]) -> bool:
@@ -150,14 +163,17 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     """What was run on what, for every record."""
-    import platform
-
-    import numpy
-
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
+        **{name: _version(package) for name, package in LIBRARIES.items()},
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # faiss may be a build of another name
+        return "not installed"

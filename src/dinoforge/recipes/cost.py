@@ -66,7 +66,7 @@ def planned(recipe: Recipe, source: Source, where: torch.device, precision: Choi
     """Steps, passes, memory and warnings, without running a step of the recipe."""
     plan, images = recipe.plan, len(source)
     steps = plan.steps(images)
-    found = forecast(_job(recipe, source, where, precision))
+    found = forecast(job(recipe, where, precision))
     facts = Planned(
         steps=steps,
         images=steps * plan.batch,
@@ -80,9 +80,10 @@ def planned(recipe: Recipe, source: Source, where: torch.device, precision: Choi
     return replace(facts, warnings=[*_doubts(recipe, facts), *_lacks(recipe, found, where, precision)])
 
 
-def _job(recipe: Recipe, source: Source, where: torch.device, precision: Choice) -> Job:
+def job(recipe: Recipe, where: torch.device, precision: Choice) -> Job:
+    """What the cost of a recipe's steps depends on."""
     probe = recipe.probe
-    rows = max(probe.train_rows, probe.test_rows) if probe.source else min(probe.rank_rows, len(source))
+    rows = max(probe.train_rows, probe.test_rows) if probe.source else probe.rank_rows
     return Job(
         backbone=recipe.backbone,
         objective=recipe.objective,
@@ -151,7 +152,7 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
     if an_image * group > PROBE_SECONDS:
         return _without(facts, f"one group of {group} images alone would take about {clock(an_image * group)}")
     groups = min(facts.batch // group, max(1, int(PROBE_SECONDS / 4 / (an_image * group))))
-    measured = pace(_job(recipe, source, where, precision), images=groups * group)
+    measured = pace(job(recipe, where, precision), images=groups * group)
     made, joined = _data_seconds(recipe, source, where)
     step = measured.seconds(facts.batch) + joined * facts.batch
     workers = recipe.speed.workers

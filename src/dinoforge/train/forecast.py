@@ -236,7 +236,7 @@ def _runtime(job: Job) -> int:
         backbone=tiny, objective=objective, plan=plan, augment=augment, masks=job.masks, device=job.device,
         precision=job.precision,
     )  # fmt: skip
-    _timed(small, images=4, steps=2)
+    pace(small, images=4, steps=2)
     return resident_bytes()
 
 
@@ -254,12 +254,8 @@ class Pace:
         return self.networks * images + self.update
 
 
-def pace(job: Job, *, images: int) -> Pace:
-    """Measured on noise in three steps of ``images`` images, the first of which does not count."""
-    return _timed(job, images=images, steps=3)
-
-
-def _timed(job: Job, *, images: int, steps: int) -> Pace:
+def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
+    """Measured on noise in so many steps of ``images`` images, the first of which does not count."""
     student = networks(build(job.backbone, seed=0), job.objective, seed=0)
     step = Pretrain(student, teacher_of(student), job.objective, seed=0).to(job.device)
     adamw = optimizer(step.student, job.plan)
