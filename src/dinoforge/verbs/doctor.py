@@ -131,8 +131,8 @@ def _rate(read: Callable[[int], object], *, limit: int, seconds: float = 0.5) ->
 def _step_rate(where: torch.device, choice: Choice) -> float:
     """Images a second of whole training steps of the smallest recipe, without loading."""
     smallest = recipe(DEMO)
-    few = with_settings(smallest, {"objective.group": 8, "plan.batch": 8})
-    found = pace(job(few, where, choice), images=8, steps=2)
+    few = with_settings(smallest, {"objective.group": 16, "plan.batch": 16})
+    found = pace(job(few, where, choice), images=16)
     return smallest.plan.batch / found.seconds(smallest.plan.batch)
 
 
