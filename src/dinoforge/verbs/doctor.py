@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import time
@@ -120,10 +121,8 @@ def _rate(read: Callable[[int], object], *, limit: int, seconds: float = 0.5) ->
     """How often a second something is read, by rows 0, 1, …; a broken one counts as read."""
     began, row = time.perf_counter(), 0
     while row < limit and time.perf_counter() - began < seconds:
-        try:
+        with contextlib.suppress(Broken):
             read(row)
-        except Broken:
-            pass
         row += 1
     return row / (time.perf_counter() - began)
 

@@ -83,9 +83,7 @@ def test_activations_grow_with_the_batch_and_shrink_in_bf16():
 
 def test_a_large_probe_of_quality_is_the_peak_of_a_small_batch():
     small = {"plan.batch": 2, "objective.group": 2, "objective.head.prototypes": 16}
-    without, with_ = (
-        forecast(made("vit_micro.toy", **small, **{"probe.rank_rows": rows})).memory for rows in (2, 256)
-    )
+    without, with_ = (forecast(made("vit_micro.toy", **small, **{"probe.rank_rows": rows})).memory for rows in (2, 256))
     assert with_.activations > 2 * without.activations
 
 
