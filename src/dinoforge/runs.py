@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from dinoforge.base.config import differences, fingerprint, science
 from dinoforge.base.errors import ConfigError, DataError, RunError
 from dinoforge.base.files import append_line, locked, put_back, read_lines, write_json, write_text
-from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, versions
+from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, peak_bytes, versions
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.sources.source import Source
@@ -24,6 +25,7 @@ from dinoforge.evaluate.knn import KnnConfig, knn_scores
 from dinoforge.features.extract import Extraction, image_features
 from dinoforge.model.table import build
 from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
+from dinoforge.recipes.cost import planned
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle, to_yaml
 from dinoforge.report.film import Film
@@ -32,6 +34,8 @@ from dinoforge.train.loop import Observer, fit
 from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics
 from dinoforge.train.optim import optimizer
 from dinoforge.train.step import Pretrain, networks, teacher_of
+from dinoforge.train.trackers.table import tracking
+from dinoforge.train.trackers.tracker import Opening, library
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,11 @@ class Pretrained:
     quarantined: int
     """Images that could not be used."""
     backbone: str
+    seconds: float
+    """Wall time of the steps, quality probes and checkpoints, over all starts whose steps count."""
+    images_per_second: float
+    peak_memory_bytes: int
+    """The most that the main process held (on a GPU: that torch took there) in this start."""
 
 
 def pretrain(**settings: Any) -> Pretrained:
@@ -69,19 +78,33 @@ def pretrain(**settings: Any) -> Pretrained:
     out = rest.pop("out", None)
     if not out:
         raise ConfigError("out= is required: the folder of the run.")
-    recipe = settle(rest).recipe
-    if recipe.data.source is None:
-        raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
-    source = training_rows(recipe.data.source)
+    recipe, source, start = opened(rest)
     probed = labelled(recipe.probe.source) if recipe.probe.source else None
-    start = load_backbone(recipe.init) if recipe.init else None
-    if start is not None:
-        say(f"init={recipe.init}: {start.loaded}")
-        recipe = _with_architecture(recipe, start, rest)
+    for tracker in recipe.speed.trackers:
+        library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
     precision = choose_precision(recipe.speed.precision, where)
     say(f"Device {where}, precision {precision.precision}: {precision.why}.")
     return Run(recipe, source, probed, start, Path(str(out)), where, precision).go()
+
+
+def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None]:
+    """The settled recipe, the images that are trained on, and the backbone to start from.
+
+    Raises:
+        ConfigError: No data, or settings that are unknown, wrong, or contradict one another.
+        DataError: Nothing there.
+        WeightsError: The backbone to start from cannot be read.
+    """
+    recipe = settle(settings).recipe
+    if recipe.data.source is None:
+        raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
+    source = training_rows(recipe.data.source)
+    start = load_backbone(recipe.init) if recipe.init else None
+    if start is not None:
+        say(f"init={recipe.init}: {start.loaded}")
+        recipe = _with_architecture(recipe, start, settings)
+    return recipe, source, start
 
 
 def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]) -> Recipe:
@@ -175,7 +198,15 @@ class Run:
                 self.out / "run.json",
                 {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
             )
+            self._plan()
             return self._train()
+
+    def _plan(self) -> None:
+        """Say and keep what the run will be; speed is not probed, the first steps show it."""
+        facts = planned(self.recipe, self.source, self.device, self.precision)
+        write_json(self.out / "plan.json", asdict(facts))
+        for line in (facts.line(), *(f"Warning: {warning}" for warning in facts.warnings)):
+            say(line)
 
     def _refuse_strangers(self) -> None:
         """Leave folders alone that are not this run's."""
@@ -213,8 +244,9 @@ class Run:
             checkpoints.load(latest, step, adamw)
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
         first, history, events = _memory(latest)
+        began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         metrics_file = self.out / "metrics.jsonl"
-        cut_metrics(metrics_file, first)
+        written = cut_metrics(metrics_file, first)
 
         def keep(done: int, scores: Mapping[str, float]) -> None:
             lineage = {"run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": recipe.recipe}
@@ -241,15 +273,19 @@ class Run:
         loader = Loader(
             groups, batch=plan.batch, workers=recipe.speed.workers, device=self.device, on_broken=quarantine
         )
+        opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
         with (
             Stop() as stop,
             progress("pretrain", self.steps * plan.batch, start=first * plan.batch) as tick,
+            tracking(recipe.speed.trackers, opening) as trackers,
         ):
-            metrics = Metrics(metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu")
+            metrics = Metrics(
+                metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu", trackers=trackers
+            )
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
-                                    "history": history, "events": events},
+                                    "history": history, "events": events, "seconds": time.monotonic() - began},
                 flush=metrics.flush, stop=stop,
                 every=max(1, round(plan.checkpoint_images / plan.batch)), steps=self.steps,
             )  # fmt: skip
@@ -258,7 +294,8 @@ class Run:
                 step, adamw, loader.batches(first=first, steps=self.steps), plan=plan, steps=self.steps, first=first,
                 compute=compute_context(self.precision.precision, self.device), observers=observers,
             )  # fmt: skip
-        return self._summary(metrics_file, history, events, first, quarantine)
+        seconds = time.monotonic() - began
+        return self._summary(metrics_file, history, events, first, quarantine, seconds)
 
     def _networks(self) -> Pretrain:
         """Student and teacher, from the backbone to start from or freshly drawn."""
@@ -295,8 +332,9 @@ class Run:
         return measure
 
     def _summary(
-        self, metrics: Path, history: list[dict[str, float]], events: list[str], first: int, quarantine: Quarantine
-    ) -> Pretrained:
+        self, metrics: Path, history: list[dict[str, float]], events: list[str], first: int, quarantine: Quarantine,
+        seconds: float,
+    ) -> Pretrained:  # fmt: skip
         rows = read_lines(metrics)
         knn = [row["knn"] for row in history if "knn" in row]
         done = Pretrained(
@@ -309,6 +347,9 @@ class Run:
             resumed_from=first,
             quarantined=len(quarantine.seen),
             backbone=str(self.out / "backbone"),
+            seconds=seconds,
+            images_per_second=self.steps * self.recipe.plan.batch / seconds,
+            peak_memory_bytes=peak_bytes(self.device),
         )
         facts = {name: getattr(done, name) for name in Pretrained.__slots__}
         write_json(self.out / "summary.json", {**facts, "history": history, "versions": versions()})

@@ -40,7 +40,7 @@ class Evil:
 
 
 CASES = [
-    (["pretrian"], "No such verb 'pretrian'. Did you mean 'pretrain'? Verbs: doctor, scan, pretrain"),
+    (["pretrian"], "No such verb 'pretrian'. Did you mean 'pretrain'? Verbs: doctor, scan, plan, pretrain"),
     (["pretrain"], "out= is required"),
     (["pretrain", "out=r"], "data= is required"),
     (["pretrain", "photos", "out=r"], "Settings are written key=value; got 'photos'"),
@@ -62,6 +62,9 @@ CASES = [
     (["pretrain", "data=photos", "out=r", "backbone.kind=resnet", *TINY], "backbone.kind must be one of 'vit', 'toy'; got 'resnet'"),
     (["pretrain", "data=photos", "out=r", "precision=fp64", *TINY], "speed.precision must be one of 'auto', 'fp32' or 'bf16'; got 'fp64'"),
     (["pretrain", "data=photos", "out=r", "device=gpu", *TINY], "speed.device=gpu is not on this machine"),
+    (["pretrain", "data=photos", "out=r", "trackers=tensorbord", *TINY], "speed.trackers: Unknown tracker 'tensorbord'. Did you mean 'tensorboard'"),
+    (["plan", "data=nowhere", *TINY], "nowhere does not exist"),
+    (["plan", "data=photos", "plan.image=5", *TINY], "Unknown setting 'plan.image'. Did you mean 'plan.images'"),
     (["pretrain", "--json", "--verbose"], "No such option: --verbose"),
     (["pretrain", "data=photos", "out=r", "probe=photos", *TINY], "photos has no labels; a probe takes"),
     (["pretrain", "data=photos", "out=r", "probe=nowhere", *TINY], "nowhere does not exist"),

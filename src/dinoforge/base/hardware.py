@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +18,9 @@ import torch
 from dinoforge.base.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
+
+LIBRARIES = {"numpy": "numpy", "pillow": "Pillow", "pyarrow": "pyarrow", "faiss": "faiss-cpu"}
+"""Libraries whose versions are recorded, by the name of their package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,14 @@ def cpu_flags() -> frozenset[str]:
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return frozenset(flags.partition(":")[2].split())
+
+
+def processor() -> str:
+    """The processor's name, where the system tells; else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
 
 
 def cpu_has_bf16(flags: frozenset[str]) -> bool:
@@ -107,16 +122,58 @@ def compute_context(precision: Precision, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def memory_bytes(device: torch.device) -> int:
+    """Memory in all: of the GPU, else of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that can be had now: of the GPU, else of the machine (Linux: what can be given without swapping)."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    lines = dict(line.split(":") for line in info.read_text().splitlines()) if info.exists() else {}
+    if "MemAvailable" in lines:
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; where the system does not tell (no /proc), the most it has held."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_bytes(torch.device("cpu"))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: on the GPU by torch's count, else resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kibibytes
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def versions() -> dict[str, str]:
     """What was run on what, for every record."""
-    import platform
-
-    import numpy
-
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
+        **{name: _version(package) for name, package in LIBRARIES.items()},
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # faiss may be a build of another name
+        return "not installed"

@@ -137,7 +137,7 @@ class Loader:
         )
         shipped = iter(loader)
         while members := [self._checked(group) for group in islice(shipped, many)]:
-            yield self._join(members)
+            yield self.join(members)
 
     def _checked(self, group: Group | DataError) -> Group:
         if isinstance(group, DataError):
@@ -146,7 +146,7 @@ class Loader:
             self.on_broken(name, reason)
         return group
 
-    def _join(self, groups: list[Group]) -> Batch:
+    def join(self, groups: list[Group]) -> Batch:
         """Groups side by side, moved to the device and coloured there."""
         masks = torch.cat([group.masks for group in groups], dim=1)
         index, weight = masked_positions(masks)

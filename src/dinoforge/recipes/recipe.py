@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dinoforge.base.config import Config, Count
 from dinoforge.data.augment import AugmentConfig
@@ -13,6 +13,7 @@ from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import ObjectiveConfig
+from dinoforge.train.trackers.table import known_trackers
 
 
 class DataConfig(Config):
@@ -59,6 +60,8 @@ class Speed(Config):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode and crop; 0 does it in the main one."""
+    trackers: Annotated[tuple[str, ...], BeforeValidator(known_trackers)] = ()
+    """Where metrics go besides metrics.jsonl: any of tensorboard, wandb, mlflow, separated by commas."""
 
 
 class Recipe(Config):

@@ -11,6 +11,8 @@ import yaml
 
 from dinoforge.base.config import Config, paths, with_settings
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.log import say
+from dinoforge.recipes.official import is_official, translated
 from dinoforge.recipes.recipe import Recipe, Speed
 from dinoforge.recipes.table import recipe
 from dinoforge.train.plan import PlanConfig
@@ -43,13 +45,14 @@ def settle(settings: Mapping[str, Any]) -> Settled:
     file, name = rest.pop("config", None), rest.pop("recipe", None)
     if file is not None and name is not None:
         raise ConfigError(f"config={file} and recipe={name} exclude each other: a config file is a whole recipe.")
-    base = _read(Path(str(file))) if file is not None else recipe(str(name or DEFAULT_RECIPE))
     given: dict[str, Any] = {}
     for key, value in rest.items():
         path = SHORT.get(key, key)
         if path in given:
             raise ConfigError(f"{key} and {path} are the same setting; give it once.")
         given[path] = value
+    named = str(name or DEFAULT_RECIPE)
+    base = recipe(named) if file is None else _read(Path(str(file)), batch=given.get("plan.batch"))
     origins = _origins(base, "file" if file is not None else "recipe")
     origins |= dict.fromkeys(given, "command line")
     follows = "backbone.pixels" not in given and base.backbone.pixels == base.data.augment.global_pixels
@@ -61,8 +64,8 @@ def settle(settings: Mapping[str, Any]) -> Settled:
     return Settled(settled, {path: origins.get(path, "default") for path, _ in paths(settled)})
 
 
-def _read(path: Path) -> Recipe:
-    """A recipe from YAML."""
+def _read(path: Path, *, batch: Any) -> Recipe:
+    """A recipe from YAML, of our form or of the official one, whose translation is told."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -71,6 +74,12 @@ def _read(path: Path) -> Recipe:
         raise ConfigError(f"config={path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config={path} holds no settings.")
+    if is_official(values):
+        total = PlanConfig.build({"images": 1, "batch": batch}, prefix="plan.").batch if batch is not None else None
+        translation = translated(values, batch=total)
+        for line in translation.lines:
+            say(line)
+        return translation.recipe
     found: Recipe = Recipe.build(values)
     return found
 

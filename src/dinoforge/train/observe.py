@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from dinoforge.base.files import append_line, read_lines, write_text
 from dinoforge.base.log import Ticker, say
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.loop import Done
+from dinoforge.train.trackers.tracker import Tracker, numbers
 
 Scores = Mapping[str, float]
 
@@ -68,8 +69,8 @@ class Probe:
 class Metrics:
     """One JSON line a step in ``metrics.jsonl``; the loss is checked as it is written."""
 
-    def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool) -> None:
-        self.path, self.batch, self.tick = path, batch, tick
+    def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()) -> None:
+        self.path, self.batch, self.tick, self.trackers = path, batch, tick, trackers
         # Reading a number makes the host wait for the device, so there many steps are read at once.
         self.rows_at_once = 50 if waits else 1
         self._pending: list[Done] = []
@@ -98,7 +99,10 @@ class Metrics:
         pending, self._pending = self._pending, []
         for done, terms in zip(pending, values, strict=True):
             losses = dict(zip(names, terms, strict=True))
-            append_line(self.path, _row(done, losses, images=done.step * self.batch, rate=self.batch / seconds))
+            row = _row(done, losses, images=done.step * self.batch, rate=self.batch / seconds)
+            append_line(self.path, row)
+            for tracker in self.trackers:
+                tracker(done.step, numbers(row))
             if losses["total"] - losses["total"] != 0:
                 bad = ", ".join(f"{name} {value}" for name, value in losses.items())
                 raise SentinelStop(
@@ -128,14 +132,15 @@ def _note(losses: dict[str, float], facts: Scores) -> str:
     return f"loss {losses['total']:.3f}{quality}"
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Drop the rows after ``step``: the run goes on from there and writes them again."""
+def cut_metrics(path: Path, step: int) -> int:
+    """Drop the rows after ``step``: the run goes on from there and writes them again. The last step that was written."""
     rows = read_lines(path)
     kept = [row for row in rows if row["step"] <= step]
     if len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
         write_text(path, "")
         for row in kept:
             append_line(path, row)
+    return max((int(row["step"]) for row in rows), default=0)
 
 
 class Stop:

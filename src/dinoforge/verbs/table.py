@@ -13,13 +13,28 @@ from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import evaluate
 from dinoforge.verbs.match import match
 from dinoforge.verbs.pca import pca
+from dinoforge.verbs.plan import plan
 from dinoforge.verbs.recipes import recipes, schema
 from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan
 
 VERBS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (doctor, scan, pretrain, evaluate, embed, pca, attention, match, report, recipes, schema, demo)
+    for function in (
+        doctor,
+        scan,
+        plan,
+        pretrain,
+        evaluate,
+        embed,
+        pca,
+        attention,
+        match,
+        report,
+        recipes,
+        schema,
+        demo,
+    )  # fmt: skip
 }
-VERBS_WITH_RECIPE = frozenset({"pretrain"})
+VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})
 """Verbs that take any setting of a recipe besides their own keys."""

@@ -1,0 +1,279 @@
+"""What a run will need before it is started: memory counted on shapes alone, seconds by a few real steps.
+
+The loop itself runs once on tensors without values; every storage that comes to life is counted until it is gone, so the
+peak of any recipe is known without having its memory.
+
+Axes: G global and L local views, B images, C channels, Y by X and y by x pixels, N patches, M masked patches.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
+
+from dinoforge.base.hardware import Precision, compute_context, resident_bytes
+from dinoforge.data.augment import GLOBAL_VIEWS, PARAMETERS, AugmentConfig
+from dinoforge.data.batch import Batch
+from dinoforge.data.masks import MaskConfig
+from dinoforge.data.photometric import recolour
+from dinoforge.model.table import BACKBONES, BackboneConfig, build
+from dinoforge.model.vit import VitConfig
+from dinoforge.train.loop import Done, fit
+from dinoforge.train.optim import optimizer
+from dinoforge.train.plan import PlanConfig
+from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain, networks, teacher_of
+
+SMALL = 32 * 2**20
+"""Bytes from which on glibc gives a block back to the system as soon as it is freed (DEFAULT_MMAP_THRESHOLD_MAX)."""
+
+PIECES = {"fp32": 0.25, "bf16": 0.4}
+"""What the C library's allocator holds beyond what is alive on a CPU, as a share of the most that was alive in small blocks,
+which it keeps in pieces and can seldom give back. Measured as what is missing without it (glibc 2.36, AMD EPYC with
+AVX512-BF16, one thread): vit_micro.toy, vit_tiny.small_images at 128 images, ViT-S/14 at 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that the cost of a step depends on."""
+
+    backbone: BackboneConfig
+    objective: ObjectiveConfig
+    plan: PlanConfig
+    augment: AugmentConfig
+    masks: MaskConfig
+    device: torch.device
+    precision: Precision
+    probe_rows: int = 0
+    """Images whose features the quality probe takes in one forward pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes at the moment of the run's peak, by part; worker processes are not in it."""
+
+    runtime: int
+    """Python, torch and what they load: the resident size of this process after one tiny step."""
+    weights: int
+    teacher: int
+    gradients: int
+    optimizer: int
+    """Moments of AdamW."""
+    activations: int
+    """All else that is alive at the peak: activations, prototype scores, targets, casts of weights."""
+    data: int
+    """The batch, and the bytes it was made from."""
+    allocator: int
+    """Held by the allocator beyond what is alive."""
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What one step needs."""
+
+    memory: Memory
+    flops: float
+    """Floating-point operations of the matrix products of a step."""
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all storages that come to life inside it, and the operations of matrix products.
+
+    It also answers for numbers read from tensors without values: 1, or false. (AdamW reads its own step count.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.pieces = self.most_pieces = 0
+        self.flops = 0.0
+        self._seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], torch._subclasses.FakeTensor):
+            return False if args[0].dtype is torch.bool else 1.0
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self._seen[storage] = size
+        self._change(size)
+        weakref.finalize(storage, self._change, -size)
+
+    def _change(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        if abs(size) < SMALL:
+            self.pieces += size
+            self.most_pieces = max(self.most_pieces, self.pieces)
+
+
+def forecast(job: Job) -> Forecast:
+    """Memory and operations of a step, without having the memory.
+
+    The runtime's part is what this very process holds after a tiny real step, so the figure is for a run in a process like
+    this one. On a GPU it is the device's memory, as torch counts it, and has no runtime part.
+    """
+    runtime = _runtime(job)
+    with FakeTensorMode(), Live() as live:
+        with torch.device(job.device):
+            student = _shapes(job)
+            weights = live.now
+            teacher = _shapes(job).requires_grad_(False).eval()
+            both = live.now
+            batch = _batch(job)
+            data = live.now - both
+        step, adamw = Pretrain(student, teacher, job.objective, seed=0), optimizer(student, job.plan)
+        before_update: list[int] = []
+        adamw.register_step_pre_hook(lambda *_: before_update.append(live.peak))
+        fit(step, adamw, [batch], plan=job.plan, steps=1, compute=compute_context(job.precision, job.device))
+        updating, flops, pieces = live.peak, live.flops, live.most_pieces
+        live.peak = alive = live.now
+        _look(teacher.backbone, job)
+        looking = live.peak - alive
+    moments = 2 * sum(p.nbytes for p in student.parameters() if p.requires_grad)
+    data += data // 4  # the bytes that it was made from, which the loader holds until the next batch
+    steady = both + moments + data
+    extra = {
+        # AdamW's moments are made in the first update; from the second step on they are there all the time.
+        "step": max(before_update[0] + moments, updating) - steady + data // 5,
+        "data": data + _colouring(job),
+        "probe": looking,
+    }
+    busiest = max(extra, key=lambda name: extra[name])
+    moving = extra[busiest]
+    gradients = min(weights, moving) if busiest == "step" else 0
+    on_cpu = job.device.type == "cpu"
+    memory = Memory(
+        runtime=runtime if on_cpu else 0,
+        weights=weights,
+        teacher=both - weights,
+        gradients=gradients,
+        optimizer=moments,
+        activations=moving - gradients,
+        data=data,
+        allocator=int(PIECES[job.precision] * pieces) if on_cpu else 0,
+    )
+    return Forecast(memory=memory, flops=flops)
+
+
+def _shapes(job: Job) -> Networks:
+    """Backbone and heads; in a mode of tensors without values nothing is drawn."""
+    return networks(BACKBONES[job.backbone.kind][1](job.backbone), job.objective, seed=0)
+
+
+def _batch(job: Job, images: int | None = None) -> Batch:
+    """A batch of noise, with as many masked patches as a batch has on average and one group for all draws."""
+    count, side, near = images or job.plan.batch, job.augment.global_pixels, job.augment.local_pixels
+    channels, patches = getattr(job.backbone, "channels", 3), (side // job.backbone.patch) ** 2
+    masked = round(GLOBAL_VIEWS * count * job.masks.probability * patches * sum(job.masks.ratio) / 2)
+    masks = torch.zeros(GLOBAL_VIEWS * count * patches, dtype=torch.bool)
+    return Batch(
+        globals=torch.randn(GLOBAL_VIEWS, count, channels, side, side),
+        locals=torch.randn(job.augment.local_views, count, channels, near, near),
+        masks=masks.unflatten(0, (GLOBAL_VIEWS, count, patches)),
+        masked_index=torch.arange(masked),
+        mask_weight=torch.ones(masked),
+        groups=(0,),
+    )
+
+
+def _look(backbone: nn.Module, job: Job) -> None:
+    """What the quality probe does with its pictures."""
+    side, channels = job.augment.global_pixels, getattr(job.backbone, "channels", 3)
+    if not job.probe_rows:
+        return
+    with torch.device(job.device):
+        pictures = torch.empty(job.probe_rows, channels, side, side, dtype=torch.uint8)
+        images = (pictures.float() / 255 - torch.zeros(channels, 1, 1)) / torch.ones(channels, 1, 1)
+    with torch.no_grad(), compute_context(job.precision, job.device):
+        backbone(images)
+
+
+def _colouring(job: Job) -> int:
+    """Bytes that colouring a batch takes beyond its result, counted on a few views in which everything changes."""
+    few, views = 4, GLOBAL_VIEWS * job.plan.batch
+    side = job.augment.global_pixels
+    pixels = torch.zeros(few, 3, side, side, dtype=torch.uint8)
+    colours = torch.ones(few, len(PARAMETERS))
+    with Live() as live:
+        recolour(pixels, colours, job.augment.colour)
+    result = 4 * pixels.numel()
+    return max(live.peak - result, 0) * views // few
+
+
+def _runtime(job: Job) -> int:
+    """Resident bytes of this process once everything that a step needs is loaded."""
+    tiny = job.backbone if job.backbone.kind == "toy" else VitConfig(width=32, depth=1, heads=1, patch=8, pixels=16)
+    head = job.objective.head.model_copy(update={"prototypes": 16, "hidden": 16, "bottleneck": 8})
+    objective = job.objective.model_copy(update={"group": 4, "head": head, "patch_head": None})
+    augment = job.augment.model_copy(update={"global_pixels": 2 * tiny.patch, "local_pixels": tiny.patch})
+    plan = job.plan.model_copy(update={"batch": 4})
+    small = Job(
+        backbone=tiny, objective=objective, plan=plan, augment=augment, masks=job.masks, device=job.device,
+        precision=job.precision,
+    )  # fmt: skip
+    pace(small, images=4, steps=2)
+    return resident_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds of one step."""
+
+    networks: float
+    """Forward and backward, for each image."""
+    update: float
+    """Optimiser and teacher, whatever the batch."""
+
+    def seconds(self, images: int) -> float:
+        """Of a step of so many images."""
+        return self.networks * images + self.update
+
+
+def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
+    """Measured on noise in so many steps of ``images`` images, the first of which does not count."""
+    student = networks(build(job.backbone, seed=0), job.objective, seed=0)
+    step = Pretrain(student, teacher_of(student), job.objective, seed=0).to(job.device)
+    adamw = optimizer(step.student, job.plan)
+    marks: list[float] = []
+
+    def mark(done: Done | None = None) -> None:
+        if job.device.type == "cuda":
+            torch.cuda.synchronize(job.device)
+        marks.append(time.perf_counter())
+
+    adamw.register_step_pre_hook(lambda *_: mark())
+    mark()
+    fit(
+        step, adamw, [_batch(job, images).to(job.device)] * steps, plan=job.plan, steps=steps,
+        compute=compute_context(job.precision, job.device), observers=[mark],
+    )  # fmt: skip
+    begun, updating, ended = marks[2:-1:2], marks[3::2], marks[4::2]
+    return Pace(
+        networks=min(u - b for b, u in zip(begun, updating, strict=True)) / images,
+        update=min(e - u for u, e in zip(updating, ended, strict=True)),
+    )

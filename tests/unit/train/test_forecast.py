@@ -1,0 +1,94 @@
+"""Memory that is counted is that which is there: by hand, by the parameters, and by the operating system (tests/whole)."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dinoforge.base.config import with_settings
+from dinoforge.base.hardware import Choice
+from dinoforge.model.heads import Head
+from dinoforge.model.table import BACKBONES
+from dinoforge.recipes.cost import job
+from dinoforge.recipes.table import RECIPES, recipe
+from dinoforge.train.forecast import Live, Pace, forecast, pace
+
+CPU = torch.device("cpu")
+
+
+def made(name, precision="fp32", **settings):
+    return job(with_settings(recipe(name), settings), CPU, Choice(precision, "asked for"))
+
+
+def chain():
+    """Three linear layers of 100 x 100 on 50 rows, forward and backward."""
+    model = nn.Sequential(*(nn.Linear(100, 100, bias=False) for _ in range(3)))
+    model(torch.empty(50, 100)).sum().backward()
+    return model
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_bytes_alive_worked_out_by_hand(fake):
+    """Weights 3 x 40,000 bytes, then gradients as many; the rest is gone."""
+    gc.collect()
+    with FakeTensorMode() if fake else Live(), Live() as live:
+        model = chain()
+        gc.collect()
+        assert live.now == 6 * 40_000
+        # Input 20,000 and two kept activations of 20,000; the last layer's gradients come when all of them still live.
+        assert live.peak >= 6 * 40_000 + 20_000
+        assert live.peak <= 6 * 40_000 + 4 * 20_000
+        del model
+        gc.collect()
+        assert live.now == 0
+
+
+def test_operations_worked_out_by_hand():
+    """Two operations a multiply-add: forward 50 x 100 x 100 three times, backward twice that, but none for the input."""
+    with FakeTensorMode(), Live() as live:
+        chain()
+    assert live.flops == 2 * 50 * 100 * 100 * (3 + 3 + 2)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_without_having_its_memory(name):
+    found = forecast(made(name, "bf16"))
+    config = recipe(name)
+    parameters = count(config)
+    assert found.memory.weights == 4 * parameters
+    assert found.memory.teacher == found.memory.weights
+    assert found.memory.optimizer == 2 * found.memory.weights
+    assert found.memory.activations > 0
+    assert found.flops > 6 * config.plan.batch * parameters  # a global view alone has many tokens
+
+
+def count(config):
+    """Parameters by the networks' own list, made without memory."""
+    heads = [config.objective.head, config.objective.patch_head]
+    with torch.device("meta"):
+        backbone = BACKBONES[config.backbone.kind][1](config.backbone)
+        made = [backbone, *(Head(backbone.width, head) for head in heads if head is not None)]
+    return sum(p.numel() for module in made for p in module.parameters())
+
+
+def test_activations_grow_with_the_batch_and_shrink_in_bf16():
+    one, two = (forecast(made("vit_micro.toy", **{"plan.batch": batch})).memory for batch in (64, 128))
+    assert two.activations / one.activations == pytest.approx(2, rel=0.05)
+    half = forecast(made("vit_micro.toy", "bf16")).memory
+    assert 0.5 < half.activations / one.activations < 0.8
+    assert one.total == sum(getattr(one, part) for part in type(one).__slots__)
+
+
+def test_a_large_probe_of_quality_is_the_peak_of_a_small_batch():
+    small = {"plan.batch": 2, "objective.group": 2, "objective.head.prototypes": 16}
+    without, with_ = (forecast(made("vit_micro.toy", **small, **{"probe.rank_rows": rows})).memory for rows in (2, 256))
+    assert with_.activations > 2 * without.activations
+
+
+def test_pace_is_measured_and_scales():
+    found = pace(made("vit_micro.toy", **{"plan.batch": 4, "objective.group": 4, "backbone.depth": 1}), images=4)
+    assert found.networks > 0
+    assert found.update > 0
+    assert Pace(networks=0.5, update=2.0).seconds(8) == 6.0

@@ -1,0 +1,146 @@
+"""What plan promises is what the run then takes, as the operating system measures it; doctor looks without harm."""
+
+import json
+import os
+import time
+
+import pytest
+from process import start
+
+from dinoforge.base.hardware import cpu_flags, cpu_has_bf16
+
+WORLD = "data=toy://species?images=300&size=48"
+MICRO = ["recipe=vit_micro.toy", "plan.images=512", "workers=1"]
+TINY = ["recipe=vit_tiny.small_images", "plan.batch=128", "plan.images=768"]
+SMALL = [
+    "recipe=vit_small.small_data", "plan.batch=16", "objective.group=16", "objective.head.prototypes=1024", "plan.images=48",
+    "probe.rank_rows=32",
+]  # fmt: skip
+PRECISIONS = [
+    "fp32",
+    pytest.param("bf16", marks=pytest.mark.skipif(not cpu_has_bf16(cpu_flags()), reason="no bf16 instructions here")),
+]
+
+
+def measured(words):
+    """Facts of a run, and the peak of its main process in bytes, by the system's own count of that process."""
+    process = start(*words, "--json")
+    with process.stdout, process.stderr:
+        out, err = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1]), usage.ru_maxrss * 1024, err
+
+
+def as_promised(words, tmp_path, precision):
+    began = time.monotonic()
+    facts, peak, err = measured(["pretrain", WORLD, f"out={tmp_path / 'r'}", *words, f"precision={precision}"])
+    took = time.monotonic() - began
+    plan = json.loads((tmp_path / "r" / "plan.json").read_text())
+    assert plan["memory_bytes"] == pytest.approx(peak, rel=0.25)
+    assert sum(plan["memory"].values()) == plan["memory_bytes"]
+    assert plan["seconds"] is None
+    assert facts["peak_memory_bytes"] == pytest.approx(peak, rel=0.05)
+    assert 0 < facts["seconds"] < took
+    assert facts["images_per_second"] == pytest.approx(facts["images"] / facts["seconds"])
+    assert f"Plan: {plan['steps']:,} steps of {plan['batch']} images" in err
+    return facts, plan
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_memory_is_as_promised(tmp_path, precision):
+    facts, plan = as_promised(MICRO, tmp_path, precision)
+    assert (plan["steps"], plan["data_images"], plan["passes"]) == (8, 240, pytest.approx(512 / 240))
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["peak_memory_bytes"] == facts["peak_memory_bytes"]
+    assert [warning[:14] for warning in plan["warnings"]] == ["240 images are", "objective.head"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("words", [TINY, SMALL], ids=["tiny", "small"])
+def test_memory_of_larger_ones_is_as_promised(tmp_path, words, precision):
+    as_promised(words, tmp_path, precision)
+
+
+def test_plan_takes_the_words_of_pretrain_and_writes_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("plan", WORLD, "out=r", *MICRO, "objective.group=16", "plan.batch=16", "precision=fp32", "--json")
+    assert done.code == 0, done.err
+    assert done.facts["steps"] == 32
+    assert done.facts["images_per_second"] == pytest.approx(512 / done.facts["seconds"])
+    assert done.facts["bound"] in {"step", "data", "cores"}
+    assert done.facts["memory_bytes"] > done.facts["memory"]["runtime"] > 0
+    assert any("plan.batch=16 is one group" in warning for warning in done.facts["warnings"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_of_what_does_not_fit(run):
+    done = run("plan", WORLD, "recipe=vit_giant.lvd142m", "precision=fp32", "--json")
+    assert done.code == 0, done.err
+    assert done.facts["seconds"] is None
+    assert done.facts["memory_bytes"] > 2**40
+    assert any("lower plan.batch=3072" in warning for warning in done.facts["warnings"])
+    assert any("does not fit" in warning for warning in done.facts["warnings"])
+
+
+def test_plan_without_data_is_one_line(run):
+    done = run("plan", "recipe=vit_micro.toy", "--json")
+    assert (done.code, done.facts) == (
+        2,
+        {"error": "data= is required: a folder of images, a Parquet file or toy://species."},
+    )
+
+
+def test_a_run_that_is_gone_on_with_adds_up_its_seconds_and_tracks_every_step_once(tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["pretrain", WORLD, f"out={tmp_path / 'r'}", *MICRO, "objective.group=16", "plan.batch=16", "precision=fp32",
+             "trackers=tensorboard"]  # fmt: skip
+    process = start(*words)
+    while not (tmp_path / "r" / "metrics.jsonl").exists() or len(lines(tmp_path / "r")) < 12:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 75
+    facts, _, _ = measured(words)
+    (state,) = (tmp_path / "r" / "checkpoints").glob("step_000000032/state.json")
+    assert json.loads(state.read_text())["seconds"] <= facts["seconds"]
+    rows = lines(tmp_path / "r")
+    work = sum(16 / row["images_per_second"] for row in rows if row["step"])
+    assert facts["seconds"] >= work * 0.95
+    events = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    want = [(row["step"], pytest.approx(row["losses"]["total"], rel=1e-6)) for row in rows if row["step"]]
+    assert [(event.step, event.value) for event in events.Scalars("losses/total")] == want
+    assert len(want) == 32
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_doctor(run):
+    done = run("doctor", "data=nowhere", "--json")
+    assert done.code == 0, done.err
+    facts = done.facts
+    assert facts["ok"] is False
+    assert facts["advice"][-1].startswith("data=nowhere cannot be used: nowhere does not exist")
+    assert all(sentence.endswith(".") for sentence in facts["advice"])
+    assert 0 < facts["free_memory_bytes"] <= facts["memory_bytes"]
+    assert facts["free_disk_bytes"] > 0
+    assert {
+        "torch",
+        "numpy",
+        "pillow",
+        "pyarrow",
+        "faiss",
+        "python",
+        "processor",
+        "capabilities",
+        "cores",
+    } <= facts.keys()
+    assert facts["gflops"].keys() == {"fp32", "bf16"}
+    assert min(facts["decoded_per_second"], facts["step_images_per_second"], *facts["gflops"].values()) > 0
