@@ -1,54 +1,162 @@
-"""``demo``: the whole path in minutes."""
+"""``demo``: the whole path in minutes, from a polluted pool to better features, and a page that shows it."""
 
 from __future__ import annotations
 
+import base64
+import io
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from dinoforge.base.files import locked, write_json
-from dinoforge.base.hardware import versions
+from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.files import write_json
+from dinoforge.base.log import say
+from dinoforge.curate.exact import keep_first
+from dinoforge.data.augment import centre
+from dinoforge.data.decode import Broken
+from dinoforge.data.manifest import read_manifest, write_manifest
+from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.extract import Extraction, extract
-from dinoforge.model.weights import load_backbone
-from dinoforge.runs import pretrain
-from dinoforge.verbs.opening import told
+from dinoforge.evaluate.baseline import BASELINES
+from dinoforge.evaluate.knn import KnnConfig, knn_scores
+from dinoforge.recipes.table import recipe
+from dinoforge.runs import labelled, pretrain
+from dinoforge.verbs.plan import plan
+from dinoforge.verbs.report import report
+from dinoforge.verbs.scan import scan
+
+POOL = "toy://species?images=4000&seed={seed}&copies=0.08&junk=0.06"
+"""What the demo starts from: creatures to learn, exact and near copies, noise and broken files."""
+RECIPE = "vit_micro.toy"
+OWN_SECONDS = 150
+"""Training time that pictures of one's own are given, by the plan's estimate."""
+_EXAMPLES = 12
+"""Dropped images that the report shows."""
 
 
-def demo(*, out: str = "demo-out", seed: str | int = 0) -> dict[str, Any]:
-    """The main job in minutes, offline: pretrain a micro ViT on drawn pictures, k-NN before and after, a PCA picture.
+def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 0, **settings: Any) -> dict[str, Any]:
+    """The whole path in minutes, offline: scan, drop copies and broken files, plan, pretrain, k-NN before and after, report.
+
+    Any setting of `pretrain` may be added, such as precision=fp32 or plan.images=100k.
 
     Args:
-        out: Folder for everything that is made.
+        images: A folder of pictures (or any source) instead of the toy world; class folders, if any, are only for the k-NN.
+        out: Folder for everything that is made; open report.html in it.
         seed: Of the pictures and of the training.
     """
-    from dinoforge.data.augment import centre
-    from dinoforge.model.table import build
-    from dinoforge.report.pca import pca_picture
+    folder, number = Path(out), _whole(seed)
+    pool = images or POOL.format(seed=number)
+    say(f"1/5 scan {pool}")
+    scan(data=pool, out=str(folder / "pool.parquet"))
+    say("2/5 curate: exact copies and broken files go")
+    curated = _curate(folder, open_source(pool))
+    say(", ".join(f"{count} times {reason}" for reason, count in curated["dropped"].items()) or "nothing to drop")
 
-    folder, world = Path(out), f"toy://species?images=5000&seed={int(seed)}"
-    done = pretrain(data=world, probe=world, out=folder / "run", recipe="vit_micro.toy", seed=seed)
-    best = load_backbone(folder / "run")
-    source = open_source(world + "&split=test").select(np.arange(8))
-    before = build(best.config, seed=int(seed))
-    pixels = torch.stack(
-        [
-            centre(source.pixels(row), short_side=best.preprocessing.short_side, side=best.preprocessing.side)
-            for row in range(8)
-        ]
-    )
-    rows = {}
-    for name, module in (("before", before), ("after", best.module)):
-        part = next(iter(extract(module, source, best.preprocessing, Extraction(torch.device("cpu")), on_broken=told)))
-        rows[name] = part.features.patches
-    pca_picture(folder / "pca.png", pixels, rows)
-    assert done.knn is not None
+    probe = _probe(pool)
+    words = {"recipe": RECIPE, **settings, "data": str(folder / "manifest.parquet"), "seed": number}
+    if probe is not None:
+        words["probe"] = pool
+    say("3/5 plan")
+    planned = plan(**words)
+    if images is not None and planned.images_per_second and "plan.images" not in settings:
+        words["plan.images"] = min(planned.images, max(planned.batch, int(planned.images_per_second * OWN_SECONDS)))
+        planned = plan(**words)
+    say("4/5 pretrain")
+    done = pretrain(out=folder / "run", **words)
+    write_json(folder / "run" / "plan.json", asdict(planned))
+    baselines = {} if probe is None else _baselines(*probe)
+    write_json(folder / "run" / "baselines.json", baselines)
+    say("5/5 report")
+    page = report(run=str(folder / "run"), out=str(folder / "report.html"))
+    knn = done.knn or {}
     facts = {
-        "knn_untrained": done.knn["first"], "knn_trained": done.knn["last"], "knn_best": done.knn["best"],
-        "rank": done.rank, "pca": str(folder / "pca.png"), "backbone": done.backbone,
-    }  # fmt: skip
-    with locked(folder):
-        write_json(folder / "demo.json", {**facts, "versions": versions()})
+        "curate": {name: curated[name] for name in ("pool", "kept", "dropped")},
+        **baselines,
+        "knn_untrained": knn.get("first"),
+        "knn_trained": knn.get("last"),
+        "rank": done.rank,
+        "seconds": done.seconds,
+        "peak_memory_bytes": done.peak_memory_bytes,
+        "backbone": done.backbone,
+        "report": page.path,
+    }
+    write_json(folder / "demo.json", facts)
     return facts
+
+
+def _whole(seed: str | int) -> int:
+    try:
+        return int(seed)
+    except ValueError:
+        raise ConfigError(f"seed takes a whole number; got {seed!r}.") from None
+
+
+def _curate(folder: Path, source: Source) -> dict[str, Any]:
+    """Write ``manifest.parquet`` of what stays, and ``curation.json`` with what went and why; the latter's content."""
+    rows, made = read_manifest(folder / "pool.parquet")
+    kept, dropped = keep_first(rows)
+    if not kept:
+        raise DataError(f"{source.address} holds no image that can be used.")
+    write_manifest(
+        folder / "manifest.parquet",
+        [{**row, "reason": ""} for row in kept],
+        made={"verb": "demo", "pool": made["fingerprint"]},
+    )
+    place = {str(name): row for row, name in enumerate(source.columns["id"])}
+    broken = [{"id": line["id"], "reason": line["reason"], "against": ""} for line in made["rejected"]]
+    copies = [{"id": row["id"], "reason": row["reason"], "against": row["against"]} for row in dropped]
+    examples = [
+        {**line, "thumbnail": _thumbnail(source, place.get(line["id"]))}
+        for line in [*copies[:_EXAMPLES], *broken[: _EXAMPLES // 2]]
+    ]
+    reasons = Counter(row["reason"] for row in copies) + Counter({"broken file": len(broken)})
+    facts = {
+        "pool": len(rows) + len(broken), "kept": len(kept), "dropped": dict(reasons), "examples": examples,
+    }  # fmt: skip
+    write_json(folder / "curation.json", facts)
+    return facts
+
+
+def _thumbnail(source: Source, row: int | None) -> str | None:
+    """A small PNG in base64, or None where there is no picture."""
+    if row is None:
+        return None
+    try:
+        small = centre(source.pixels(row), short_side=64, side=64)
+    except Broken:
+        return None
+    file = io.BytesIO()
+    Image.fromarray(small.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _probe(pool: str) -> tuple[Source, Source] | None:
+    """The labelled rows that vote and that are asked, where the pool has labels enough for it."""
+    try:
+        return labelled(pool)
+    except DataError:
+        return None
+
+
+def _baselines(train: Source, test: Source) -> dict[str, float]:
+    """k-NN of what nobody learnt, by the same rows and the same vote as the run's probe."""
+    config = recipe(RECIPE).probe
+    found = {}
+    for name, feature in BASELINES.items():
+        tables = []
+        for source, rows in ((train, config.train_rows), (test, config.test_rows)):
+            features, labels = [], []
+            for row in range(min(rows, len(source))):
+                try:
+                    features.append(feature(source.pixels(row)))
+                except Broken:
+                    continue
+                labels.append(int(source.columns["label"][row]))
+            tables += [torch.stack(features), torch.from_numpy(np.asarray(labels))]
+        found[f"knn_{name}"] = knn_scores(*tables, config=KnnConfig(neighbours=config.neighbours))[0].value
+    return found

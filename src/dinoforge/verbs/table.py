@@ -18,23 +18,9 @@ from dinoforge.verbs.recipes import recipes, schema
 from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan
 
-VERBS: dict[str, Callable[..., Any]] = {
-    function.__name__: function
-    for function in (
-        doctor,
-        scan,
-        plan,
-        pretrain,
-        evaluate,
-        embed,
-        pca,
-        attention,
-        match,
-        report,
-        recipes,
-        schema,
-        demo,
-    )  # fmt: skip
-}
+_VERBS = (
+    doctor, scan, plan, pretrain, evaluate, embed, pca, attention, match, report, recipes, schema, demo,
+)  # fmt: skip
+VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})
 """Verbs that take any setting of a recipe besides their own keys."""
