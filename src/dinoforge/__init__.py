@@ -6,8 +6,10 @@ a backbone as a module: ``module(images)`` has ``.image``, ``.registers`` and ``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,11 +52,36 @@ def open_source(address: str) -> Any:
     return opened(address)
 
 
-def __getattr__(name: str) -> Callable[..., Any]:
+def _verb(name: str) -> Callable[..., Any] | None:
     # The verbs are imported when first used, so that `import dinoforge` is quick.
-    if not name.startswith("_"):
-        from dinoforge.verbs.table import VERBS
+    from dinoforge.verbs.table import VERBS
 
-        if name in VERBS:
-            return VERBS[name]
-    raise AttributeError(f"module 'dinoforge' has no attribute {name!r}")
+    return VERBS.get(name)
+
+
+class _Room(ModuleType):
+    """A folder that has the name of a verb: called, it is the verb."""
+
+    def __call__(self, **settings: Any) -> Any:
+        verb = _verb(self.__name__.rpartition(".")[2])
+        assert verb is not None
+        return verb(**settings)
+
+
+class _Package(ModuleType):
+    """``evaluate``, ``report`` and ``recipes`` are verbs and folders: whichever was imported first, both serve."""
+
+    def __getattribute__(self, name: str) -> Any:
+        try:
+            found = super().__getattribute__(name)
+        except AttributeError:
+            verb = None if name.startswith("_") else _verb(name)
+            if verb is None:
+                raise AttributeError(f"module 'dinoforge' has no attribute {name!r}") from None
+            return verb
+        if type(found) is ModuleType and found.__name__ == f"dinoforge.{name}" and _verb(name) is not None:
+            found.__class__ = _Room
+        return found
+
+
+sys.modules[__name__].__class__ = _Package

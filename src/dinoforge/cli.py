@@ -59,25 +59,34 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and name not in arguments:
             raise ConfigError(f"{name.rstrip('_')}= is required. See `dinoforge {function.__name__} --help`.")
     if print_config:
-        print(_described(function, arguments))
+        _print_config(_described(function, arguments), as_json=as_json)
         return
     result = function(**arguments)
     facts = result if isinstance(result, Mapping) else dataclasses.asdict(result)
     print(json.dumps(finite(facts), default=str) if as_json else _plainly(facts))
 
 
-def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> str:
+def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """The settings a verb would run with, each with where its value came from."""
     from dinoforge.verbs import table
 
     if function.__name__ in table.VERBS_WITH_RECIPE:
-        return settle({name: value for name, value in arguments.items() if name != "out"}).described()
-    lines = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        origin = "command line" if name in arguments else "default"
-        value = arguments.get(name, parameter.default)
-        lines.append(f"{name.rstrip('_')} = {value}  # {origin}")
-    return "\n".join(lines)
+        settled = settle({name: value for name, value in arguments.items() if name != "out"})
+        return settled.values()
+    found = {
+        name.rstrip("_"): (arguments.get(name, parameter.default), "command line" if name in arguments else "default")
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return found | {name: (value, "command line") for name, value in arguments.items() if name.rstrip("_") not in found}
+
+
+def _print_config(values: Mapping[str, tuple[Any, str]], *, as_json: bool) -> None:
+    if as_json:
+        config = {name: {"value": value, "origin": origin} for name, (value, origin) in values.items()}
+        print(json.dumps({"config": finite(config)}, default=str))
+        return
+    print("\n".join(f"{name} = {value}  # {origin}" for name, (value, origin) in values.items()))
 
 
 def _plainly(facts: Any) -> str:

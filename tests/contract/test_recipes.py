@@ -68,12 +68,12 @@ def test_where_values_come_from():
     settled = settle(
         {"recipe": "vit_micro.toy", "data": "photos", "plan.clip": "2", "data.augment.global_pixels": "48"}
     )
-    lines = settled.described().splitlines()
-    assert "data.source = photos  # command line" in lines
-    assert "plan.clip = 2.0  # command line" in lines
-    assert "backbone.pixels = 48  # derived from data.augment.global_pixels" in lines
-    assert "backbone.depth = 4  # recipe" in lines
-    assert "seed = 0  # default" in lines
+    values = settled.values()
+    assert values["data.source"] == ("photos", "command line")
+    assert values["plan.clip"] == (2.0, "command line")
+    assert values["backbone.pixels"] == (48, "derived from data.augment.global_pixels")
+    assert values["backbone.depth"] == (4, "recipe")
+    assert values["seed"] == (0, "default")
     assert settled.recipe.backbone.pixels == 48
 
 

@@ -1,9 +1,11 @@
 """The command line: what it prints where, and with which status."""
 
+import importlib
 import json
 
 import pytest
 
+import dinoforge
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
 from dinoforge.cli import execute, parse, run_verb
 from dinoforge.verbs.table import VERBS
@@ -49,9 +51,13 @@ def test_print_config_runs_nothing(capsys, tmp_path, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert "plan.clip = 2.0  # command line" in lines
     assert "objective.group = 64  # recipe" in lines
-    assert "plan.betas = (0.9, 0.999)  # default" in lines
+    assert "plan.rate_scaling = sqrt  # default" in lines
     assert execute(["embed", "backbone=b", "data=nowhere", "out=f", "--print-config"]) == 0
     assert "tokens = image  # default" in capsys.readouterr().out.splitlines()
+    assert execute(["evaluate", "backbone=b", "knn.neighbours=3", "--print-config", "--json"]) == 0
+    config = last(capsys.readouterr().out)["config"]
+    assert config["knn.neighbours"] == {"value": "3", "origin": "command line"}
+    assert config["tasks"] == {"value": "knn", "origin": "default"}
     assert not list(tmp_path.iterdir())
 
 
@@ -123,3 +129,18 @@ def test_numbers_json_cannot_hold_become_null(capsys):
     assert last(capsys.readouterr().out) == {"x": None, "rows": [{"y": 1.0}]}
     run_verb(verb, [], as_json=False, print_config=False)
     assert capsys.readouterr().out == "x: nan\nrows:\n  y=1\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_python_has_every_verb_whatever_was_imported_before(verb):
+    """``evaluate``, ``report`` and ``recipes`` are folders too, and stay importable."""
+    importlib.import_module("dinoforge.evaluate.knn")
+    importlib.import_module("dinoforge.report.pca")
+    for _ in range(2):
+        with pytest.raises((ConfigError, TypeError), match=r"nonsense|missing a required argument"):
+            getattr(dinoforge, verb)(nonsense="1", out="never")
+    import dinoforge.evaluate.knn as rules
+
+    assert rules.knn_scores
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        dinoforge.pretrian  # noqa: B018

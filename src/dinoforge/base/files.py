@@ -116,6 +116,17 @@ def put_back(path: Path) -> None:
         _aside(path).replace(path)
 
 
+def place_for(path: Path) -> None:
+    """Make the folder of a file that is written in the end, and find out now whether it can be.
+
+    Raises:
+        RunError: It cannot.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+
+
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line and hand it to the operating system before returning."""
     with explained(path), path.open("a", encoding="utf-8") as file:

@@ -71,7 +71,7 @@ class Recipe(Config):
 
     recipe: str = ""
     """Name of the recipe this came from."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of every random choice."""
     init: str | None = None
     """Backbone to start from (its fingerprint counts, not its path); null: fresh weights."""

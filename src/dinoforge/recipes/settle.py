@@ -30,9 +30,9 @@ class Settled:
     recipe: Recipe
     origins: dict[str, str]
 
-    def described(self) -> str:
-        """A line for every setting."""
-        return "\n".join(f"{path} = {value}  # {self.origins[path]}" for path, value in paths(self.recipe))
+    def values(self) -> dict[str, tuple[Any, str]]:
+        """Every setting's value and origin."""
+        return {path: (value, self.origins[path]) for path, value in paths(self.recipe)}
 
 
 def settle(settings: Mapping[str, Any]) -> Settled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.baseline import BASELINES
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
-from dinoforge.recipes.table import recipe
+from dinoforge.recipes.recipe import ProbeConfig
+from dinoforge.recipes.settle import settle
 from dinoforge.runs import labelled, pretrain
 from dinoforge.verbs.plan import plan
 from dinoforge.verbs.report import report
@@ -50,6 +52,11 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
         seed: Of the pictures and of the training.
     """
     folder, number = Path(out), _whole(seed)
+    for word in ("data", "probe", "data.source", "probe.source", "config", "init"):
+        if word in settings:
+            raise ConfigError(
+                f"demo takes no {word}=; images= names the pictures, and the demo makes the rest of them."
+            )
     pool = images or POOL.format(seed=number)
     say(f"1/5 scan {pool}")
     scan(data=pool, out=str(folder / "pool.parquet"))
@@ -62,14 +69,17 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
     if probe is not None:
         words["probe"] = pool
     say("3/5 plan")
+    begun = _images_of(folder / "run" / "config.yaml")
+    if images is not None and begun is not None:
+        words.setdefault("plan.images", begun)  # what an earlier start settled on: the same command goes on
     planned = plan(**words)
-    if images is not None and planned.images_per_second and "plan.images" not in settings:
+    if images is not None and planned.images_per_second and "plan.images" not in words:
         words["plan.images"] = min(planned.images, max(planned.batch, int(planned.images_per_second * OWN_SECONDS)))
         planned = plan(**words)
     say("4/5 pretrain")
     done = pretrain(out=folder / "run", **words)
     write_json(folder / "run" / "plan.json", asdict(planned))
-    baselines = {} if probe is None else _baselines(*probe)
+    baselines = {} if probe is None else _baselines(*probe, settle(words).recipe.probe)
     write_json(folder / "run" / "baselines.json", baselines)
     say("5/5 report")
     page = report(run=str(folder / "run"), out=str(folder / "report.html"))
@@ -87,6 +97,11 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
     }
     write_json(folder / "demo.json", facts)
     return facts
+
+
+def _images_of(config: Path) -> int | None:
+    """The length of a run's plan, or None where there is no run."""
+    return settle({"config": str(config)}).recipe.plan.images if config.exists() else None
 
 
 def _whole(seed: str | int) -> int:
@@ -143,20 +158,26 @@ def _probe(pool: str) -> tuple[Source, Source] | None:
         return None
 
 
-def _baselines(train: Source, test: Source) -> dict[str, float]:
+def _baselines(train: Source, test: Source, config: ProbeConfig) -> dict[str, float]:
     """k-NN of what nobody learnt, by the same rows and the same vote as the run's probe."""
-    config = recipe(RECIPE).probe
     found = {}
     for name, feature in BASELINES.items():
-        tables = []
-        for source, rows in ((train, config.train_rows), (test, config.test_rows)):
-            features, labels = [], []
-            for row in range(min(rows, len(source))):
-                try:
-                    features.append(feature(source.pixels(row)))
-                except Broken:
-                    continue
-                labels.append(int(source.columns["label"][row]))
-            tables += [torch.stack(features), torch.from_numpy(np.asarray(labels))]
+        tables = [*_table(feature, train, config.train_rows), *_table(feature, test, config.test_rows)]
         found[f"knn_{name}"] = knn_scores(*tables, config=KnnConfig(neighbours=config.neighbours))[0].value
     return found
+
+
+def _table(
+    feature: Callable[[np.ndarray], torch.Tensor], source: Source, rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and labels of the usable ones among the first rows."""
+    features, labels = [], []
+    for row in range(min(rows, len(source))):
+        try:
+            features.append(feature(source.pixels(row)))
+        except Broken:
+            continue
+        labels.append(int(source.columns["label"][row]))
+    if not features:
+        raise DataError(f"No image of {source.address} could be used.")
+    return torch.stack(features), torch.tensor(labels)

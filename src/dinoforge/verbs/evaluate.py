@@ -12,7 +12,7 @@ import torch
 
 from dinoforge.base.config import Config, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
-from dinoforge.base.files import append_line
+from dinoforge.base.files import append_line, place_for
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.table import EVALUATIONS
@@ -47,6 +47,8 @@ def evaluate(
         if name not in EVALUATIONS:
             raise unknown("task", name, EVALUATIONS)
     configs = _task_settings(names, settings)
+    if out is not None:
+        place_for(Path(out))
     known, asked = _train_and_test(data, train, test)
     known, asked = _first(known, train_rows, "train_rows"), _first(asked, test_rows, "test_rows")
     found = opened(backbone)

@@ -47,7 +47,10 @@ def test_a_sound_plan_has_no_warning(told):
         ({"images": 999}, "999 images are few: below 1,000"),
         ({"plan.batch": 16, "objective.group": 16}, "plan.batch=16 is one group of objective.group=16: below 64"),
         ({"objective.group": 4}, "objective.group=4 is small for KoLeo: below 8"),
-        ({"plan.images": 1_024}, "objective.head.prototypes=2,048 are more than the 1,024 images seen"),
+        (
+            {"objective.head.prototypes": 65_536},
+            "objective.head.prototypes=65,536 are more than the 40,960 images seen",
+        ),
         ({"need": 2**60}, "The run needs about 1,073,741,824.0 GiB, this machine has"),
     ],
 )
