@@ -66,15 +66,15 @@ def test_recipes_are_different_runs():
 
 def test_where_values_come_from():
     settled = settle(
-        {"recipe": "vit_micro.toy", "data": "photos", "plan.clip": "2", "data.augment.global_pixels": "48"}
+        {"recipe": "vit_micro.toy", "data": "photos", "plan.clip": "2", "data.augment.global_pixels": "56"}
     )
     values = settled.values()
     assert values["data.source"] == ("photos", "command line")
     assert values["plan.clip"] == (2.0, "command line")
-    assert values["backbone.pixels"] == (48, "derived from data.augment.global_pixels")
+    assert values["backbone.pixels"] == (56, "derived from data.augment.global_pixels")
     assert values["backbone.depth"] == (4, "recipe")
     assert values["seed"] == (0, "default")
-    assert settled.recipe.backbone.pixels == 48
+    assert settled.recipe.backbone.pixels == 56
 
 
 def test_a_file_is_a_recipe(tmp_path):

@@ -50,7 +50,7 @@ def test_print_config_runs_nothing(capsys, tmp_path, monkeypatch):
     assert execute(["pretrain", "recipe=vit_micro.toy", "data=nowhere", "out=r", "plan.clip=2", "--print-config"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "plan.clip = 2.0  # command line" in lines
-    assert "objective.group = 64  # recipe" in lines
+    assert "plan.batch = 32  # recipe" in lines
     assert "plan.rate_scaling = sqrt  # default" in lines
     assert execute(["embed", "backbone=b", "data=nowhere", "out=f", "--print-config"]) == 0
     assert "tokens = image  # default" in capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from dinoforge.data.toyworld.scene import Colour, Light, Line, Paint, Plane, Surface, blend
+from dinoforge.data.toyworld.scene import Body, Colour, Light, Line, Paint, Plane, Surface, blend
 from dinoforge.data.toyworld.world import World
 
 Solids = Float[np.ndarray, "S F 3"]
@@ -256,8 +256,8 @@ def _bunch(rng: np.random.Generator) -> Float[np.ndarray, "G 3"]:
     return np.concatenate([[[0.0, 0.0, 0.5]], around]).astype(np.float32)
 
 
-def muted_colours(rng: np.random.Generator) -> Paint:
-    """A grey with a tinge and a fuller colour, one of them bright; which is which is drawn too."""
+def muted_colours(_body: Body, rng: np.random.Generator) -> Paint:
+    """Whatever the mineral, a grey with a tinge and a fuller colour, one of them bright; which is which is drawn too."""
     grey = rng.uniform(0.15, 0.95)
     full = rng.random(3, dtype=np.float32)
     colours = np.stack([np.clip(grey + 0.06 * rng.standard_normal(3), 0, 1), full * (0.5 if grey > 0.5 else 1.0)])

@@ -1,8 +1,9 @@
 """Creatures of twelve species in meadow, sand or water.
 
-A species is an outline (how many lobes, how deep, how long) with a coat (stripes, spots, rings …). An individual has its own
-proportions, its own unevenness, and its coat in its own place. Everything else changes from picture to picture and says
-nothing of the species: both colours, pose, size, place, light, ground, what stands in front.
+A species is an outline (how many lobes, how deep, how long) with a coat (stripes, spots, rings …), and most of its creatures
+are of a like hue. An individual has its own proportions, its own unevenness, its hue, and its coat in its own place.
+Everything else changes from picture to picture and says nothing of the species: how full and how bright both colours are,
+pose, size, place, light, ground, what stands in front.
 
 Axes: Y by X pixels.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from dinoforge.data.toyworld.scene import Colour, Light, Line, Paint, Plane, Surface, blend
+from dinoforge.data.toyworld.scene import Body, Colour, Light, Line, Paint, Plane, Surface, blend
 from dinoforge.data.toyworld.world import World
 
 
@@ -34,6 +35,11 @@ class Species:
     pitch: float
     """Repeats of the pattern across the body."""
 
+
+TYPICAL = 0.95
+"""Share of creatures that have the hue of their species; the others have any."""
+HUE_SPREAD = 0.02
+"""Standard deviation of that hue, in turns of the wheel; the next species' is 1/12 away."""
 
 SPECIES = (
     Species("ribbon ray", 2, 0.05, 2.1, "stripes", 5.0),
@@ -93,6 +99,8 @@ class Creature:
     pitch: float
     shift: tuple[float, float]
     """Where its coat has its middle, in radii."""
+    hue: float
+    """Of its coat, in turns of the wheel."""
 
     def surface(self, u: Plane, v: Plane, sun: tuple[float, float]) -> Surface:
         """A dome under a coat; the sun of the picture does all the shading."""
@@ -110,6 +118,7 @@ class Creature:
 def creature(label: int, rng: np.random.Generator) -> Creature:
     """An individual of ``SPECIES[label]``."""
     species = SPECIES[label]
+    typical = label / len(SPECIES) + rng.normal(0, HUE_SPREAD)
     return Creature(
         label=label,
         species=species,
@@ -118,14 +127,22 @@ def creature(label: int, rng: np.random.Generator) -> Creature:
         wobble=tuple((waves, rng.normal(0, 0.02), rng.uniform(0, 2 * np.pi)) for waves in (2, 3, 5)),
         pitch=species.pitch * rng.uniform(0.88, 1.12),
         shift=(rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)),
+        hue=typical if rng.random() < TYPICAL else rng.random(),
     )
 
 
-def two_colours(rng: np.random.Generator) -> Paint:
-    """A light and a dark colour that say nothing of the species; which is which is drawn too."""
-    colours = rng.random((2, 3), dtype=np.float32)
-    colours = np.stack([0.45 + 0.55 * colours[0], 0.5 * colours[1]])
-    return colours if rng.random() < 0.5 else colours[::-1]
+def coat_colours(body: Body, rng: np.random.Generator) -> Paint:
+    """A light and a dark colour near the creature's own hue, fuller in one picture than in another; which is which is drawn."""
+    assert isinstance(body, Creature)
+    light = of_hue(body.hue + rng.normal(0, 0.02), rng.uniform(0.35, 0.8), rng.uniform(0.7, 1.0))
+    dark = of_hue(body.hue + rng.normal(0.08, 0.04), rng.uniform(0.3, 0.9), rng.uniform(0.1, 0.45))
+    return np.stack([light, dark] if rng.random() < 0.5 else [dark, light])
+
+
+def of_hue(hue: float, saturation: float, value: float) -> Colour:
+    """Red, green and blue of a hue (1 is once around the wheel), a saturation and a value (HSV)."""
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue) % 6
+    return (value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,4 +213,4 @@ def daylight(rng: np.random.Generator) -> Light:
     )
 
 
-WORLD = World("species", tuple(species.name for species in SPECIES), creature, two_colours, meadow, blade, daylight)
+WORLD = World("species", tuple(species.name for species in SPECIES), creature, coat_colours, meadow, blade, daylight)

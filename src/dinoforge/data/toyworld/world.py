@@ -27,8 +27,8 @@ class World:
     classes: tuple[str, ...]
     body: Callable[[int, Draw], Body]
     """An individual of the class with that number."""
-    paint: Callable[[Draw], Paint]
-    """Two colours, which say nothing of the class."""
+    paint: Callable[[Body, Draw], Paint]
+    """Two colours of an individual in one picture."""
     ground: Callable[[Draw], Ground]
     front: Callable[[Draw], Front]
     light: Callable[[Draw], Light]
@@ -67,5 +67,5 @@ class World:
             )
             # The last 0.2 m of a slot stay free: more than any thing is thick, so the near one is nearer everywhere.
             distance = NEAREST + 0.2 + rank * slot + rng.uniform(0, slot - 0.2)
-            things.append(Thing(body, pose, self.paint(rng), distance))
+            things.append(Thing(body, pose, self.paint(body, rng), distance))
         return tuple(things)
