@@ -13,7 +13,7 @@ import torch
 from dinoforge.base.config import Config, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, agreed
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.table import EVALUATIONS
 from dinoforge.features.extract import image_features
@@ -98,6 +98,7 @@ def _train_and_test(data: str | None, train: str | None, test: str | None) -> tu
         labels = source.columns.get("label")
         if labels is None or (labels < 0).any():
             raise DataError(f"{source.address} has no labels, or not for every image.")
+    known, asked = agreed([known, asked])
     return known, asked
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import SUFFIXES, Broken
 from dinoforge.data.sources.parquet import Parquet
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, agreed, numbered
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "gallery": "gallery", "query": "query"}  # fmt: skip
@@ -30,6 +30,7 @@ class Folder(Source):
         names, rejected = _images(root)
         self.rejected = rejected
         self.columns = {"id": np.asarray(names, dtype=np.str_), **_by_path([Path(name) for name in names])}
+        self.by_name = frozenset({"label"} & self.columns.keys())
 
     def encoded(self, row: int) -> bytes:
         """The file's bytes."""
@@ -44,10 +45,15 @@ _BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_("")}
 
 
 class Several(Source):
-    """Sources one after another, with the columns that all of them can fill."""
+    """Sources one after another, with the columns that any of them can fill; a class has one number in all (``agreed``)."""
 
     def __init__(self, address: str, parts: Sequence[Source]) -> None:
+        parts = agreed(parts)
         self.address, self._parts = address, parts
+        self.by_name = frozenset(
+            name for name in ("label", "group")
+            if all(name in part.by_name for part in parts if name in part.columns)
+        ) & {name for part in parts for name in part.columns}  # fmt: skip
         self.rejected = [line for part in parts for line in part.rejected]
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         names = sorted({name for part in parts for name in part.columns})
@@ -137,9 +143,7 @@ def _by_path(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     if any(splits):
         found["split"] = np.asarray(splits, dtype=np.str_)
     labels = [next((part for part in reversed(parts) if part.lower() not in SPLITS), "") for parts in folders]
-    classes = sorted({label for label in labels if label})
-    if len(classes) > 1:
-        number = {label: index for index, label in enumerate(classes)}
-        found["label"] = np.asarray([number.get(label, -1) for label in labels], dtype=np.int64)
+    if len({label for label in labels if label}) > 1:
         found["label_name"] = np.asarray(labels, dtype=np.str_)
+        found["label"] = numbered(found["label_name"])
     return found
