@@ -17,7 +17,7 @@ from dinoforge.data.decode import Broken
 from dinoforge.data.manifest import write_manifest
 from dinoforge.data.scan import scan
 from dinoforge.data.sources.folder import Several
-from dinoforge.data.sources.source import Source, agreed
+from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
 from dinoforge.verbs.evaluate import _train_and_test
@@ -264,6 +264,51 @@ def test_image_columns_without_bytes_are_one_line(tmp_path):
     pq.write_table(pa.table({"image": pictures, "mask": pictures}), tmp_path / "hub.parquet")
     hub = open_source(str(tmp_path / "hub.parquet"))
     assert hub.pixels(0).tolist() == hub.extra(0, "mask").tolist()
+
+
+def test_odd_tables_in_a_folder_are_set_aside_with_the_reason(tmp_path):
+    manifest(tmp_path / "in" / "data")  # writes in/m.parquet beside the pictures
+    shutil.rmtree(tmp_path / "in" / "data")
+    table(tmp_path / "in" / "GOOD.PARQUET", label=[0, 1])
+    (tmp_path / "in" / "cut.parquet").write_bytes((tmp_path / "in" / "GOOD.PARQUET").read_bytes()[:-20])
+    pq.write_table(pa.table({"id": ["a"], "row": [1]}), tmp_path / "in" / "ids.parquet")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "in" / "none.parquet")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path / "in"))
+    assert source.columns["id"].tolist() == ["GOOD.PARQUET:0", "GOOD.PARQUET:1"]
+    reasons = dict(source.rejected)
+    assert reasons["m.parquet"] == "a manifest: give its own path"
+    assert reasons["cut.parquet"].startswith("cannot be read as Parquet")
+    assert reasons["ids.parquet"] == "has no column 'image' with image bytes; it has id, row."
+    assert reasons["none.parquet"] == "has no row"
+    assert len(reasons) == 5
+    (tmp_path / "in" / "x.png").write_bytes(png(1))
+    assert len(open_source(str(tmp_path / "in")).rejected) == 5
+    (tmp_path / "in" / "x.png").unlink()
+    (tmp_path / "in" / "GOOD.PARQUET").unlink()
+    (tmp_path / "in" / "notes.txt").unlink()
+    with pytest.raises(DataError, match=r"holds no image; 3 other files are in it, the first cut.parquet: cannot be"):
+        open_source(str(tmp_path / "in"))
+
+
+def test_a_cut_reaches_every_class_of_a_sorted_source():
+    def known(labels, **columns):
+        return Known(id=np.asarray([str(n) for n in range(len(labels))]), label=np.asarray(labels), **columns)
+
+    label = np.repeat(np.arange(10), 100)
+    cut = first_rows(known(label), 200)
+    counts = np.bincount(cut.columns["label"], minlength=10)
+    assert len(cut) == 200
+    assert counts.min() >= 8  # 20 a class expected, deviation 4
+    rows = cut.columns["id"].astype(int)
+    assert (np.diff(rows) > 0).all()
+    assert first_rows(known(label), 200).columns["id"].tolist() == cut.columns["id"].tolist()
+    both = first_rows(known(np.tile(label, 2), split=np.repeat(["test", "train"], 1000)), 400)
+    assert set(both.columns["split"]) == {"test", "train"}
+    mixed = first_rows(known(np.random.default_rng(0).permutation(label)), 200)
+    assert mixed.columns["id"].tolist() == [str(n) for n in range(200)]
+    assert first_rows(Known(id=np.asarray(["a", "b"])), 1).columns["id"].tolist() == ["a"]
+    assert len(first_rows(known(label), 5000)) == 1000
 
 
 def test_a_polluted_world_keeps_its_columns_when_joined_and_selected(tmp_path):

@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Int
 
 from dinoforge.base.config import fingerprint
+from dinoforge.base.random import key
 from dinoforge.data.decode import decode
+from dinoforge.data.order import permute
 
 
 class Source(ABC):
@@ -86,6 +88,33 @@ class _Rows(Source):
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         return self._whole.extra(int(self._rows[row]), name)
+
+
+def first_rows(source: Source, count: int) -> Source:
+    """So many rows of a source, for a look at all of it: its first ones.
+
+    Where every split lies there class after class, as in folders, the first rows would be the first classes; then they are
+    drawn, always the same ones, and keep their order.
+    """
+    if count >= len(source):
+        return source
+    rows = np.arange(count)
+    if _class_after_class(source):
+        rows = np.sort(permute(rows, images=len(source), seed=key(0, "first rows")))
+    return source.select(rows)
+
+
+def _class_after_class(source: Source) -> bool:
+    """Whether the rows of each class of a split stand together."""
+    columns = source.columns
+    if "label" not in columns:
+        return False
+    splits = columns.get("split", np.zeros(len(source)))
+    for split in np.unique(splits):
+        labels = columns["label"][(splits == split) & (columns["label"] >= 0)]
+        if np.count_nonzero(np.diff(labels)) >= max(1, len(np.unique(labels))):
+            return False
+    return True
 
 
 def numbered(names: np.ndarray) -> Int[np.ndarray, " n"]:
