@@ -287,7 +287,7 @@ def test_odd_tables_in_a_folder_are_set_aside_with_the_reason(tmp_path):
     (tmp_path / "in" / "x.png").unlink()
     (tmp_path / "in" / "GOOD.PARQUET").unlink()
     (tmp_path / "in" / "notes.txt").unlink()
-    with pytest.raises(DataError, match=r"holds no image; 3 other files are in it, the first cut.parquet: cannot be"):
+    with pytest.raises(DataError, match=r"holds no image; 4 other files are in it, the first cut.parquet: cannot be"):
         open_source(str(tmp_path / "in"))
 
 
