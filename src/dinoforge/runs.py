@@ -18,7 +18,7 @@ from dinoforge.base.files import append_line, locked, put_back, read_lines, writ
 from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, peak_bytes, versions
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.health import effective_rank
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
@@ -311,17 +311,18 @@ class Run:
         config, module = self.recipe.probe, step.teacher.backbone
         how = Extraction(self.device, self.precision.precision)
 
-        def features(source: Source, rows: int) -> tuple[torch.Tensor, np.ndarray]:
-            return image_features(
-                module, source.select(np.arange(min(rows, len(source)))), self.preprocessing, how, on_broken=quarantine
-            )
+        def features(source: Source) -> tuple[torch.Tensor, np.ndarray]:
+            return image_features(module, source, self.preprocessing, how, on_broken=quarantine)
 
         def measure() -> dict[str, float]:
             if self.probed is None:
-                return {"rank": effective_rank(features(self.source, config.rank_rows)[0])}
-            train, test = self.probed
-            bank, bank_rows = features(train, config.train_rows)
-            asked, asked_rows = features(test, config.test_rows)
+                return {"rank": effective_rank(features(first_rows(self.source, config.rank_rows))[0])}
+            train, test = (
+                first_rows(source, rows)
+                for source, rows in zip(self.probed, (config.train_rows, config.test_rows), strict=True)
+            )
+            bank, bank_rows = features(train)
+            asked, asked_rows = features(test)
             score = knn_scores(
                 bank, torch.from_numpy(train.columns["label"][bank_rows]),
                 asked, torch.from_numpy(test.columns["label"][asked_rows]),

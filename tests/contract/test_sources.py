@@ -17,9 +17,10 @@ from dinoforge.data.decode import Broken
 from dinoforge.data.manifest import write_manifest
 from dinoforge.data.scan import scan
 from dinoforge.data.sources.folder import Several
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
+from dinoforge.verbs.evaluate import _train_and_test
 
 
 def png(level, size=(12, 9)):
@@ -147,7 +148,7 @@ def test_a_folder_without_classes_has_no_labels(tmp_path):
 def test_another_label_column(tmp_path):
     source = open_source(parquet(tmp_path / "p") + "?label=coarse_label")
     assert set(source.columns["label"].tolist()) == {0}
-    with pytest.raises(DataError, match=r"has no column 'coarse_labl'. Did you mean 'coarse_label'"):
+    with pytest.raises(ConfigError, match=r"has no column 'coarse_labl'. Did you mean 'coarse_label'"):
         open_source(parquet(tmp_path / "p") + "?label=coarse_labl")
 
 
@@ -187,6 +188,127 @@ def test_sources_side_by_side_say_what_they_do_not_know():
     assert (columns["label"].tolist(), columns["group"].tolist()) == ([3, -1, -1], [-1, 7, 8])
     assert (columns["label"].dtype, columns["strength"].dtype) == (np.int64, np.float64)
     np.testing.assert_equal(columns["strength"], [0.5, np.nan, np.nan])
+
+
+def classes(root, *names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "1.png").write_bytes(png(9))
+    return open_source(str(root))
+
+
+def table(path, **columns):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    rows = len(next(iter(columns.values())))
+    pq.write_table(pa.table({"image": [png(n) for n in range(rows)], **columns}), path)
+    return open_source(str(path))
+
+
+def names_and_numbers(*sources, column="label"):
+    pairs = [zip(*(s.columns[c].tolist() for c in (f"{column}_name", column)), strict=True) for s in sources]
+    return [dict(sorted(pair)) for pair in pairs]
+
+
+def test_a_class_has_one_number_in_sources_that_number_names(tmp_path):
+    a, b = classes(tmp_path / "a", "ant", "bee", "cat"), classes(tmp_path / "b", "bee", "cat", "dog")
+    assert names_and_numbers(*agreed([a, b])) == [{"ant": 0, "bee": 1, "cat": 2}, {"bee": 1, "cat": 2, "dog": 3}]
+    assert agreed([a, b])[1].pixels(0).tolist() == b.pixels(0).tolist()
+    both = Several("both", [a, b])
+    assert names_and_numbers(both) == [{"ant": 0, "bee": 1, "cat": 2, "dog": 3}]
+    assert names_and_numbers(agreed([both, a])[1]) == [{"ant": 0, "bee": 1, "cat": 2}]
+    assert agreed([a, a.select(np.asarray([2]))])[1].columns["label"].tolist() == [2]
+
+
+def test_classes_that_are_asked_have_the_numbers_of_those_that_vote(tmp_path):
+    for name in ("a", "b"):
+        classes(tmp_path / name, *("ant", "bee", "cat")[name == "b" :])
+    assert names_and_numbers(*_train_and_test(None, str(tmp_path / "a"), str(tmp_path / "b"))) == [
+        {"ant": 0, "bee": 1, "cat": 2}, {"bee": 1, "cat": 2}
+    ]  # fmt: skip
+
+
+def test_labels_that_are_texts_agree_over_the_files_of_a_folder(tmp_path):
+    table(tmp_path / "train.parquet", label=["ant", "bee", "cat"], group=["p1", "p2", "p2"])
+    table(tmp_path / "test.parquet", label=["cat", "bee", None], group=["p2", None, "p3"])
+    columns = open_source(str(tmp_path)).columns
+    assert columns["label_name"].tolist() == ["cat", "bee", "", "ant", "bee", "cat"]
+    assert columns["label"].tolist() == [2, 1, -1, 0, 1, 2]
+    assert columns["group"].tolist() == [1, -1, 2, 0, 1, 1]
+
+
+def test_numbers_that_were_given_stay_and_names_follow_them(tmp_path):
+    given = table(tmp_path / "a.parquet", label=[7, 3], label_name=["bee", "cat"])
+    named = classes(tmp_path / "f", "ant", "bee", "cat")
+    found = agreed([named, given])
+    assert names_and_numbers(*found) == [{"ant": 8, "bee": 7, "cat": 3}, {"bee": 7, "cat": 3}]
+    nameless = table(tmp_path / "b.parquet", label=[1, 0])
+    assert [s.columns["label"].tolist() for s in agreed([named, nameless])] == [[0, 1, 2], [1, 0]]
+
+
+def test_whole_floats_are_labels_and_others_are_one_line(tmp_path):
+    found = table(tmp_path / "a.parquet", label=[1.0, 10.0, float("nan"), None], group=[2.0, 2.0, None, 3.0])
+    assert found.columns["label"].tolist() == [1, 10, -1, -1]
+    assert found.columns["group"].tolist() == [2, 2, -1, 3]
+    with pytest.raises(DataError, match=r"column 'label' holds 0.5; it takes whole numbers or texts"):
+        table(tmp_path / "b.parquet", label=[0.5, 1.0])
+
+
+def test_image_columns_without_bytes_are_one_line(tmp_path):
+    pq.write_table(pa.table({"image": ["a.png", "b.png"]}), tmp_path / "paths.parquet")
+    with pytest.raises(DataError, match=r"column 'image' but string; paths and addresses are not read yet"):
+        open_source(str(tmp_path / "paths.parquet"))
+    pq.write_table(pa.table({"image": [{"path": "a.png"}]}), tmp_path / "struct.parquet")
+    with pytest.raises(DataError, match=r"no image bytes in its column 'image' but struct<path: string>"):
+        open_source(str(tmp_path / "struct.parquet"))
+    pictures = pa.array([{"bytes": png(4), "path": "a.png"}])
+    pq.write_table(pa.table({"image": pictures, "mask": pictures}), tmp_path / "hub.parquet")
+    hub = open_source(str(tmp_path / "hub.parquet"))
+    assert hub.pixels(0).tolist() == hub.extra(0, "mask").tolist()
+
+
+def test_odd_tables_in_a_folder_are_set_aside_with_the_reason(tmp_path):
+    manifest(tmp_path / "in" / "data")  # writes in/m.parquet beside the pictures
+    shutil.rmtree(tmp_path / "in" / "data")
+    table(tmp_path / "in" / "GOOD.PARQUET", label=[0, 1])
+    (tmp_path / "in" / "cut.parquet").write_bytes((tmp_path / "in" / "GOOD.PARQUET").read_bytes()[:-20])
+    pq.write_table(pa.table({"id": ["a"], "row": [1]}), tmp_path / "in" / "ids.parquet")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "in" / "none.parquet")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path / "in"))
+    assert source.columns["id"].tolist() == ["GOOD.PARQUET:0", "GOOD.PARQUET:1"]
+    reasons = dict(source.rejected)
+    assert reasons["m.parquet"] == "a manifest: give its own path"
+    assert reasons["cut.parquet"].startswith("cannot be read as Parquet")
+    assert reasons["ids.parquet"] == "has no column 'image' with image bytes; it has id, row."
+    assert reasons["none.parquet"] == "has no row"
+    assert len(reasons) == 5
+    (tmp_path / "in" / "x.png").write_bytes(png(1))
+    assert len(open_source(str(tmp_path / "in")).rejected) == 5
+    (tmp_path / "in" / "x.png").unlink()
+    (tmp_path / "in" / "GOOD.PARQUET").unlink()
+    (tmp_path / "in" / "notes.txt").unlink()
+    with pytest.raises(DataError, match=r"holds no image; 4 other files are in it, the first cut.parquet: cannot be"):
+        open_source(str(tmp_path / "in"))
+
+
+def test_a_cut_reaches_every_class_of_a_sorted_source():
+    def known(labels, **columns):
+        return Known(id=np.asarray([str(n) for n in range(len(labels))]), label=np.asarray(labels), **columns)
+
+    label = np.repeat(np.arange(10), 100)
+    cut = first_rows(known(label), 200)
+    counts = np.bincount(cut.columns["label"], minlength=10)
+    assert len(cut) == 200
+    assert counts.min() >= 8  # 20 a class expected, deviation 4
+    rows = cut.columns["id"].astype(int)
+    assert (np.diff(rows) > 0).all()
+    assert first_rows(known(label), 200).columns["id"].tolist() == cut.columns["id"].tolist()
+    both = first_rows(known(np.tile(label, 2), split=np.repeat(["test", "train"], 1000)), 400)
+    assert set(both.columns["split"]) == {"test", "train"}
+    mixed = first_rows(known(np.random.default_rng(0).permutation(label)), 200)
+    assert mixed.columns["id"].tolist() == [str(n) for n in range(200)]
+    assert first_rows(Known(id=np.asarray(["a", "b"])), 1).columns["id"].tolist() == ["a"]
+    assert len(first_rows(known(label), 5000)) == 1000
 
 
 def test_a_polluted_world_keeps_its_columns_when_joined_and_selected(tmp_path):

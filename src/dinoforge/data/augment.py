@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from PIL import Image
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from dinoforge.base.config import Config
 
 GLOBAL_VIEWS = 2
 _TRIALS = 10
+_CUBIC = Image.Resampling.BICUBIC
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -159,13 +161,34 @@ def resize(image: UInt8[Tensor, "C Y X"], height: int, width: int) -> UInt8[Tens
 
 
 def centre(pixels: UInt8[np.ndarray, "Y X C"], *, short_side: int, side: int) -> UInt8[Tensor, "C y x"]:
-    """The middle square for features: the short side resized, the centre cut out (checkpoints' preprocessing)."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-    height, width = image.shape[1:]
+    """The middle square for features: the short side resized, the centre cut out (checkpoints' preprocessing).
+
+    Only what the square needs is computed, so a long strip costs no more than a square image; the square is that of the
+    resized whole to within one grey level.
+    """
+    height, width = pixels.shape[:2]
     factor = short_side / min(height, width)
-    image = resize(image, max(round(height * factor), side), max(round(width * factor), side))
-    top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
-    return image[:, top : top + side, left : left + side].contiguous()
+    rows, top, bottom = _middle(height, max(round(height * factor), side), side)
+    columns, left, right = _middle(width, max(round(width * factor), side), side)
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels[rows, columns], -1, 0)]
+    # Across first, then down, as the resize of a whole does: grey levels are cut off at 0 and 255 in between.
+    narrow = [plane.resize((side, plane.height), _CUBIC, box=(left, 0, right, plane.height)) for plane in planes]
+    square = [plane.resize((side, side), _CUBIC, box=(0, top, side, bottom)) for plane in narrow]
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in square]))
+
+
+def _middle(length: int, resized: int, side: int) -> tuple[slice, float, float]:
+    """The pixels of an axis that the middle ``side`` of its ``resized`` ones are made of, and from where to where these lie.
+
+    Where they lie is counted from the first of those pixels. The cubic filter reaches two pixels of the coarser grid to
+    each side; one more is for rounding.
+    """
+    scale = length / resized
+    low = (resized - side) // 2 * scale
+    high = low + side * scale
+    reach = math.ceil(2 * max(scale, 1)) + 1
+    first, last = max(math.floor(low) - reach, 0), min(math.ceil(high) + reach, length)
+    return slice(first, last), low - first, min(high, float(length)) - first
 
 
 def _colours(rng: np.random.Generator, view: int, config: ColourConfig) -> Float[np.ndarray, " P"]:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dinoforge.base.config import Config, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line, place_for
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.table import EVALUATIONS
 from dinoforge.features.extract import image_features
@@ -34,8 +33,8 @@ def evaluate(
         data: Labelled images with train and test (or val) splits; without splits every fifth is asked.
         train: Labelled images that vote, instead of data.
         test: Labelled images that are asked, together with train.
-        train_rows: First so many rows that vote; all if not given.
-        test_rows: First so many rows that are asked; all if not given.
+        train_rows: First so many rows that vote, strewn over a source sorted by class; all if not given.
+        test_rows: First so many rows that are asked, in the same way; all if not given.
         out: JSON lines file that the scores are appended to.
         precision: auto, fp32 or bf16.
         knn.neighbours: Neighbours that vote [20].
@@ -100,6 +99,7 @@ def _train_and_test(data: str | None, train: str | None, test: str | None) -> tu
         labels = source.columns.get("label")
         if labels is None or (labels < 0).any():
             raise DataError(f"{source.address} has no labels, or not for every image.")
+    known, asked = agreed([known, asked])
     return known, asked
 
 
@@ -112,4 +112,4 @@ def _first(source: Source, rows: str | int | None, name: str) -> Source:
         raise ConfigError(f"{name} takes a whole number; got {rows!r}.") from None
     if count < 1:
         raise ConfigError(f"{name} must be at least 1; got {count}.")
-    return source.select(np.arange(min(count, len(source))))
+    return first_rows(source, count)

@@ -2,6 +2,7 @@
 
 import colorsys
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,41 @@ def test_centre_is_pillows_resize_and_middle(height, width):
     top, left = (size[1] - 56) // 2, (size[0] - 56) // 2
     want = whole[top : top + 56, left : left + 56]
     assert np.abs(got.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
+
+
+def test_centre_is_that_of_the_resized_whole_for_any_size():
+    """Against the plain way, by torch's resize: one grey level for ordinary sizes, one a direction for tiny and thin ones."""
+    rng = np.random.default_rng(5)
+    sizes = [tuple(rng.integers(1, 160, 2).tolist()) for _ in range(40)]
+    for height, width in [*sizes, (56, 56), (56, 61), (1, 1), (1, 300), (300, 2)]:
+        pixels = picture(height, width, seed=height)
+        short_side = int(rng.choice([56, 64]))
+        factor = short_side / min(height, width)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        whole = resize(image, max(round(height * factor), 56), max(round(width * factor), 56)).int()
+        top, left = (whole.shape[1] - 56) // 2, (whole.shape[2] - 56) // 2
+        got = centre(pixels, short_side=short_side, side=56).int()
+        ordinary = min(height, width) >= 28
+        apart = (got - whole[:, top : top + 56, left : left + 56]).abs()
+        assert apart.max() <= (1 if ordinary else 2), (height, width, short_side)
+        assert (apart > 1).float().mean() < 0.001
+
+
+@pytest.mark.parametrize("shape", [(1, 65_535, 3), (65_535, 1, 3)])
+def test_centre_of_a_strip_takes_little_memory(shape):
+    """The resized whole would be 13 GB; the limit leaves 512 MB."""
+    resource = pytest.importorskip("resource")
+    sizes = Path("/proc/self/statm")
+    if not sizes.exists():
+        pytest.skip("no /proc")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = int(sizes.read_text().split()[0]) * resource.getpagesize() + (512 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        got = centre(np.full(shape, 77, dtype=np.uint8), short_side=256, side=224)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert (got == 77).all()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import numpy as np
 
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import SUFFIXES, Broken
+from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.parquet import Parquet
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, agreed, numbered
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "gallery": "gallery", "query": "query"}  # fmt: skip
@@ -19,17 +20,12 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 
 
 class Folder(Source):
-    """Image files under a root. ``id`` is the relative path; a file's folder is its label, unless it is a split or the root.
+    """Image files under a root. ``id`` is the relative path; a file's folder is its label, unless it is a split or the root."""
 
-    Raises:
-        DataError: No such folder, or nothing in it that is an image.
-    """
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.address, self._root = str(root), root
-        names, rejected = _images(root)
-        self.rejected = rejected
         self.columns = {"id": np.asarray(names, dtype=np.str_), **_by_path([Path(name) for name in names])}
+        self.by_name = frozenset({"label"} & self.columns.keys())
 
     def encoded(self, row: int) -> bytes:
         """The file's bytes."""
@@ -44,10 +40,15 @@ _BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_("")}
 
 
 class Several(Source):
-    """Sources one after another, with the columns that all of them can fill."""
+    """Sources one after another, with the columns that any of them can fill; a class has one number in all (``agreed``)."""
 
     def __init__(self, address: str, parts: Sequence[Source]) -> None:
+        parts = agreed(parts)
         self.address, self._parts = address, parts
+        self.by_name = frozenset(
+            name for name in ("label", "group")
+            if all(name in part.by_name for part in parts if name in part.columns)
+        ) & {name for part in parts for name in part.columns}  # fmt: skip
         self.rejected = [line for part in parts for line in part.rejected]
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         names = sorted({name for part in parts for name in part.columns})
@@ -82,45 +83,64 @@ class Several(Source):
 
 
 def open_folder(root: Path, *, label: str = "label") -> Source:
-    """A folder's image files and Parquet files as one source.
+    """A folder's image files and Parquet files as one source; other files, and tables of something else, are ``rejected``.
 
     Raises:
         DataError: No such folder, or no image in it.
+        ConfigError: A Parquet file with images has no such label column.
     """
     if not root.is_dir():
         raise DataError(f"{root} does not exist; data takes a folder of images, a Parquet file or toy://species.")
-    tables = []
-    for path in sorted(root.rglob("*.parquet")):
-        table = Parquet(path, name=path.relative_to(root).as_posix(), label=label)
-        split = _split_of(path.relative_to(root))
-        if split and "split" not in table.columns:
-            table.columns = {**table.columns, "split": np.full(len(table), split)}
-        tables.append(table)
-    files = Folder(root)
-    parts = [part for part in (files, *tables) if len(part)]
+    images, tables, rejected = _files(root)
+    parts: list[Source] = [Folder(root, images)] if images else []
+    for name in tables:
+        try:
+            parts.append(_table(root, name, label=label))
+        except DataError as error:
+            rejected.append((name, str(error).removeprefix(f"{root / name} ")))
     if not parts:
-        seen = f"; {len(files.rejected)} other files are in it" if files.rejected else "; it is empty"
+        seen = "; it is empty"
+        if rejected:
+            name, reason = rejected[0]
+            seen = f"; {len(rejected)} other files are in it, the first {name}: {reason.rstrip('.')}"
         raise DataError(f"{root} holds no image{seen}. Known are {', '.join(sorted(SUFFIXES))} and .parquet.")
     whole = parts[0] if len(parts) == 1 else Several(str(root), parts)
-    whole.address, whole.rejected = str(root), files.rejected
+    whole.address, whole.rejected = str(root), rejected
     return whole
 
 
-def _images(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Relative paths of the image files in a fixed order, and the other files with the reason; hidden ones are passed over."""
-    names, rejected = [], []
+def _table(root: Path, name: str, *, label: str) -> Source:
+    """A Parquet file of a folder.
+
+    Raises:
+        DataError: It holds no images.
+    """
+    if is_manifest(root / name):
+        raise DataError(f"{root / name} a manifest: give its own path")
+    table = Parquet(root / name, name=name, label=label)
+    if not len(table):
+        raise DataError(f"{root / name} has no row")
+    split = _split_of(Path(name))
+    if split and "split" not in table.columns:
+        table.columns = {**table.columns, "split": np.full(len(table), split)}
+    return table
+
+
+def _files(root: Path) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Relative paths of image files and of Parquet files in a fixed order, and other files with the reason; none is hidden."""
+    images, tables, rejected = [], [], []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+        for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(folder, name)
-            relative = path.relative_to(root).as_posix()
-            if name.startswith(".") or path.suffix.lower() == ".parquet":
-                continue
-            if path.suffix.lower() in SUFFIXES:
-                names.append(relative)
+            relative, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+            if suffix == ".parquet":
+                tables.append(relative)
+            elif suffix in SUFFIXES:
+                images.append(relative)
             else:
                 rejected.append((relative, f"{path.suffix or 'no suffix'} is no image format known here"))
-    return names, rejected
+    return images, sorted(tables, key=lambda name: Path(name).parts), rejected
 
 
 def _split_of(path: Path) -> str | None:
@@ -137,9 +157,7 @@ def _by_path(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     if any(splits):
         found["split"] = np.asarray(splits, dtype=np.str_)
     labels = [next((part for part in reversed(parts) if part.lower() not in SPLITS), "") for parts in folders]
-    classes = sorted({label for label in labels if label})
-    if len(classes) > 1:
-        number = {label: index for index, label in enumerate(classes)}
-        found["label"] = np.asarray([number.get(label, -1) for label in labels], dtype=np.int64)
+    if len({label for label in labels if label}) > 1:
         found["label_name"] = np.asarray(labels, dtype=np.str_)
+        found["label"] = numbered(found["label_name"])
     return found

@@ -13,15 +13,17 @@ import numpy as np
 from jaxtyping import Int
 
 from dinoforge.base.config import fingerprint
+from dinoforge.base.random import key
 from dinoforge.data.decode import decode
+from dinoforge.data.order import permute
 
 
 class Source(ABC):
     """N images in a fixed order. Pickles to a worker process without its pixels.
 
     ``columns`` holds what is known of every row, each an array of length N. ``id`` is always there (the source's own id,
-    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` (int64, -1 = unknown)
-    where the source has them, and what else it knows.
+    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` (int64, -1 = unknown),
+    ``group_name`` where the source has them, and what else it knows.
     """
 
     address: str
@@ -29,6 +31,8 @@ class Source(ABC):
     columns: Mapping[str, np.ndarray]
     rejected: Sequence[tuple[str, str]] = ()
     """Files that were found but are no images, each with the reason."""
+    by_name: frozenset[str] = frozenset()
+    """``label`` and ``group`` where their numbers only stand for the texts in ``label_name`` and ``group_name``."""
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -73,6 +77,7 @@ class _Rows(Source):
 
     def __init__(self, whole: Source, rows: Int[np.ndarray, " n"]) -> None:
         self.address, self.rejected, self._whole, self._rows = whole.address, whole.rejected, whole, rows
+        self.by_name = whole.by_name
         self.columns = {name: column[rows] for name, column in whole.columns.items()}
 
     def encoded(self, row: int) -> bytes:
@@ -83,3 +88,63 @@ class _Rows(Source):
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         return self._whole.extra(int(self._rows[row]), name)
+
+
+def first_rows(source: Source, count: int) -> Source:
+    """So many rows of a source, for a look at all of it: its first ones.
+
+    Where every split lies there class after class, as in folders, the first rows would be the first classes; then they are
+    drawn, always the same ones, and keep their order.
+    """
+    if count >= len(source):
+        return source
+    rows = np.arange(count)
+    if _class_after_class(source):
+        rows = np.sort(permute(rows, images=len(source), seed=key(0, "first rows")))
+    return source.select(rows)
+
+
+def _class_after_class(source: Source) -> bool:
+    """Whether the rows of each class of a split stand together."""
+    columns = source.columns
+    if "label" not in columns:
+        return False
+    splits = columns.get("split", np.zeros(len(source)))
+    for split in np.unique(splits):
+        labels = columns["label"][(splits == split) & (columns["label"] >= 0)]
+        if np.count_nonzero(np.diff(labels)) >= max(1, len(np.unique(labels))):
+            return False
+    return True
+
+
+def numbered(names: np.ndarray) -> Int[np.ndarray, " n"]:
+    """Numbers for texts, in their sorted order; -1 for an empty text."""
+    known = np.unique(names[names != ""])
+    return np.where(names == "", -1, np.searchsorted(known, names)).astype(np.int64)
+
+
+def agreed(parts: Sequence[Source]) -> list[Source]:
+    """The sources with labels and groups that mean the same in each: one name, one number.
+
+    Numbers that a source was given stay. Those that only stand for names are given anew over the names of all sources: that
+    of a source whose own numbers have such a name, else the next ones in the order of the names.
+    """
+    found = list(parts)
+    for column in ("label", "group"):
+        name = f"{column}_name"
+        loose = [part for part in found if column in part.by_name]
+        fixed = [part for part in found if column not in part.by_name and {column, name} <= part.columns.keys()]
+        if len(loose) + len(fixed) < 2:
+            continue
+        number = {
+            text: int(n) for part in fixed for text, n in zip(part.columns[name], part.columns[column], strict=True)
+        }
+        start = max(number.values(), default=-1) + 1
+        new = sorted({str(text) for part in loose for text in part.columns[name]} - {"", *number})
+        number = {**number, **{text: start + index for index, text in enumerate(new)}, "": -1}
+        for place, part in enumerate(found):
+            if column in part.by_name:
+                found[place] = part.select(np.arange(len(part)))
+                numbers = np.asarray([number[text] for text in part.columns[name].tolist()], dtype=np.int64)
+                found[place].columns = {**part.columns, column: numbers}
+    return found
