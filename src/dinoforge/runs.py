@@ -14,7 +14,7 @@ import torch
 
 from dinoforge.base.config import differences, fingerprint, science
 from dinoforge.base.errors import ConfigError, DataError, RunError
-from dinoforge.base.files import append_line, locked, put_back, read_lines, write_json, write_text
+from dinoforge.base.files import append_line, clear_leftovers, locked, read_lines, write_json, write_text
 from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, peak_bytes, versions
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
@@ -192,12 +192,13 @@ class Run:
         self._refuse_strangers()
         with locked(self.out):
             self._refuse_strangers()
-            put_back(self.out / "backbone")
-            write_text(self.out / "config.yaml", to_yaml(self.recipe))
+            self._clear_leftovers()
+            # First of all files: from here on, whatever is cut off, the folder is known as this run's.
             write_json(
                 self.out / "run.json",
                 {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
             )
+            write_text(self.out / "config.yaml", to_yaml(self.recipe))
             self._plan()
             return self._train()
 
@@ -208,6 +209,14 @@ class Run:
         for line in (facts.line(), *(f"Warning: {warning}" for warning in facts.warnings)):
             say(line)
 
+    def _clear_leftovers(self) -> None:
+        """Remove what an earlier start was writing when it was killed; a backbone or checkpoint set aside is put back."""
+        clear_leftovers(
+            self.out, "run.json", "config.yaml", "plan.json", "metrics.jsonl", "summary.json", "backbone"
+        )  # fmt: skip
+        clear_leftovers(self.out / "checkpoints", "step_*")
+        clear_leftovers(self.out / "film", "*.npz")
+
     def _refuse_strangers(self) -> None:
         """Leave folders alone that are not this run's."""
         if not self.out.exists():
@@ -217,11 +226,14 @@ class Run:
         try:
             there = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            if any(path.name != ".lock" for path in self.out.iterdir()):
+            # Names that begin with a dot are the lock, what a killed writer left, or the desktop's.
+            if any(not path.name.startswith(".") for path in self.out.iterdir()):
                 raise RunError(f"out={self.out} holds other files and no run; give a new folder.") from None
             return
         except ValueError:
             raise RunError(f"{self.out / 'run.json'} is damaged; give a new folder.") from None
+        if not isinstance(there, dict) or "fingerprint" not in there:
+            raise RunError(f"{self.out / 'run.json'} was not written by dinoforge pretrain; give a new folder.")
         if there["fingerprint"] != self.fingerprint:
             was = {name: there.get(name) for name in self.identity}
             lines = differences(was, json.loads(json.dumps(self.identity)))

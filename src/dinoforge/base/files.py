@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,6 +115,27 @@ def put_back(path: Path) -> None:
     """Undo a replacement by ``new_folder`` that was killed between its two renames: the old folder is there again."""
     if not path.exists() and _aside(path).exists():
         _aside(path).replace(path)
+
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}|old)")
+"""What ``write_atomic`` and ``new_folder`` call their temporary neighbours (eight characters are tempfile's)."""
+
+
+def clear_leftovers(folder: Path, *names: str) -> None:
+    """Remove what writers of the given names (``fnmatch`` patterns) left in ``folder`` when they were killed.
+
+    A predecessor whose successor never arrived is put back, not removed. The caller sees to it that nobody is writing.
+    """
+    for path in sorted(folder.glob(".*")):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or not any(fnmatch(found["name"], name) for name in names):
+            continue
+        if path == _aside(folder / found["name"]):
+            put_back(folder / found["name"])
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

@@ -11,7 +11,17 @@ import pytest
 
 import dinoforge
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import append_line, locked, new_folder, put_back, read_lines, sha256, write_atomic, write_json
+from dinoforge.base.files import (
+    append_line,
+    clear_leftovers,
+    locked,
+    new_folder,
+    put_back,
+    read_lines,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -60,6 +70,15 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path, monkeypatc
     assert (target / "x").read_text() == "1"
     put_back(target)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_leftovers_of_killed_writers_are_cleared_and_nothing_else(tmp_path):
+    """A set-aside folder comes back where its successor is missing, else goes."""
+    for name in ("b", ".b.old", ".b.12345678", ".a.old", ".c.old", ".other.settings"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".x.json.a_b_c_d_").touch()
+    clear_leftovers(tmp_path, "a", "b", "*.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.old", ".other.settings", "a", "b"]
 
 
 def test_lines_survive_a_cut_off_tail(tmp_path):

@@ -1,0 +1,64 @@
+"""A run folder: which are taken, what a start that was killed leaves, what a resumed start makes of it."""
+
+import pytest
+import torch
+
+import dinoforge.runs
+from dinoforge.base.errors import RunError
+from dinoforge.base.hardware import Choice
+from dinoforge.data.sources.table import open_source
+from dinoforge.recipes.settle import settle
+from dinoforge.runs import Run
+
+TINY = {
+    "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
+    "objective.head.prototypes": 32, "objective.head.hidden": 16, "objective.head.bottleneck": 8, "objective.group": 4,
+    "plan.batch": 4, "plan.images": 16, "plan.checkpoint_images": 8, "plan.probe_images": 8, "probe.rank_rows": 8,
+    "data.augment.local_views": 1, "data": "toy://species?images=12&size=32", "workers": 0,
+}  # fmt: skip
+
+
+def tiny(out, *, precision=("fp32", "asked for"), probed=None, **settings):
+    recipe = settle(TINY | settings).recipe
+    return Run(recipe, open_source(TINY["data"]), probed, None, out, torch.device("cpu"), Choice(*precision))
+
+
+def killed(*_args, **_settings):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("writer", ["write_json", "write_text"])
+def test_a_start_that_was_cut_off_at_once_can_be_repeated(tmp_path, monkeypatch, writer):
+    """Whichever file a start was cut off at (kill -9, full disk), the same command goes on in the folder."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dinoforge.runs, writer, killed)
+        tiny(out).go()
+    assert tiny(out).go().steps == 4
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    out = tmp_path / "out"
+    left = [".run.json.ab12_cde", ".config.yaml.00000000", ".backbone.zzzzzzzz/backbone.json", ".backbone.old/x",
+            "checkpoints/.step_000000002.abcdefgh/state.json", "film/.images.npz.abcdefgh"]  # fmt: skip
+    mine = [".notes.mine", ".DS_Store"]
+    for name in left + mine:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("half")
+    for name in ("checkpoints", "film"):  # a folder of ours beside no run.json would be a stranger's
+        (out / name).rename(tmp_path / name)
+    tiny(out).go()
+    for name in ("checkpoints", "film"):
+        for path in (tmp_path / name).iterdir():
+            path.rename(out / name / path.name)
+    tiny(out).go()
+    found = {path.name for path in out.rglob(".*")}
+    assert found == {".lock", *mine}
+    assert (out / "backbone" / "backbone.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"id": 7}'])
+def test_a_run_json_of_something_else_is_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunError, match=r"run\.json was not written by dinoforge pretrain; give a new folder"):
+        tiny(tmp_path).go()
