@@ -258,7 +258,7 @@ class Run:
         first, history, events = _memory(latest)
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         metrics_file = self.out / "metrics.jsonl"
-        written = cut_metrics(metrics_file, first)
+        written = cut_metrics(metrics_file, latest.step if latest else None)
 
         def keep(done: int, scores: Mapping[str, float]) -> None:
             lineage = {"run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": recipe.recipe}
@@ -274,7 +274,7 @@ class Run:
             self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history,
             film=lambda done: film(step.teacher.backbone, done),
         )  # fmt: skip
-        if first == 0 and not history:
+        if latest is None:
             scores = probe.look(0)
             append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores})
             say("Before the first step: " + _named(scores))

@@ -5,6 +5,7 @@ import torch
 
 import dinoforge.runs
 from dinoforge.base.errors import RunError
+from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.settle import settle
@@ -62,3 +63,13 @@ def test_a_run_json_of_something_else_is_one_line(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunError, match=r"run\.json was not written by dinoforge pretrain; give a new folder"):
         tiny(tmp_path).go()
+
+
+def test_killed_before_the_first_checkpoint_no_row_is_doubled(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("dinoforge.train.checkpoint.Checkpoints.save", killed)
+        tiny(out).go()
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2]
+    tiny(out).go()
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -139,13 +139,30 @@ def clear_leftovers(folder: Path, *names: str) -> None:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON line and hand it to the operating system before returning."""
-    with explained(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(row)) + "\n")
+    """Append one JSON line and hand it to the operating system before returning.
+
+    After a line that a crash or a full disk cut off, it begins on a line of its own.
+    """
+    with explained(path), path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        else:
+            torn = False
+        file.write(b"\n" * torn + _line(row))
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines atomically, in place of what the file holds."""
+    write_atomic(path, lambda file: file.write(b"".join(map(_line, rows))))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(finite(row)).encode() + b"\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file that may be absent; a last line cut off by a crash is left out."""
+    """The JSON lines of a file that may be absent; a line that was cut off is left out."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
@@ -153,7 +170,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return rows
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dinoforge.base.errors import Interrupted, SentinelStop
-from dinoforge.base.files import append_line, read_lines, write_text
+from dinoforge.base.files import append_line, read_lines, write_lines
 from dinoforge.base.log import Ticker, say
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.loop import Done
@@ -132,14 +132,19 @@ def _note(losses: dict[str, float], facts: Scores) -> str:
     return f"loss {losses['total']:.3f}{quality}"
 
 
-def cut_metrics(path: Path, step: int) -> int:
-    """Drop the rows after ``step``: the run goes on from there and writes them again. The last step that was written."""
+def cut_metrics(path: Path, step: int | None) -> int:
+    """Drop the rows after ``step``: the run goes on from there and writes them again.
+
+    Args:
+        path: The file, which may be absent. It is replaced at once: no moment at which a row that stays is missing.
+        step: Of the checkpoint; None where there is none, and every row goes, the one before the first step too.
+
+    Returns:
+        The last step that had been written.
+    """
     rows = read_lines(path)
-    kept = [row for row in rows if row["step"] <= step]
-    if len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
-        write_text(path, "")
-        for row in kept:
-            append_line(path, row)
+    if path.exists():
+        write_lines(path, [row for row in rows if step is not None and row["step"] <= step])
     return max((int(row["step"]) for row in rows), default=0)
 
 

@@ -87,6 +87,10 @@ def test_lines_survive_a_cut_off_tail(tmp_path):
     with path.open("a") as file:
         file.write('{"a": 2, "b"')
     assert read_lines(path) == [{"a": 1, "b": None}]
+    append_line(path, {"a": 3})
+    append_line(path, {"a": 4})
+    assert read_lines(path) == [{"a": 1, "b": None}, {"a": 3}, {"a": 4}]
+    assert path.read_bytes().endswith(b'"b"\n{"a": 3}\n{"a": 4}\n')
 
 
 def test_json_holds_no_nan(tmp_path):

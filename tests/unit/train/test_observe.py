@@ -84,5 +84,25 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, value):
 def test_rows_after_a_checkpoint_are_cut(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(6)) + '{"step": 6, "lo')
-    cut_metrics(path, 3)
+    assert cut_metrics(path, 3) == 5
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+    assert cut_metrics(path, None) == 3
+    assert path.read_text() == ""
+    assert cut_metrics(tmp_path / "none.jsonl", None) == 0
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_cut_that_is_killed_loses_no_row(tmp_path, monkeypatch):
+    """At whatever moment it is cut off, the rows that stay are all there: the file is renamed into place as a whole."""
+    path = tmp_path / "m.jsonl"
+    before = "".join(json.dumps({"step": step}) + "\n" for step in range(6))
+    path.write_text(before)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for place in ("json.dumps", "os.fsync", "pathlib.Path.replace"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, killed)
+            cut_metrics(path, 3)
+        assert path.read_text() == before
