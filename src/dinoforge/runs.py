@@ -30,8 +30,9 @@ from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle, to_yaml
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
+from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Observer, fit
-from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics
+from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics, due
 from dinoforge.train.optim import optimizer
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
@@ -187,7 +188,7 @@ class Run:
         Raises:
             RunError: The folder is in use or holds something else.
             Interrupted: Stopped on request, after a checkpoint.
-            SentinelStop: The loss is not finite.
+            SentinelStop: A loss or a gradient is not finite.
         """
         self._refuse_strangers()
         with locked(self.out):
@@ -294,14 +295,23 @@ class Run:
             metrics = Metrics(
                 metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu", trackers=trackers
             )
+            between = max(1, round(plan.checkpoint_images / plan.batch))
+            finite = Finite(
+                lambda done: stop.asked or any(due(done, every=n, steps=self.steps) for n in (every, between)),
+                metrics.last, precision=self.precision.precision, rows_at_once=metrics.rows_at_once,
+            )  # fmt: skip
+
+            def settle_steps() -> None:
+                metrics.flush()
+                finite.check()  # a stop may have been asked for since this step was passed
+
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
                                     "history": history, "events": events, "seconds": time.monotonic() - began},
-                flush=metrics.flush, stop=stop,
-                every=max(1, round(plan.checkpoint_images / plan.batch)), steps=self.steps,
+                settle=settle_steps, stop=stop, every=between, steps=self.steps,
             )  # fmt: skip
-            observers: list[Observer] = [probe, metrics, checkpointing]
+            observers: list[Observer] = [finite, probe, metrics, checkpointing]
             fit(
                 step, adamw, loader.batches(first=first, steps=self.steps), plan=plan, steps=self.steps, first=first,
                 compute=compute_context(self.precision.precision, self.device), observers=observers,

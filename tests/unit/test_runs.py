@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import dinoforge.runs
-from dinoforge.base.errors import RunError
+from dinoforge.base.errors import RunError, SentinelStop
 from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import Run
+from dinoforge.train.optim import clip
+from dinoforge.train.step import Losses, Pretrain
 
 TINY = {
     "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
@@ -72,4 +75,36 @@ def test_killed_before_the_first_checkpoint_no_row_is_doubled(tmp_path, monkeypa
         tiny(out).go()
     assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2]
     tiny(out).go()
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_leaves_the_kept_weights_alone(tmp_path, monkeypatch, what):
+    """At a step where both the probe and a checkpoint are due, the file of neither is touched."""
+    out, forward = tmp_path / "out", Pretrain.forward
+
+    def last():  # what the plan is forecast by takes steps too, before there are metrics
+        return (out / "metrics.jsonl").exists() and len(read_lines(out / "metrics.jsonl")) == 4
+
+    def infinite(student, largest):
+        norms = clip(student, largest)
+        if last():
+            next(student.parameters()).grad.fill_(float("nan"))
+            norms["backbone"] = torch.tensor(float("inf"))
+        return norms
+
+    def broken(self, *words):
+        losses = forward(self, *words)
+        bad = losses.total * (float("nan") if last() else 1.0)
+        return Losses(total=bad, terms=losses.terms | {"total": bad.detach()})
+
+    if what == "gradient":
+        monkeypatch.setattr("dinoforge.train.loop.clip", infinite)
+    else:
+        monkeypatch.setattr(Pretrain, "forward", broken)
+    with pytest.raises(SentinelStop, match="Step 4 is not finite"):
+        tiny(out).go()
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_000000002"]
+    kept = load_file(out / "backbone" / "backbone.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
     assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinoforge.base.errors import Interrupted, SentinelStop
+from dinoforge.base.errors import Interrupted
 from dinoforge.base.files import append_line, read_lines, write_lines
 from dinoforge.base.log import Ticker, say
 from dinoforge.train.checkpoint import Checkpoints
@@ -67,7 +67,7 @@ class Probe:
 
 
 class Metrics:
-    """One JSON line a step in ``metrics.jsonl``; the loss is checked as it is written."""
+    """One JSON line a step in ``metrics.jsonl``."""
 
     def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()) -> None:
         self.path, self.batch, self.tick, self.trackers = path, batch, tick, trackers
@@ -82,12 +82,13 @@ class Metrics:
         if len(self._pending) >= self.rows_at_once or done.facts:
             self.flush()
 
-    def flush(self) -> None:
-        """Write every step not yet written.
+    def last(self, done: Done) -> None:
+        """Write the step that a run ends with, and all before it."""
+        self._pending.append(done)
+        self.flush()
 
-        Raises:
-            SentinelStop: A loss is not finite.
-        """
+    def flush(self) -> None:
+        """Write every step not yet written."""
         if not self._pending:
             return
         seconds = (time.monotonic() - self._since) / len(self._pending)
@@ -103,12 +104,6 @@ class Metrics:
             append_line(self.path, row)
             for tracker in self.trackers:
                 tracker(done.step, numbers(row))
-            if losses["total"] - losses["total"] != 0:
-                bad = ", ".join(f"{name} {value}" for name, value in losses.items())
-                raise SentinelStop(
-                    f"The loss of step {done.step} is not finite ({bad}); stopped before it reaches a checkpoint. "
-                    "Lower plan.learning_rate.peak, or use precision=fp32, and run the same command again."
-                )
             self.tick(done.step * self.batch, _note(losses, done.facts))
 
 
@@ -175,7 +170,11 @@ class Stop:
 
 
 class Checkpointing:
-    """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found."""
+    """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found.
+
+    Args:
+        settle: Called before: writes and checks the steps that wait for either.
+    """
 
     def __init__(
         self,
@@ -184,13 +183,13 @@ class Checkpointing:
         optimizer: torch.optim.Optimizer,
         *,
         facts: Callable[[int], dict[str, Any]],
-        flush: Callable[[], None],
+        settle: Callable[[], None],
         stop: Stop,
         every: int,
         steps: int,
     ) -> None:
         self.checkpoints, self.module, self.optimizer = checkpoints, module, optimizer
-        self.facts, self.flush, self.stop, self.every, self.steps = facts, flush, stop, every, steps
+        self.facts, self.settle, self.stop, self.every, self.steps = facts, settle, stop, every, steps
 
     def __call__(self, done: Done) -> None:
         """Save when due.
@@ -200,7 +199,7 @@ class Checkpointing:
         """
         if not (self.stop.asked or due(done.step, every=self.every, steps=self.steps)):
             return
-        self.flush()
+        self.settle()
         path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
         if self.stop.asked and done.step < self.steps:
             raise Interrupted(

@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from dinoforge.base.errors import SentinelStop
+from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Done
 from dinoforge.train.observe import Metrics, Probe, cut_metrics, due
 from dinoforge.train.plan import Scheduled
 from dinoforge.train.step import Losses
 
 
-def made(step, total):
-    losses = Losses(total=torch.tensor(total), terms={"total": torch.tensor(total)})
-    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(2.0)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4))
+def made(step, total, *, ibot=0.5, norm=2.0):
+    losses = Losses(
+        total=torch.tensor(total, requires_grad=True), terms={"ibot": torch.tensor(ibot), "total": torch.tensor(total)}
+    )
+    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(norm)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4))
 
 
 def test_due_at_its_times_and_at_the_end_but_not_twice_in_a_row():
@@ -74,11 +77,31 @@ def test_a_row_a_step(tmp_path, waits):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, value):
-    metrics = Metrics(tmp_path / "m.jsonl", batch=8, tick=lambda *_: None, waits=False)
-    with pytest.raises(SentinelStop, match="The loss of step 1 is not finite"):
-        metrics(made(1, value))
-    assert json.loads((tmp_path / "m.jsonl").read_text())["losses"]["total"] is None
+@pytest.mark.parametrize("where", ["loss ibot", "gradient norm backbone"])
+@pytest.mark.parametrize("at_once", [1, 50])
+def test_what_is_not_finite_is_seen_before_weights_are_kept(tmp_path, value, where, at_once):
+    """A single bad number, in a step on the way to one that is due: the run stops there at the latest, its row written."""
+    metrics = Metrics(tmp_path / "m.jsonl", batch=8, tick=lambda *_: None, waits=at_once > 1)
+    finite = Finite(lambda step: step == 4, metrics.last, precision="bf16", rows_at_once=at_once)
+    seen = []
+    with pytest.raises(SentinelStop, match=rf"Step 3 is not finite \({where} {value}\).*precision=fp32"):
+        for step in range(1, 9):
+            bad = value if step == 3 else 1.0
+            for observer in (finite, metrics, lambda done: seen.append(done.step)):
+                observer(made(step, 1.0, **({"ibot": bad} if "ibot" in where else {"norm": bad})))
+    assert seen == ([1, 2] if at_once == 1 else [1, 2, 3])
+    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4][: 3 if at_once == 1 else 4]
+    assert (rows[2]["losses"]["ibot"] if "ibot" in where else rows[2]["gradient_norms"]["backbone"]) is None
+
+
+def test_steps_that_wait_are_checked_when_asked():
+    """Where a stop was asked for between the guard and the checkpoint, the checkpoint asks."""
+    finite = Finite(lambda _: False, lambda _: None, precision="fp32", rows_at_once=50)
+    finite(made(1, float("nan")))
+    with pytest.raises(SentinelStop, match=r"Step 1 is not finite \(loss total nan\).*Lower plan.learning_rate.peak"):
+        finite.check()
+    finite.check()
 
 
 def test_rows_after_a_checkpoint_are_cut(tmp_path):
