@@ -15,7 +15,15 @@ import torch
 from dinoforge.base.config import differences, fingerprint, science
 from dinoforge.base.errors import ConfigError, DataError, RunError
 from dinoforge.base.files import append_line, clear_leftovers, locked, read_lines, write_json, write_text
-from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, peak_bytes, versions
+from dinoforge.base.hardware import (
+    Choice,
+    choose_precision,
+    compute_context,
+    device,
+    peak_bytes,
+    resumed_precision,
+    versions,
+)
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.sources.source import Source
@@ -85,7 +93,6 @@ def pretrain(**settings: Any) -> Pretrained:
         library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
     precision = choose_precision(recipe.speed.precision, where)
-    say(f"Device {where}, precision {precision.precision}: {precision.why}.")
     return Run(recipe, source, probed, start, Path(str(out)), where, precision).go()
 
 
@@ -200,8 +207,13 @@ class Run:
                 {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
             )
             write_text(self.out / "config.yaml", to_yaml(self.recipe))
+            checkpoints = Checkpoints(self.out / "checkpoints", keep=self.recipe.plan.checkpoints)
+            latest = next(reversed(checkpoints.all()), None)
+            before = latest.facts.get("precision") if latest else None
+            self.precision = resumed_precision(self.recipe.speed.precision, self.precision, before)
+            say(f"Device {self.device}, precision {self.precision.precision}: {self.precision.why}.")
             self._plan()
-            return self._train()
+            return self._train(checkpoints, latest)
 
     def _plan(self) -> None:
         """Say and keep what the run will be; speed is not probed, the first steps show it."""
@@ -243,16 +255,13 @@ class Run:
                 "Give a new folder, or the settings of that run."
             )
 
-    def _train(self) -> Pretrained:
+    def _train(self, checkpoints: Checkpoints, latest: Saved | None) -> Pretrained:
         recipe, plan = self.recipe, self.recipe.plan
         step = self._networks()
         adamw = optimizer(step.student, plan)
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         for name, reason in self.source.rejected:
             quarantine(name, reason)
-        checkpoints = Checkpoints(self.out / "checkpoints", keep=plan.checkpoints)
-        saved = checkpoints.all()
-        latest = saved[-1] if saved else None
         if latest is not None:
             checkpoints.load(latest, step, adamw)
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
@@ -308,7 +317,8 @@ class Run:
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
-                                    "history": history, "events": events, "seconds": time.monotonic() - began},
+                                    "precision": self.precision.precision, "history": history, "events": events,
+                                    "seconds": time.monotonic() - began},
                 settle=settle_steps, stop=stop, every=between, steps=self.steps,
             )  # fmt: skip
             observers: list[Observer] = [finite, probe, metrics, checkpointing]

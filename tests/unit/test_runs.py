@@ -11,6 +11,7 @@ from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import Run
+from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.optim import clip
 from dinoforge.train.step import Losses, Pretrain
 
@@ -108,3 +109,30 @@ def test_a_step_that_is_not_finite_leaves_the_kept_weights_alone(tmp_path, monke
     kept = load_file(out / "backbone" / "backbone.safetensors")
     assert all(value.isfinite().all() for value in kept.values())
     assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypatch, capsys):
+    """The timing that auto rests on may come out otherwise today; only a word of the user's changes the precision."""
+    save = Checkpoints.save
+
+    def once(*words):
+        save(*words)
+        raise KeyboardInterrupt
+
+    for name, again, want, said in (
+        ("auto", {"precision": ("bf16", "faster today")}, "fp32", "a new run would take bf16: faster today"),
+        ("wish", {"precision": ("bf16", "asked for"), "speed.precision": "bf16"}, "bf16", "until now it was fp32"),
+    ):
+        out = tmp_path / name
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Checkpoints, "save", once)
+            tiny(out).go()
+        capsys.readouterr()
+        run = tiny(out, **again)
+        monkeypatch.setattr(run, "_plan", lambda: None)
+        run.go()
+        err = capsys.readouterr().err
+        assert f"precision {want}" in err
+        assert said in err
+        newest = Checkpoints(out / "checkpoints", keep=3).all()[-1]
+        assert newest.facts["precision"] == run.precision.precision == want
