@@ -40,7 +40,7 @@ from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Observer, fit
-from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics, due
+from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
 from dinoforge.train.optim import optimizer
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
@@ -56,7 +56,7 @@ class Pretrained:
     losses: dict[str, float]
     """Of the last step."""
     knn: dict[str, float] | None
-    """Accuracy before the first step, after the last and at best; null without a labelled probe."""
+    """First, last and best accuracy of the probe as it is now set; null without a labelled probe."""
     rank: float | None
     """Effective rank of the features after the last step."""
     events: list[str]
@@ -282,6 +282,7 @@ class Run:
         )  # fmt: skip
         probe = Probe(
             self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history,
+            protocol=self._protocol(),
             film=lambda done: film(step.teacher.backbone, done),
         )  # fmt: skip
         if latest is None:
@@ -338,6 +339,17 @@ class Run:
         student = networks(backbone, recipe.objective, seed=recipe.seed)
         return Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
 
+    def _protocol(self) -> str:
+        """What the probe measures, in 16 hexadecimal digits: two accuracies compare where these are the same."""
+        config = self.recipe.probe
+        rows = ((self.probed[0], config.train_rows), (self.probed[1], config.test_rows)) if self.probed else ()
+        return fingerprint(
+            [
+                config.neighbours,
+                *(source.select(np.arange(min(count, len(source)))).fingerprint for source, count in rows),
+            ]
+        )
+
     def _measure(self, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
         """How quality is measured during the run: k-NN where there are labels, effective rank always."""
         config, module = self.recipe.probe, step.teacher.backbone
@@ -364,11 +376,11 @@ class Run:
         return measure
 
     def _summary(
-        self, metrics: Path, history: list[dict[str, float]], events: list[str], first: int, quarantine: Quarantine,
+        self, metrics: Path, history: list[dict[str, Any]], events: list[str], first: int, quarantine: Quarantine,
         seconds: float,
     ) -> Pretrained:  # fmt: skip
         rows = read_lines(metrics)
-        knn = [row["knn"] for row in history if "knn" in row]
+        knn = [row["knn"] for row in comparable(history, self._protocol())]
         done = Pretrained(
             steps=self.steps,
             images=self.steps * self.recipe.plan.batch,
@@ -388,7 +400,7 @@ class Run:
         return done
 
 
-def _memory(latest: Saved | None) -> tuple[int, list[dict[str, float]], list[str]]:
+def _memory(latest: Saved | None) -> tuple[int, list[dict[str, Any]], list[str]]:
     """Steps done, what was measured, what happened."""
     if latest is None:
         return 0, [], []

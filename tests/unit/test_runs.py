@@ -10,7 +10,7 @@ from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import Run
+from dinoforge.runs import Run, labelled
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.optim import clip
 from dinoforge.train.step import Losses, Pretrain
@@ -136,3 +136,18 @@ def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypat
         assert said in err
         newest = Checkpoints(out / "checkpoints", keep=3).all()[-1]
         assert newest.facts["precision"] == run.precision.precision == want
+
+
+def test_another_probe_is_another_protocol(tmp_path):
+    def protocol(address, **settings):
+        return tiny(tmp_path, probed=labelled(address), **settings)._protocol()
+
+    same = protocol("toy://species?images=40&size=32")
+    assert protocol("toy://species?images=40&size=32") == same
+    changed = [
+        protocol("toy://species?images=50&size=32"),
+        protocol("toy://species?images=40&size=32", **{"probe.neighbours": 3}),
+        protocol("toy://species?images=40&size=32", **{"probe.test_rows": 5}),
+        tiny(tmp_path)._protocol(),
+    ]
+    assert len({same, *changed}) == 5

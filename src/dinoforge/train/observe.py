@@ -33,7 +33,11 @@ def due(step: int, *, every: int, steps: int) -> bool:
 class Probe:
     """Measures quality now and then, keeps the best backbone, and has ``film`` record what the report shows.
 
-    Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest.
+    Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest. Accuracies compare only among
+    those of one ``protocol``: a run may go on with another probe.
+
+    Args:
+        protocol: Names what is measured: on which rows, with how many neighbours. Kept with every row of ``history``.
     """
 
     def __init__(
@@ -43,11 +47,12 @@ class Probe:
         *,
         every: int,
         steps: int,
-        history: list[dict[str, float]],
+        history: list[dict[str, Any]],
+        protocol: str,
         film: Callable[[int], None] | None = None,
     ) -> None:
         self.measure, self.keep, self.every, self.steps, self.history = measure, keep, every, steps, history
-        self.film = film
+        self.protocol, self.film = protocol, film
 
     def __call__(self, done: Done) -> None:
         """Measure when due; the scores go into the step's facts and the history."""
@@ -57,13 +62,18 @@ class Probe:
     def look(self, step: int) -> Scores:
         """Measure now. The backbone before the first step is measured but never kept."""
         scores = dict(self.measure())
-        earlier = [row["knn"] for row in self.history if row["step"] > 0 and "knn" in row]
-        self.history.append({"step": step, **scores})
+        earlier = [row["knn"] for row in comparable(self.history, self.protocol) if row["step"] > 0]
+        self.history.append({"step": step, **scores, "protocol": self.protocol})
         if step > 0 and ("knn" not in scores or scores["knn"] > max(earlier, default=float("-inf"))):
             self.keep(step, scores)
         if self.film is not None:
             self.film(step)
         return scores
+
+
+def comparable(history: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapping[str, Any]]:
+    """The rows of a history that hold a k-NN accuracy of that protocol."""
+    return [row for row in history if "knn" in row and row.get("protocol") == protocol]
 
 
 class Metrics:

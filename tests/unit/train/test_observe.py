@@ -8,7 +8,7 @@ import torch
 from dinoforge.base.errors import SentinelStop
 from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Done
-from dinoforge.train.observe import Metrics, Probe, cut_metrics, due
+from dinoforge.train.observe import Metrics, Probe, comparable, cut_metrics, due
 from dinoforge.train.plan import Scheduled
 from dinoforge.train.step import Losses
 
@@ -29,7 +29,12 @@ def test_due_at_its_times_and_at_the_end_but_not_twice_in_a_row():
 def test_the_best_is_kept_and_the_untrained_never():
     kept, values = [], iter([0.9, 0.3, 0.2, 0.3, 0.5])
     probe = Probe(
-        lambda: {"knn": next(values), "rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[]
+        lambda: {"knn": next(values), "rank": 3.0},
+        lambda step, _: kept.append(step),
+        every=1,
+        steps=9,
+        history=[],
+        protocol="a",
     )
     for step in range(5):
         probe.look(step)
@@ -37,9 +42,28 @@ def test_the_best_is_kept_and_the_untrained_never():
     assert [row["knn"] for row in probe.history] == [0.9, 0.3, 0.2, 0.3, 0.5]
 
 
+def test_another_probe_is_not_compared_with(tmp_path):
+    """An easier probe's 0.9 must not keep the harder one's 0.3 from being the best; nor rows of unknown protocol."""
+    kept, values = [], iter([0.3, 0.2, 0.4])
+    history = [{"step": 1, "knn": 0.9, "protocol": "easy"}, {"step": 2, "knn": 0.8}, {"step": 2, "rank": 3.0}]
+    probe = Probe(
+        lambda: {"knn": next(values)},
+        lambda step, _: kept.append(step),
+        every=1,
+        steps=9,
+        history=history,
+        protocol="hard",
+    )
+    for step in (3, 4, 5):
+        probe.look(step)
+    assert kept == [3, 5]
+    assert [row["knn"] for row in comparable(history, "hard")] == [0.3, 0.2, 0.4]
+    assert [row["knn"] for row in comparable(history, "easy")] == [0.9]
+
+
 def test_without_labels_the_newest_is_kept():
     kept = []
-    probe = Probe(lambda: {"rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[])
+    probe = Probe(lambda: {"rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[], protocol="a")
     for step in range(3):
         probe.look(step)
     assert kept == [1, 2]
@@ -47,7 +71,9 @@ def test_without_labels_the_newest_is_kept():
 
 def test_a_frame_of_the_film_at_every_look():
     frames = []
-    probe = Probe(lambda: {"rank": 3.0}, lambda *_: None, every=2, steps=4, history=[], film=frames.append)
+    probe = Probe(
+        lambda: {"rank": 3.0}, lambda *_: None, every=2, steps=4, history=[], protocol="a", film=frames.append
+    )
     probe.look(0)
     for step in range(1, 5):
         probe(made(step, 1.0))
