@@ -14,8 +14,16 @@ import torch
 
 from dinoforge.base.config import differences, fingerprint, science
 from dinoforge.base.errors import ConfigError, DataError, RunError
-from dinoforge.base.files import append_line, locked, put_back, read_lines, write_json, write_text
-from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, peak_bytes, versions
+from dinoforge.base.files import append_line, clear_leftovers, locked, read_lines, write_json, write_text
+from dinoforge.base.hardware import (
+    Choice,
+    choose_precision,
+    compute_context,
+    device,
+    peak_bytes,
+    resumed_precision,
+    versions,
+)
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.sources.source import Source, first_rows
@@ -30,8 +38,9 @@ from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle, to_yaml
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
+from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Observer, fit
-from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, cut_metrics
+from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
 from dinoforge.train.optim import optimizer
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
@@ -47,7 +56,7 @@ class Pretrained:
     losses: dict[str, float]
     """Of the last step."""
     knn: dict[str, float] | None
-    """Accuracy before the first step, after the last and at best; null without a labelled probe."""
+    """First, last and best accuracy of the probe as it is now set; null without a labelled probe."""
     rank: float | None
     """Effective rank of the features after the last step."""
     events: list[str]
@@ -84,7 +93,6 @@ def pretrain(**settings: Any) -> Pretrained:
         library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
     precision = choose_precision(recipe.speed.precision, where)
-    say(f"Device {where}, precision {precision.precision}: {precision.why}.")
     return Run(recipe, source, probed, start, Path(str(out)), where, precision).go()
 
 
@@ -187,19 +195,25 @@ class Run:
         Raises:
             RunError: The folder is in use or holds something else.
             Interrupted: Stopped on request, after a checkpoint.
-            SentinelStop: The loss is not finite.
+            SentinelStop: A loss or a gradient is not finite.
         """
         self._refuse_strangers()
         with locked(self.out):
             self._refuse_strangers()
-            put_back(self.out / "backbone")
-            write_text(self.out / "config.yaml", to_yaml(self.recipe))
+            self._clear_leftovers()
+            # First of all files: from here on, whatever is cut off, the folder is known as this run's.
             write_json(
                 self.out / "run.json",
                 {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
             )
+            write_text(self.out / "config.yaml", to_yaml(self.recipe))
+            checkpoints = Checkpoints(self.out / "checkpoints", keep=self.recipe.plan.checkpoints)
+            latest = next(reversed(checkpoints.all()), None)
+            before = latest.facts.get("precision") if latest else None
+            self.precision = resumed_precision(self.recipe.speed.precision, self.precision, before)
+            say(f"Device {self.device}, precision {self.precision.precision}: {self.precision.why}.")
             self._plan()
-            return self._train()
+            return self._train(checkpoints, latest)
 
     def _plan(self) -> None:
         """Say and keep what the run will be; speed is not probed, the first steps show it."""
@@ -207,6 +221,14 @@ class Run:
         write_json(self.out / "plan.json", asdict(facts))
         for line in (facts.line(), *(f"Warning: {warning}" for warning in facts.warnings)):
             say(line)
+
+    def _clear_leftovers(self) -> None:
+        """Remove what an earlier start was writing when it was killed; a backbone or checkpoint set aside is put back."""
+        clear_leftovers(
+            self.out, "run.json", "config.yaml", "plan.json", "metrics.jsonl", "summary.json", "backbone"
+        )  # fmt: skip
+        clear_leftovers(self.out / "checkpoints", "step_*")
+        clear_leftovers(self.out / "film", "*.npz")
 
     def _refuse_strangers(self) -> None:
         """Leave folders alone that are not this run's."""
@@ -217,11 +239,14 @@ class Run:
         try:
             there = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            if any(path.name != ".lock" for path in self.out.iterdir()):
+            # Names that begin with a dot are the lock, what a killed writer left, or the desktop's.
+            if any(not path.name.startswith(".") for path in self.out.iterdir()):
                 raise RunError(f"out={self.out} holds other files and no run; give a new folder.") from None
             return
         except ValueError:
             raise RunError(f"{self.out / 'run.json'} is damaged; give a new folder.") from None
+        if not isinstance(there, dict) or "fingerprint" not in there:
+            raise RunError(f"{self.out / 'run.json'} was not written by dinoforge pretrain; give a new folder.")
         if there["fingerprint"] != self.fingerprint:
             was = {name: there.get(name) for name in self.identity}
             lines = differences(was, json.loads(json.dumps(self.identity)))
@@ -230,23 +255,20 @@ class Run:
                 "Give a new folder, or the settings of that run."
             )
 
-    def _train(self) -> Pretrained:
+    def _train(self, checkpoints: Checkpoints, latest: Saved | None) -> Pretrained:
         recipe, plan = self.recipe, self.recipe.plan
         step = self._networks()
         adamw = optimizer(step.student, plan)
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         for name, reason in self.source.rejected:
             quarantine(name, reason)
-        checkpoints = Checkpoints(self.out / "checkpoints", keep=plan.checkpoints)
-        saved = checkpoints.all()
-        latest = saved[-1] if saved else None
         if latest is not None:
             checkpoints.load(latest, step, adamw)
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
         first, history, events = _memory(latest)
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         metrics_file = self.out / "metrics.jsonl"
-        written = cut_metrics(metrics_file, first)
+        written = cut_metrics(metrics_file, latest.step if latest else None)
 
         def keep(done: int, scores: Mapping[str, float]) -> None:
             lineage = {"run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": recipe.recipe}
@@ -260,9 +282,10 @@ class Run:
         )  # fmt: skip
         probe = Probe(
             self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history,
+            protocol=self._protocol(),
             film=lambda done: film(step.teacher.backbone, done),
         )  # fmt: skip
-        if first == 0 and not history:
+        if latest is None:
             scores = probe.look(0)
             append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores})
             say("Before the first step: " + _named(scores))
@@ -282,14 +305,24 @@ class Run:
             metrics = Metrics(
                 metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu", trackers=trackers
             )
+            between = max(1, round(plan.checkpoint_images / plan.batch))
+            finite = Finite(
+                lambda done: stop.asked or any(due(done, every=n, steps=self.steps) for n in (every, between)),
+                metrics.last, precision=self.precision.precision, rows_at_once=metrics.rows_at_once,
+            )  # fmt: skip
+
+            def settle_steps() -> None:
+                metrics.flush()
+                finite.check()  # a stop may have been asked for since this step was passed
+
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
-                                    "history": history, "events": events, "seconds": time.monotonic() - began},
-                flush=metrics.flush, stop=stop,
-                every=max(1, round(plan.checkpoint_images / plan.batch)), steps=self.steps,
+                                    "precision": self.precision.precision, "history": history, "events": events,
+                                    "seconds": time.monotonic() - began},
+                settle=settle_steps, stop=stop, every=between, steps=self.steps,
             )  # fmt: skip
-            observers: list[Observer] = [probe, metrics, checkpointing]
+            observers: list[Observer] = [finite, probe, metrics, checkpointing]
             fit(
                 step, adamw, loader.batches(first=first, steps=self.steps), plan=plan, steps=self.steps, first=first,
                 compute=compute_context(self.precision.precision, self.device), observers=observers,
@@ -305,6 +338,17 @@ class Run:
             backbone.load_state_dict(self.start.module.state_dict())
         student = networks(backbone, recipe.objective, seed=recipe.seed)
         return Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
+
+    def _protocol(self) -> str:
+        """What the probe measures, in 16 hexadecimal digits: two accuracies compare where these are the same."""
+        config = self.recipe.probe
+        rows = ((self.probed[0], config.train_rows), (self.probed[1], config.test_rows)) if self.probed else ()
+        return fingerprint(
+            [
+                config.neighbours,
+                *(source.select(np.arange(min(count, len(source)))).fingerprint for source, count in rows),
+            ]
+        )
 
     def _measure(self, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
         """How quality is measured during the run: k-NN where there are labels, effective rank always."""
@@ -333,11 +377,11 @@ class Run:
         return measure
 
     def _summary(
-        self, metrics: Path, history: list[dict[str, float]], events: list[str], first: int, quarantine: Quarantine,
+        self, metrics: Path, history: list[dict[str, Any]], events: list[str], first: int, quarantine: Quarantine,
         seconds: float,
     ) -> Pretrained:  # fmt: skip
         rows = read_lines(metrics)
-        knn = [row["knn"] for row in history if "knn" in row]
+        knn = [row["knn"] for row in comparable(history, self._protocol())]
         done = Pretrained(
             steps=self.steps,
             images=self.steps * self.recipe.plan.batch,
@@ -357,7 +401,7 @@ class Run:
         return done
 
 
-def _memory(latest: Saved | None) -> tuple[int, list[dict[str, float]], list[str]]:
+def _memory(latest: Saved | None) -> tuple[int, list[dict[str, Any]], list[str]]:
     """Steps done, what was measured, what happened."""
     if latest is None:
         return 0, [], []

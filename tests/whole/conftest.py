@@ -20,8 +20,8 @@ def started():
     """Start a process that is killed after the test whatever happens."""
     processes = []
 
-    def begin(*words):
-        processes.append(start(*words))
+    def begin(*words, **options):
+        processes.append(start(*words, **options))
         return processes[-1]
 
     yield begin

@@ -1,6 +1,8 @@
 """The main job as a user runs it: it learns, it resumes bit for bit, it never loses or overwrites anything."""
 
+import contextlib
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -88,19 +90,47 @@ def test_killed_and_started_again_is_the_same_run(undisturbed, started, run, tmp
         assert all(torch.equal(mine[key], want[key]) for key in want), name
 
 
-def test_asked_to_stop_it_writes_a_checkpoint(undisturbed, started, run, tmp_path):
+def group_members(group):
+    """Processes of a process group that are not yet gone."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its = path.read_text().rpartition(") ")[2].split()[:3]
+            if int(its) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_asked_to_stop_it_writes_a_checkpoint(undisturbed, started, run, tmp_path, whole_group):
+    """SIGTERM to the process, or to its group with the workers, as schedulers and ``timeout`` send it."""
     folder, out = undisturbed[0], tmp_path / "stopped"
     command = ["pretrain", WORLD, PROBE, f"out={out}", *TINY, "plan.images=640", "plan.checkpoint_images=160",
                "plan.probe_images=320", "--json"]  # fmt: skip
-    process = started(*command)
+    process = started(*command, start_new_session=True)
     wait_for(lambda: (out / "metrics.jsonl").exists() and len(rows(out)) > 3)
-    process.send_signal(signal.SIGTERM)
+    if whole_group:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
     out_text, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert "Run the same command to go on" in json.loads(out_text.splitlines()[-1])["error"]
+    wait_for(lambda: not group_members(process.pid), seconds=20)
     again = run(*command)
     assert again.facts["resumed_from"] > 0
     assert losses(out) == losses(folder)
+
+
+def test_workers_do_not_outlive_a_killed_run(started, tmp_path):
+    """They ignore SIGTERM, so they must notice by themselves that the main process is gone."""
+    out = tmp_path / "killed"
+    process = started("pretrain", WORLD, f"out={out}", *TINY, "plan.images=64000", "workers=2", start_new_session=True)
+    wait_for(lambda: (out / "metrics.jsonl").exists() and len(rows(out)) > 2)
+    assert len(group_members(process.pid)) >= 3
+    process.kill()
+    process.wait()
+    wait_for(lambda: not group_members(process.pid), seconds=20)
 
 
 def test_more_workers_change_nothing(undisturbed, run, tmp_path):

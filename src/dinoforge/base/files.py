@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +79,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[s
     with explained(path):
         try:
             save_file(plain, path, metadata=metadata)
+            path.chmod(0o644)  # as every other file of ours; the library writes it for its owner alone
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
@@ -127,14 +129,52 @@ def place_for(path: Path) -> None:
         path.open("a").close()
 
 
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}|old)")
+"""What ``write_atomic`` and ``new_folder`` call their temporary neighbours (eight characters are tempfile's)."""
+
+
+def clear_leftovers(folder: Path, *names: str) -> None:
+    """Remove what writers of the given names (``fnmatch`` patterns) left in ``folder`` when they were killed.
+
+    A predecessor whose successor never arrived is put back, not removed. The caller sees to it that nobody is writing.
+    """
+    for path in sorted(folder.glob(".*")):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or not any(fnmatch(found["name"], name) for name in names):
+            continue
+        if path == _aside(folder / found["name"]):
+            put_back(folder / found["name"])
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON line and hand it to the operating system before returning."""
-    with explained(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(row)) + "\n")
+    """Append one JSON line and hand it to the operating system before returning.
+
+    After a line that a crash or a full disk cut off, it begins on a line of its own.
+    """
+    with explained(path), path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        else:
+            torn = False
+        file.write(b"\n" * torn + _line(row))
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines atomically, in place of what the file holds."""
+    write_atomic(path, lambda file: file.write(b"".join(map(_line, rows))))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(finite(row)).encode() + b"\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file that may be absent; a last line cut off by a crash is left out."""
+    """The JSON lines of a file that may be absent; a line that was cut off is left out."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
@@ -142,7 +182,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return rows
 
 

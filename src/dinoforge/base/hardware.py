@@ -97,6 +97,22 @@ def choose_precision(wish: str, device: torch.device) -> Choice:
     return _choose_on_cpu(wish, device)
 
 
+def resumed_precision(wish: str, here: Choice, before: Precision | None) -> Choice:
+    """The precision of a run that goes on: ``auto`` stays with the one before, whatever is fastest now; a wish wins.
+
+    Args:
+        wish: ``auto`` or a precision.
+        here: What ``choose_precision`` made of the wish.
+        before: In which the run was trained until now; None if that is not known, or nothing was.
+    """
+    if before is None:
+        return here
+    if wish != "auto":
+        return here if here.precision == before else Choice(here.precision, f"{here.why}; until now it was {before}")
+    other = "" if here.precision == before else f"; a new run would take {here.precision}: {here.why}"
+    return Choice(before, f"as until now{other}")
+
+
 def _choose_on_cpu(wish: str, device: torch.device) -> Choice:
     """bf16 where the processor has instructions for it and a short measurement agrees."""
     kind = torch.backends.cpu.get_cpu_capability()

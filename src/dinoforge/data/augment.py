@@ -160,16 +160,30 @@ def resize(image: UInt8[Tensor, "C Y X"], height: int, width: int) -> UInt8[Tens
     return F.interpolate(image.unsqueeze(0), (height, width), mode="bicubic", antialias=True)[0]
 
 
+_STRIP = 4
+"""Long side over short side from which on an image is not resized whole before its centre is cut out."""
+
+
 def centre(pixels: UInt8[np.ndarray, "Y X C"], *, short_side: int, side: int) -> UInt8[Tensor, "C y x"]:
     """The middle square for features: the short side resized, the centre cut out (checkpoints' preprocessing).
 
-    Only what the square needs is computed, so a long strip costs no more than a square image; the square is that of the
-    resized whole to within one grey level.
+    Of a long strip only what the square needs is computed, so it takes no more memory than a square image; the square is
+    that of the resized whole to within one grey level.
     """
     height, width = pixels.shape[:2]
     factor = short_side / min(height, width)
-    rows, top, bottom = _middle(height, max(round(height * factor), side), side)
-    columns, left, right = _middle(width, max(round(width * factor), side), side)
+    tall, wide = max(round(height * factor), side), max(round(width * factor), side)
+    if max(height, width) > _STRIP * min(height, width):
+        return _centre_of_strip(pixels, tall, wide, side=side)
+    image = resize(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), tall, wide)
+    top, left = (tall - side) // 2, (wide - side) // 2
+    return image[:, top : top + side, left : left + side].contiguous()
+
+
+def _centre_of_strip(pixels: UInt8[np.ndarray, "Y X C"], tall: int, wide: int, *, side: int) -> UInt8[Tensor, "C y x"]:
+    """The middle of the image resized to ``tall`` by ``wide``, from the pixels that it is made of."""
+    rows, top, bottom = _middle(pixels.shape[0], tall, side)
+    columns, left, right = _middle(pixels.shape[1], wide, side)
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels[rows, columns], -1, 0)]
     # Across first, then down, as the resize of a whole does: grey levels are cut off at 0 and 255 in between.
     narrow = [plane.resize((side, plane.height), _CUBIC, box=(left, 0, right, plane.height)) for plane in planes]

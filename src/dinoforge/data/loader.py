@@ -175,6 +175,11 @@ def _as_it_is(group: Any) -> Any:
 
 
 def _quiet(_worker: int) -> None:
-    """A worker leaves threads and Ctrl-C to the main process."""
+    """A worker leaves threads and signals to the main process.
+
+    Ctrl-C, and a scheduler's SIGTERM, reach the whole process group; the main process still needs batches to finish its step.
+    Workers end when it tells them to, or within seconds of its death: torch's workers watch for that.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """The film of a run: what the backbone makes of the same few images, kept at every probe for the report.
 
-``RUN/film/images.npz`` holds the images, ``RUN/film/step_000000120.npz`` what was seen of them after that many steps.
+``RUN/film/images.npz`` holds the images and which rows of which source they are, ``RUN/film/step_000000120.npz`` what was seen
+of them after that many steps. A film of other images (another ``probe=`` when the run went on) is dropped for the new one.
 Axes: G images (the first Q of them are the queries), Q queries, K neighbours, H by W patches, D channels, Y by X pixels.
 """
 
@@ -70,7 +71,9 @@ class Film:
         on_broken: Callable[[str, str], None],
     ) -> None:  # fmt: skip
         self.folder, self.preprocessing, self.how, self.on_broken = folder, preprocessing, how, on_broken
-        self.source = source.select(spread(source.columns.get("label"), rows=len(source), count=GALLERY))
+        self.of = source.fingerprint
+        self.spread = spread(source.columns.get("label"), rows=len(source), count=GALLERY)
+        self.source = source.select(self.spread)
 
     def __call__(self, module: Any, step: int) -> None:
         """Keep a frame; one of the same step is replaced. Without a single usable image nothing is written."""
@@ -82,7 +85,10 @@ class Film:
         _, images = next(
             pictures(self.source.select(rows[:count]), self.preprocessing, on_broken=self.on_broken, rows_at_once=count)
         )
-        if not (self.folder / "images.npz").exists():
+        if not self._is_of(rows):
+            # The pictures go last: a drop that is cut off is taken up again.
+            for old in (*self.folder.glob("step_*.npz"), self.folder / "images.npz"):
+                old.unlink(missing_ok=True)
             self._write_cast(rows, count)
         patches, attention = looked_at(module, images, self.preprocessing, self.how.device)
         _save(
@@ -90,6 +96,14 @@ class Film:
             patches=patches.half().numpy(), attention=attention.mean(1).numpy(),
             nearest=nearest(features, queries=count).numpy(),
         )  # fmt: skip
+
+    def _is_of(self, rows: Int[np.ndarray, " G"]) -> bool:
+        """Whether the pictures that are there are these rows of this source."""
+        try:
+            with (self.folder / "images.npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return str(file["source"]) == self.of and np.array_equal(file["rows"], self.spread[rows])
+        except _DAMAGED:
+            return False
 
     def _write_cast(self, rows: Int[np.ndarray, " G"], queries: int) -> None:
         kept = self.source.select(rows)
@@ -101,6 +115,7 @@ class Film:
         names = kept.columns.get("label_name", kept.columns.get("label", np.full(len(kept), "")))
         _save(
             self.folder / "images.npz", thumbnails=np.stack(small), queries=np.int64(queries),
+            source=np.str_(self.of), rows=self.spread[rows],
             ids=np.asarray(kept.columns["id"], dtype=np.str_), labels=np.asarray(names, dtype=np.str_),
         )  # fmt: skip
 

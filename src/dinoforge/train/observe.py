@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinoforge.base.errors import Interrupted, SentinelStop
-from dinoforge.base.files import append_line, read_lines, write_text
+from dinoforge.base.errors import Interrupted
+from dinoforge.base.files import append_line, read_lines, write_lines
 from dinoforge.base.log import Ticker, say
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.loop import Done
@@ -33,7 +33,11 @@ def due(step: int, *, every: int, steps: int) -> bool:
 class Probe:
     """Measures quality now and then, keeps the best backbone, and has ``film`` record what the report shows.
 
-    Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest.
+    Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest. Accuracies compare only among
+    those of one ``protocol``: a run may go on with another probe.
+
+    Args:
+        protocol: Names what is measured: on which rows, with how many neighbours. Kept with every row of ``history``.
     """
 
     def __init__(
@@ -43,11 +47,12 @@ class Probe:
         *,
         every: int,
         steps: int,
-        history: list[dict[str, float]],
+        history: list[dict[str, Any]],
+        protocol: str,
         film: Callable[[int], None] | None = None,
     ) -> None:
         self.measure, self.keep, self.every, self.steps, self.history = measure, keep, every, steps, history
-        self.film = film
+        self.protocol, self.film = protocol, film
 
     def __call__(self, done: Done) -> None:
         """Measure when due; the scores go into the step's facts and the history."""
@@ -57,8 +62,8 @@ class Probe:
     def look(self, step: int) -> Scores:
         """Measure now. The backbone before the first step is measured but never kept."""
         scores = dict(self.measure())
-        earlier = [row["knn"] for row in self.history if row["step"] > 0 and "knn" in row]
-        self.history.append({"step": step, **scores})
+        earlier = [row["knn"] for row in comparable(self.history, self.protocol) if row["step"] > 0]
+        self.history.append({"step": step, **scores, "protocol": self.protocol})
         if step > 0 and ("knn" not in scores or scores["knn"] > max(earlier, default=float("-inf"))):
             self.keep(step, scores)
         if self.film is not None:
@@ -66,8 +71,13 @@ class Probe:
         return scores
 
 
+def comparable(history: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapping[str, Any]]:
+    """The rows of a history that hold a k-NN accuracy of that protocol."""
+    return [row for row in history if "knn" in row and row.get("protocol") == protocol]
+
+
 class Metrics:
-    """One JSON line a step in ``metrics.jsonl``; the loss is checked as it is written."""
+    """One JSON line a step in ``metrics.jsonl``."""
 
     def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()) -> None:
         self.path, self.batch, self.tick, self.trackers = path, batch, tick, trackers
@@ -82,12 +92,13 @@ class Metrics:
         if len(self._pending) >= self.rows_at_once or done.facts:
             self.flush()
 
-    def flush(self) -> None:
-        """Write every step not yet written.
+    def last(self, done: Done) -> None:
+        """Write the step that a run ends with, and all before it."""
+        self._pending.append(done)
+        self.flush()
 
-        Raises:
-            SentinelStop: A loss is not finite.
-        """
+    def flush(self) -> None:
+        """Write every step not yet written."""
         if not self._pending:
             return
         seconds = (time.monotonic() - self._since) / len(self._pending)
@@ -103,12 +114,6 @@ class Metrics:
             append_line(self.path, row)
             for tracker in self.trackers:
                 tracker(done.step, numbers(row))
-            if losses["total"] - losses["total"] != 0:
-                bad = ", ".join(f"{name} {value}" for name, value in losses.items())
-                raise SentinelStop(
-                    f"The loss of step {done.step} is not finite ({bad}); stopped before it reaches a checkpoint. "
-                    "Lower plan.learning_rate.peak, or use precision=fp32, and run the same command again."
-                )
             self.tick(done.step * self.batch, _note(losses, done.facts))
 
 
@@ -132,14 +137,19 @@ def _note(losses: dict[str, float], facts: Scores) -> str:
     return f"loss {losses['total']:.3f}{quality}"
 
 
-def cut_metrics(path: Path, step: int) -> int:
-    """Drop the rows after ``step``: the run goes on from there and writes them again. The last step that was written."""
+def cut_metrics(path: Path, step: int | None) -> int:
+    """Drop the rows after ``step``: the run goes on from there and writes them again.
+
+    Args:
+        path: The file, which may be absent. It is replaced at once: no moment at which a row that stays is missing.
+        step: Of the checkpoint; None where there is none, and every row goes, the one before the first step too.
+
+    Returns:
+        The last step that had been written.
+    """
     rows = read_lines(path)
-    kept = [row for row in rows if row["step"] <= step]
-    if len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
-        write_text(path, "")
-        for row in kept:
-            append_line(path, row)
+    if path.exists():
+        write_lines(path, [row for row in rows if step is not None and row["step"] <= step])
     return max((int(row["step"]) for row in rows), default=0)
 
 
@@ -170,7 +180,11 @@ class Stop:
 
 
 class Checkpointing:
-    """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found."""
+    """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found.
+
+    Args:
+        settle: Called before: writes and checks the steps that wait for either.
+    """
 
     def __init__(
         self,
@@ -179,13 +193,13 @@ class Checkpointing:
         optimizer: torch.optim.Optimizer,
         *,
         facts: Callable[[int], dict[str, Any]],
-        flush: Callable[[], None],
+        settle: Callable[[], None],
         stop: Stop,
         every: int,
         steps: int,
     ) -> None:
         self.checkpoints, self.module, self.optimizer = checkpoints, module, optimizer
-        self.facts, self.flush, self.stop, self.every, self.steps = facts, flush, stop, every, steps
+        self.facts, self.settle, self.stop, self.every, self.steps = facts, settle, stop, every, steps
 
     def __call__(self, done: Done) -> None:
         """Save when due.
@@ -195,7 +209,7 @@ class Checkpointing:
         """
         if not (self.stop.asked or due(done.step, every=self.every, steps=self.steps)):
             return
-        self.flush()
+        self.settle()
         path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
         if self.stop.asked and done.step < self.steps:
             raise Interrupted(

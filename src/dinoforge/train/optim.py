@@ -94,8 +94,21 @@ def named_state(
 def load_named_state(
     optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]], state: dict[str, Tensor]
 ) -> None:
-    """Put back what ``named_state`` gave; ``state`` is left with what no parameter wanted."""
+    """Put back what ``named_state`` gave; ``state`` is left with what no parameter wanted.
+
+    The moments go to their parameter's device. The number of steps stays on the CPU, where AdamW keeps it unless it is
+    capturable or fused: on a GPU its value would have to be waited for, parameter by parameter.
+    """
+    on_device = {
+        id(parameter): group.get("capturable") or group.get("fused")
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for name, parameter in parameters:
         kinds = [key for key in state if key.rpartition("/")[0] == name]
         if kinds:
-            optimizer.state[parameter] = {key.rpartition("/")[2]: state.pop(key) for key in kinds}
+            found = {key.rpartition("/")[2]: state.pop(key) for key in kinds}
+            optimizer.state[parameter] = {
+                kind: value.to("cpu" if kind == "step" and not on_device.get(id(parameter)) else parameter.device)
+                for kind, value in found.items()
+            }

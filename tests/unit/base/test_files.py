@@ -11,7 +11,17 @@ import pytest
 
 import dinoforge
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import append_line, locked, new_folder, put_back, read_lines, sha256, write_atomic, write_json
+from dinoforge.base.files import (
+    append_line,
+    clear_leftovers,
+    locked,
+    new_folder,
+    put_back,
+    read_lines,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -62,12 +72,25 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+def test_leftovers_of_killed_writers_are_cleared_and_nothing_else(tmp_path):
+    """A set-aside folder comes back where its successor is missing, else goes."""
+    for name in ("b", ".b.old", ".b.12345678", ".a.old", ".c.old", ".other.settings"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".x.json.a_b_c_d_").touch()
+    clear_leftovers(tmp_path, "a", "b", "*.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.old", ".other.settings", "a", "b"]
+
+
 def test_lines_survive_a_cut_off_tail(tmp_path):
     path = tmp_path / "m.jsonl"
     append_line(path, {"a": 1, "b": float("nan")})
     with path.open("a") as file:
         file.write('{"a": 2, "b"')
     assert read_lines(path) == [{"a": 1, "b": None}]
+    append_line(path, {"a": 3})
+    append_line(path, {"a": 4})
+    assert read_lines(path) == [{"a": 1, "b": None}, {"a": 3}, {"a": 4}]
+    assert path.read_bytes().endswith(b'"b"\n{"a": 3}\n{"a": 4}\n')
 
 
 def test_json_holds_no_nan(tmp_path):

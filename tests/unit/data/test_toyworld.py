@@ -101,7 +101,7 @@ def test_mask_instance_and_parts_agree(world):
 
 
 def disc(scale, distance, x=0.0):
-    body = Creature(2, KINDS[2], stretch=1.0, depth=0.0, wobble=(), pitch=3.5, shift=(0.0, 0.0))
+    body = Creature(2, KINDS[2], stretch=1.0, depth=0.0, wobble=(), pitch=3.5, shift=(0.0, 0.0), hue=0.0)
     return Thing(body, Pose(x, 0.0, 0.4, scale, 1.0), np.full((2, 3), 0.5, np.float32), distance)
 
 

@@ -28,7 +28,7 @@ def told(monkeypatch, source):
     def warnings(*, need=1, images=2_000, choice=FP32, **settings):
         memory = Memory(**PARTS | {"activations": need})
         monkeypatch.setattr(cost, "forecast", lambda _job: Forecast(memory=memory, flops=1.0))
-        made = with_settings(recipe("vit_micro.toy"), settings)
+        made = with_settings(recipe("vit_tiny.small_images"), settings)
         many = source.select(np.arange(images) % len(source))
         return cost.planned(made, many, CPU, choice).warnings
 
@@ -113,7 +113,7 @@ def test_what_does_not_fit_or_takes_too_long_is_not_probed(source):
     found = cost.probed(facts(memory_bytes=2**60), recipe("vit_micro.toy"), source, CPU, FP32)
     assert found.seconds is None
     assert found.warnings == ["No time is predicted: the run does not fit into the memory of this machine."]
-    found = cost.probed(facts(flops=1e18), recipe("vit_micro.toy"), source, CPU, FP32)
+    found = cost.probed(facts(flops=1e18), recipe("vit_tiny.small_images"), source, CPU, FP32)
     assert found.seconds is None
     assert "one group of 64 images alone would take about" in found.warnings[0]
 

@@ -46,6 +46,24 @@ def test_frames_hold_what_the_network_says(tmp_path):
     torch.testing.assert_close(torch.from_numpy(frames[0].attention), attention)
 
 
+def test_another_source_starts_a_new_film(tmp_path):
+    """Frames never stand beside pictures that they were not made of."""
+    module = build(VIT, seed=0)
+    film = recorded(tmp_path)
+    film(module, 0)
+    film(module, 120)
+    recorded(tmp_path)(module, 240)
+    other = open_source("toy://species?images=50&size=40").select(np.arange(50)[::-1])
+    assert [frame.step for frame in read_film(tmp_path)[1]] == [0, 120, 240]
+    new = Film(tmp_path, other, PREPROCESSING, film.how, on_broken=lambda *_: None)
+    new(module, 360)
+    cast, frames = read_film(tmp_path)
+    assert [frame.step for frame in frames] == [360]
+    assert sorted(cast.ids) == sorted(other.columns["id"])
+    new(module, 480)
+    assert [frame.step for frame in read_film(tmp_path)[1]] == [360, 480]
+
+
 def test_recording_changes_nothing(tmp_path):
     """Weights, mode, gradients and torch's own random numbers are as before: training cannot tell."""
     module = build(VIT, seed=0).train()

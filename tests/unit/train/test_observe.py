@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from dinoforge.base.errors import SentinelStop
+from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Done
-from dinoforge.train.observe import Metrics, Probe, cut_metrics, due
+from dinoforge.train.observe import Metrics, Probe, comparable, cut_metrics, due
 from dinoforge.train.plan import Scheduled
 from dinoforge.train.step import Losses
 
 
-def made(step, total):
-    losses = Losses(total=torch.tensor(total), terms={"total": torch.tensor(total)})
-    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(2.0)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4))
+def made(step, total, *, ibot=0.5, norm=2.0):
+    losses = Losses(
+        total=torch.tensor(total, requires_grad=True), terms={"ibot": torch.tensor(ibot), "total": torch.tensor(total)}
+    )
+    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(norm)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4))
 
 
 def test_due_at_its_times_and_at_the_end_but_not_twice_in_a_row():
@@ -26,7 +29,12 @@ def test_due_at_its_times_and_at_the_end_but_not_twice_in_a_row():
 def test_the_best_is_kept_and_the_untrained_never():
     kept, values = [], iter([0.9, 0.3, 0.2, 0.3, 0.5])
     probe = Probe(
-        lambda: {"knn": next(values), "rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[]
+        lambda: {"knn": next(values), "rank": 3.0},
+        lambda step, _: kept.append(step),
+        every=1,
+        steps=9,
+        history=[],
+        protocol="a",
     )
     for step in range(5):
         probe.look(step)
@@ -34,9 +42,28 @@ def test_the_best_is_kept_and_the_untrained_never():
     assert [row["knn"] for row in probe.history] == [0.9, 0.3, 0.2, 0.3, 0.5]
 
 
+def test_another_probe_is_not_compared_with(tmp_path):
+    """An easier probe's 0.9 must not keep the harder one's 0.3 from being the best; nor rows of unknown protocol."""
+    kept, values = [], iter([0.3, 0.2, 0.4])
+    history = [{"step": 1, "knn": 0.9, "protocol": "easy"}, {"step": 2, "knn": 0.8}, {"step": 2, "rank": 3.0}]
+    probe = Probe(
+        lambda: {"knn": next(values)},
+        lambda step, _: kept.append(step),
+        every=1,
+        steps=9,
+        history=history,
+        protocol="hard",
+    )
+    for step in (3, 4, 5):
+        probe.look(step)
+    assert kept == [3, 5]
+    assert [row["knn"] for row in comparable(history, "hard")] == [0.3, 0.2, 0.4]
+    assert [row["knn"] for row in comparable(history, "easy")] == [0.9]
+
+
 def test_without_labels_the_newest_is_kept():
     kept = []
-    probe = Probe(lambda: {"rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[])
+    probe = Probe(lambda: {"rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[], protocol="a")
     for step in range(3):
         probe.look(step)
     assert kept == [1, 2]
@@ -44,7 +71,9 @@ def test_without_labels_the_newest_is_kept():
 
 def test_a_frame_of_the_film_at_every_look():
     frames = []
-    probe = Probe(lambda: {"rank": 3.0}, lambda *_: None, every=2, steps=4, history=[], film=frames.append)
+    probe = Probe(
+        lambda: {"rank": 3.0}, lambda *_: None, every=2, steps=4, history=[], protocol="a", film=frames.append
+    )
     probe.look(0)
     for step in range(1, 5):
         probe(made(step, 1.0))
@@ -74,15 +103,55 @@ def test_a_row_a_step(tmp_path, waits):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, value):
-    metrics = Metrics(tmp_path / "m.jsonl", batch=8, tick=lambda *_: None, waits=False)
-    with pytest.raises(SentinelStop, match="The loss of step 1 is not finite"):
-        metrics(made(1, value))
-    assert json.loads((tmp_path / "m.jsonl").read_text())["losses"]["total"] is None
+@pytest.mark.parametrize("where", ["loss ibot", "gradient norm backbone"])
+@pytest.mark.parametrize("at_once", [1, 50])
+def test_what_is_not_finite_is_seen_before_weights_are_kept(tmp_path, value, where, at_once):
+    """A single bad number, in a step on the way to one that is due: the run stops there at the latest, its row written."""
+    metrics = Metrics(tmp_path / "m.jsonl", batch=8, tick=lambda *_: None, waits=at_once > 1)
+    finite = Finite(lambda step: step == 4, metrics.last, precision="bf16", rows_at_once=at_once)
+    seen = []
+    with pytest.raises(SentinelStop, match=rf"Step 3 is not finite \({where} {value}\).*precision=fp32"):
+        for step in range(1, 9):
+            bad = value if step == 3 else 1.0
+            for observer in (finite, metrics, lambda done: seen.append(done.step)):
+                observer(made(step, 1.0, **({"ibot": bad} if "ibot" in where else {"norm": bad})))
+    assert seen == ([1, 2] if at_once == 1 else [1, 2, 3])
+    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4][: 3 if at_once == 1 else 4]
+    assert (rows[2]["losses"]["ibot"] if "ibot" in where else rows[2]["gradient_norms"]["backbone"]) is None
+
+
+def test_steps_that_wait_are_checked_when_asked():
+    """Where a stop was asked for between the guard and the checkpoint, the checkpoint asks."""
+    finite = Finite(lambda _: False, lambda _: None, precision="fp32", rows_at_once=50)
+    finite(made(1, float("nan")))
+    with pytest.raises(SentinelStop, match=r"Step 1 is not finite \(loss total nan\).*Lower plan.learning_rate.peak"):
+        finite.check()
+    finite.check()
 
 
 def test_rows_after_a_checkpoint_are_cut(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(6)) + '{"step": 6, "lo')
-    cut_metrics(path, 3)
+    assert cut_metrics(path, 3) == 5
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+    assert cut_metrics(path, None) == 3
+    assert path.read_text() == ""
+    assert cut_metrics(tmp_path / "none.jsonl", None) == 0
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_cut_that_is_killed_loses_no_row(tmp_path, monkeypatch):
+    """At whatever moment it is cut off, the rows that stay are all there: the file is renamed into place as a whole."""
+    path = tmp_path / "m.jsonl"
+    before = "".join(json.dumps({"step": step}) + "\n" for step in range(6))
+    path.write_text(before)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for place in ("json.dumps", "os.fsync", "pathlib.Path.replace"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, killed)
+            cut_metrics(path, 3)
+        assert path.read_text() == before

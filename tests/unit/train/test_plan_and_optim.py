@@ -55,22 +55,55 @@ def test_follow_is_the_moving_average():
     assert torch.equal(teacher.backbone.weight, student.backbone.weight)
 
 
-def test_optimizer_state_comes_back_by_name():
+def test_optimizer_state_goes_where_its_parameter_is():
+    """As torch's own ``load_state_dict`` places it. The meta device stands for a GPU: another one than the file's."""
+    net = Two()
+    plan = PlanConfig(images=64, batch=1)
+    adamw = optimizer(net, plan)
+    net.dino_head(net.backbone(torch.ones(1, 3))).pow(2).sum().backward()
+    adamw.step()
+    state = {name: value.clone() for name, value in named_state(adamw, net.named_parameters())}
+    away = Two().to("meta")
+    for settings in ({}, {"capturable": True}):
+        ours = optimizer(away, plan)
+        theirs = optimizer(away, plan)
+        for group in (*ours.param_groups, *theirs.param_groups):
+            group.update(settings)
+        load_named_state(ours, away.named_parameters(), dict(state))
+        saved = adamw.state_dict()
+        for group in saved["param_groups"]:
+            group.update(settings)
+        theirs.load_state_dict(saved)
+        for parameter in away.parameters():
+            mine, want = ours.state[parameter], theirs.state[parameter]
+            assert {kind: value.device for kind, value in mine.items()} == {
+                kind: value.device for kind, value in want.items()
+            }
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["cpu", pytest.param("cuda", marks=[
+        pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    ])],
+)  # fmt: skip
+def test_optimizer_state_comes_back_by_name(where):
     torch.manual_seed(0)
     plan = PlanConfig(images=64, batch=1, learning_rate=Cosine(peak=1.0, end=1.0))
-    nets = [Two(), Two()]
+    nets = [Two().to(where), Two().to(where)]
     nets[1].load_state_dict(nets[0].state_dict())
     first, second = (optimizer(net, plan) for net in nets)
 
     def step(net, adamw, index):
         set_rates(adamw, plan.at(index, steps=64))
-        net.dino_head(net.backbone(torch.ones(1, 3))).pow(2).sum().backward()
+        net.dino_head(net.backbone(torch.ones(1, 3, device=where))).pow(2).sum().backward()
         adamw.step()
         adamw.zero_grad()
 
     step(nets[0], first, 5)
     nets[1].load_state_dict(nets[0].state_dict())
-    state = {name: value.clone() for name, value in named_state(first, nets[0].named_parameters())}
+    # As a checkpoint holds it: read from a file onto the CPU.
+    state = {name: value.clone().cpu() for name, value in named_state(first, nets[0].named_parameters())}
     load_named_state(second, nets[1].named_parameters(), state)
     assert not state
     step(nets[0], first, 6)

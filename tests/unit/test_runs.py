@@ -1,0 +1,153 @@
+"""A run folder: which are taken, what a start that was killed leaves, what a resumed start makes of it."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dinoforge.runs
+from dinoforge.base.errors import RunError, SentinelStop
+from dinoforge.base.files import read_lines
+from dinoforge.base.hardware import Choice
+from dinoforge.data.sources.table import open_source
+from dinoforge.recipes.settle import settle
+from dinoforge.runs import Run, labelled
+from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.train.optim import clip
+from dinoforge.train.step import Losses, Pretrain
+
+TINY = {
+    "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
+    "objective.head.prototypes": 32, "objective.head.hidden": 16, "objective.head.bottleneck": 8, "objective.group": 4,
+    "plan.batch": 4, "plan.images": 16, "plan.checkpoint_images": 8, "plan.probe_images": 8, "probe.rank_rows": 8,
+    "data.augment.local_views": 1, "data": "toy://species?images=12&size=32", "workers": 0,
+}  # fmt: skip
+
+
+def tiny(out, *, precision=("fp32", "asked for"), probed=None, **settings):
+    recipe = settle(TINY | settings).recipe
+    return Run(recipe, open_source(TINY["data"]), probed, None, out, torch.device("cpu"), Choice(*precision))
+
+
+def killed(*_args, **_settings):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("writer", ["write_json", "write_text"])
+def test_a_start_that_was_cut_off_at_once_can_be_repeated(tmp_path, monkeypatch, writer):
+    """Whichever file a start was cut off at (kill -9, full disk), the same command goes on in the folder."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dinoforge.runs, writer, killed)
+        tiny(out).go()
+    assert tiny(out).go().steps == 4
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    out = tmp_path / "out"
+    left = [".run.json.ab12_cde", ".config.yaml.00000000", ".backbone.zzzzzzzz/backbone.json", ".backbone.old/x",
+            "checkpoints/.step_000000002.abcdefgh/state.json", "film/.images.npz.abcdefgh"]  # fmt: skip
+    mine = [".notes.mine", ".DS_Store"]
+    for name in left + mine:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("half")
+    for name in ("checkpoints", "film"):  # a folder of ours beside no run.json would be a stranger's
+        (out / name).rename(tmp_path / name)
+    tiny(out).go()
+    for name in ("checkpoints", "film"):
+        for path in (tmp_path / name).iterdir():
+            path.rename(out / name / path.name)
+    tiny(out).go()
+    found = {path.name for path in out.rglob(".*")}
+    assert found == {".lock", *mine}
+    assert (out / "backbone" / "backbone.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"id": 7}'])
+def test_a_run_json_of_something_else_is_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunError, match=r"run\.json was not written by dinoforge pretrain; give a new folder"):
+        tiny(tmp_path).go()
+
+
+def test_killed_before_the_first_checkpoint_no_row_is_doubled(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("dinoforge.train.checkpoint.Checkpoints.save", killed)
+        tiny(out).go()
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2]
+    tiny(out).go()
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_leaves_the_kept_weights_alone(tmp_path, monkeypatch, what):
+    """At a step where both the probe and a checkpoint are due, the file of neither is touched."""
+    out, forward = tmp_path / "out", Pretrain.forward
+
+    def last():  # what the plan is forecast by takes steps too, before there are metrics
+        return (out / "metrics.jsonl").exists() and len(read_lines(out / "metrics.jsonl")) == 4
+
+    def infinite(student, largest):
+        norms = clip(student, largest)
+        if last():
+            next(student.parameters()).grad.fill_(float("nan"))
+            norms["backbone"] = torch.tensor(float("inf"))
+        return norms
+
+    def broken(self, *words):
+        losses = forward(self, *words)
+        bad = losses.total * (float("nan") if last() else 1.0)
+        return Losses(total=bad, terms=losses.terms | {"total": bad.detach()})
+
+    if what == "gradient":
+        monkeypatch.setattr("dinoforge.train.loop.clip", infinite)
+    else:
+        monkeypatch.setattr(Pretrain, "forward", broken)
+    with pytest.raises(SentinelStop, match="Step 4 is not finite"):
+        tiny(out).go()
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_000000002"]
+    kept = load_file(out / "backbone" / "backbone.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypatch, capsys):
+    """The timing that auto rests on may come out otherwise today; only a word of the user's changes the precision."""
+    save = Checkpoints.save
+
+    def once(*words):
+        save(*words)
+        raise KeyboardInterrupt
+
+    for name, again, want, said in (
+        ("auto", {"precision": ("bf16", "faster today")}, "fp32", "a new run would take bf16: faster today"),
+        ("wish", {"precision": ("bf16", "asked for"), "speed.precision": "bf16"}, "bf16", "until now it was fp32"),
+    ):
+        out = tmp_path / name
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Checkpoints, "save", once)
+            tiny(out).go()
+        capsys.readouterr()
+        run = tiny(out, **again)
+        monkeypatch.setattr(run, "_plan", lambda: None)
+        run.go()
+        err = capsys.readouterr().err
+        assert f"precision {want}" in err
+        assert said in err
+        newest = Checkpoints(out / "checkpoints", keep=3).all()[-1]
+        assert newest.facts["precision"] == run.precision.precision == want
+
+
+def test_another_probe_is_another_protocol(tmp_path):
+    def protocol(address, **settings):
+        return tiny(tmp_path, probed=labelled(address), **settings)._protocol()
+
+    same = protocol("toy://species?images=40&size=32")
+    assert protocol("toy://species?images=40&size=32") == same
+    changed = [
+        protocol("toy://species?images=50&size=32"),
+        protocol("toy://species?images=40&size=32", **{"probe.neighbours": 3}),
+        protocol("toy://species?images=40&size=32", **{"probe.test_rows": 5}),
+        tiny(tmp_path)._protocol(),
+    ]
+    assert len({same, *changed}) == 5
