@@ -58,7 +58,7 @@ CASES = [
     (["pretrain", "data=photos", "out=r", "data.augment.global_pixels=60", *TINY], "60 is no multiple of backbone.patch=8; 56 or 64 would be"),
     (["pretrain", "data=photos", "out=r", "backbone.pixels=60", *TINY], "backbone.pixels=60 is no multiple of backbone.patch=8"),
     (["pretrain", "data=photos", "out=r", "data.masks.ratio=[0.2,1.5]", *TINY], "data.masks.ratio must be two shares of the patches"),
-    (["pretrain", "data=photos", "out=r", "plan.batch=50", *TINY], "plan.batch=50 is no multiple of objective.group=64; 64 would be"),
+    (["pretrain", "data=photos", "out=r", "plan.batch=50", *TINY], "plan.batch=50 is no multiple of objective.group=16; 48 or 64 would be"),
     (["pretrain", "data=photos", "out=r", "backbone.kind=resnet", *TINY], "backbone.kind must be one of 'vit', 'toy'; got 'resnet'"),
     (["pretrain", "data=photos", "out=r", "precision=fp64", *TINY], "speed.precision must be one of 'auto', 'fp32' or 'bf16'; got 'fp64'"),
     (["pretrain", "data=photos", "out=r", "device=gpu", *TINY], "speed.device=gpu is not on this machine"),

@@ -194,7 +194,7 @@ def test_the_backbone_serves(undisturbed, run, tmp_path):
 
     patches = run("embed", f"backbone={folder}", "data=toy://species?images=6&size=48", f"out={tmp_path / 'p'}",
                   "tokens=patches", "--json")  # fmt: skip
-    assert np.load(tmp_path / "p" / "features.npy").shape == (6, 8, 8, 32)
+    assert np.load(tmp_path / "p" / "features.npy").shape == (6, 6, 6, 32)
     assert patches.facts["rows"] == 6
 
     done = run(

@@ -46,7 +46,7 @@ def test_the_film_of_a_run(trained):
     cast, frames = read_film(trained / "film")
     assert [frame.step for frame in frames] == [0, 4, 8]
     assert cast.queries == 8
-    assert frames[0].patches.shape == (8, 8, 8, 32)
+    assert frames[0].patches.shape == (8, 6, 6, 32)
     assert not np.array_equal(frames[0].patches, frames[-1].patches)
     assert np.isfinite(frames[-1].patches).all()
 
@@ -109,13 +109,13 @@ def test_pictures(trained, tmp_path, execute):
         with Image.open(out) as picture:
             assert picture.size == (3 * 132 + 4, rows * 132 + 4)
     code, facts = execute(
-        "pca", f"backbone={trained}", images, f"out={tmp_path / 'p.png'}", "row=5,species/0/48/2", "side=128"
+        "pca", f"backbone={trained}", images, f"out={tmp_path / 'p.png'}", "row=5,species/0/48/2-0", "side=128"
     )
-    assert facts["images"] == ["species/0/48/5", "species/0/48/2"]
+    assert facts["images"] == ["species/0/48/0-1", "species/0/48/2-0"]
     for name in ("m.png", "m.svg"):
         code, facts = execute("match", f"backbone={trained}", images, f"out={tmp_path / name}", "first=1", "second=4")
         assert code == 0, facts
-        assert facts["images"] == ["species/0/48/1", "species/0/48/4"]
+        assert facts["images"] == ["species/0/48/1-0", "species/0/48/4-0"]
         assert (tmp_path / name).stat().st_size > 1000
 
 

@@ -168,6 +168,11 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory that this process has held: on the GPU by torch's count, else resident."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    # On Linux this one would count what the starting process held before it became this one.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kibibytes
 
