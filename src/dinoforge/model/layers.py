@@ -39,8 +39,8 @@ def drop_rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
 
 
 WRITTEN_OUT_TOKENS = 512
-"""Longest sequence whose attention is written out in bf16 on a CPU: up to 257 tokens torch's fused kernel takes 2 to 8 times
-as long, by its backward pass; at 1,370 it wins (bench/attention.py, docs/records.md)."""
+"""Longest sequence whose attention is written out in bf16 on a CPU: up to 257 tokens torch's fused kernel takes 2 to 7 times as
+long, by its backward pass (bench/attention.py, docs/records.md). Beyond, memory decides: the scores are tokens by tokens."""
 
 
 def attend(
