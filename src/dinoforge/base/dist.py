@@ -13,16 +13,6 @@ def active() -> bool:
     return torch_dist.is_available() and torch_dist.is_initialized() and torch_dist.get_world_size() > 1
 
 
-def rank() -> int:
-    """This process's number, 0 on one process."""
-    return torch_dist.get_rank() if active() else 0
-
-
-def world() -> int:
-    """Number of processes, 1 without a process group."""
-    return torch_dist.get_world_size() if active() else 1
-
-
 def all_sum(value: Tensor) -> Tensor:
     """Sum over all ranks, without gradient; a new tensor."""
     if not active():

@@ -212,14 +212,14 @@ def locked(folder: Path) -> Iterator[None]:
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         place = folder.resolve()
-        in_use = RunError(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
+        busy = RunError(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
         if place in _held:  # a second lock of one process would succeed, and its end would release the first
-            raise in_use
+            raise busy
         with (folder / ".lock").open("a+") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                raise in_use from None
+                raise busy from None
             _held.add(place)
             try:
                 yield
@@ -228,7 +228,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process, this one included, holds the folder's lock. Takes nothing and writes nothing."""
+    """Whether a process, this one included, holds the folder's lock. Nothing is written; the lock is let go at once."""
     # Opening and closing the file would release a lock of our own: record locks belong to the process.
     if folder.resolve() in _held:
         return True

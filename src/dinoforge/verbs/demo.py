@@ -21,7 +21,7 @@ from dinoforge.curate.exact import keep_first
 from dinoforge.data.augment import centre
 from dinoforge.data.decode import Broken
 from dinoforge.data.manifest import read_manifest, write_manifest
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.baseline import BASELINES
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
@@ -170,9 +170,10 @@ def _baselines(train: Source, test: Source, config: ProbeConfig) -> dict[str, fl
 def _table(
     feature: Callable[[np.ndarray], torch.Tensor], source: Source, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and labels of the usable ones among the first rows."""
+    """Features and labels of the usable ones among so many rows."""
     features, labels = [], []
-    for row in range(min(rows, len(source))):
+    source = first_rows(source, rows)
+    for row in range(len(source)):
         try:
             features.append(feature(source.pixels(row)))
         except Broken:

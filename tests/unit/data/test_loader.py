@@ -21,7 +21,7 @@ class Numbered(Source):
         self.columns = {"id": np.asarray([f"image {n}" for n in range(images)])}
 
     def encoded(self, row):
-        raise NotImplementedError
+        raise Broken("its pixels come from no file")
 
     def pixels(self, row):
         if row in self.broken:
