@@ -132,13 +132,15 @@ def test_numbers_json_cannot_hold_become_null(capsys):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_python_has_every_verb_whatever_was_imported_before(verb):
-    """``evaluate``, ``report`` and ``recipes`` are folders too, and stay importable."""
+def test_python_has_every_verb_whatever_was_imported_before(verb, tmp_path, monkeypatch):
+    """``evaluate``, ``report`` and ``recipes`` are folders too, and stay importable; a typo is told before a file is written."""
+    monkeypatch.chdir(tmp_path)
     importlib.import_module("dinoforge.evaluate.knn")
     importlib.import_module("dinoforge.report.pca")
     for _ in range(2):
         with pytest.raises((ConfigError, TypeError), match=r"nonsense|missing a required argument"):
             getattr(dinoforge, verb)(nonsense="1", out="never")
+    assert not list(tmp_path.iterdir())
     import dinoforge.evaluate.knn as rules
 
     assert rules.knn_scores

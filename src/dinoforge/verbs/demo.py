@@ -58,6 +58,7 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
                 f"demo takes no {word}=; images= names the pictures, and the demo makes the rest of them."
             )
     pool = images or POOL.format(seed=number)
+    settle({"recipe": RECIPE, **settings, "data": pool})  # a typo is told before anything is read or written
     say(f"1/5 scan {pool}")
     scan(data=pool, out=str(folder / "pool.parquet"))
     say("2/5 curate: exact copies and broken files go")
