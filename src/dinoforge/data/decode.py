@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
@@ -21,6 +23,42 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 
 class Broken(DataError):
     """One image cannot be used; the text is the reason, in words a user can act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image whose size is known before its pixels are decoded: crops are drawn first, and may need fewer pixels.
+
+    Sizes are those of the whole image with its orientation applied.
+    """
+
+    height: int
+    width: int
+    channels: int
+    decoded: Callable[[int], np.ndarray]
+    """Decodes at a reduction of at most so much, see ``pixels``."""
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> Picture:
+        """One that is there already, ``[Y, X, C]``."""
+        return cls(*pixels.shape, decoded=lambda _reduction: pixels)
+
+    def pixels(self, reduction: int = 1) -> np.ndarray:
+        """Pixels ``[Y, X, C]``, each side divided by ``reduction`` or by less where the format can do no more.
+
+        Raises:
+            Broken: The image is truncated or damaged.
+        """
+        return self.decoded(reduction)
+
+
+def open_picture(encoded: bytes) -> Picture:
+    """The image in these bytes.
+
+    Raises:
+        Broken: No image, or one of more than ``MAX_PIXELS``.
+    """
+    return Picture.of(decode(encoded))
 
 
 def decode(encoded: bytes) -> UInt8[np.ndarray, "Y X 3"]:

@@ -6,7 +6,7 @@ import torch
 
 from dinoforge.base.errors import DataError
 from dinoforge.data.augment import AugmentConfig
-from dinoforge.data.decode import Broken
+from dinoforge.data.decode import Broken, Picture
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.masks import MaskConfig
 from dinoforge.data.order import permute, rows_at
@@ -23,10 +23,10 @@ class Numbered(Source):
     def encoded(self, row):
         raise Broken("its pixels come from no file")
 
-    def pixels(self, row):
+    def picture(self, row):
         if row in self.broken:
             raise Broken("made so")
-        return np.full((20, 20, 3), row, np.uint8)
+        return Picture.of(np.full((20, 20, 3), row, np.uint8))
 
 
 AUGMENT = AugmentConfig(global_pixels=16, local_pixels=8, local_views=2)

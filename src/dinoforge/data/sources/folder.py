@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dinoforge.base.errors import DataError
-from dinoforge.data.decode import SUFFIXES, Broken
+from dinoforge.data.decode import SUFFIXES, Broken, Picture
 from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.parquet import Parquet
 from dinoforge.data.sources.source import Source, agreed, numbered
@@ -71,10 +71,10 @@ class Several(Source):
         part, own = self._find(row)
         return part.encoded(own)
 
-    def pixels(self, row: int) -> np.ndarray:
-        """The pixels that the row's own source has."""
+    def picture(self, row: int) -> Picture:
+        """The picture that the row's own source has."""
         part, own = self._find(row)
-        return part.pixels(own)
+        return part.picture(own)
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The ground truth that the row's own source has."""

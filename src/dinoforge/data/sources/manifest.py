@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dinoforge.base.errors import DataError
+from dinoforge.data.decode import Picture
 from dinoforge.data.manifest import read_manifest
 from dinoforge.data.sources.source import Opener, Source
 
@@ -50,9 +51,9 @@ class Listed(Source):
         """The bytes that the row's own source has."""
         return self._sources[self._part[row]].encoded(int(self._row[row]))
 
-    def pixels(self, row: int) -> np.ndarray:
-        """The pixels that the row's own source has."""
-        return self._sources[self._part[row]].pixels(int(self._row[row]))
+    def picture(self, row: int) -> Picture:
+        """The picture that the row's own source has."""
+        return self._sources[self._part[row]].picture(int(self._row[row]))
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The ground truth that the row's own source has."""

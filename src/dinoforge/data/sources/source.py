@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.random import key
-from dinoforge.data.decode import decode
+from dinoforge.data.decode import Picture, open_picture
 from dinoforge.data.order import permute
 
 
@@ -45,13 +45,21 @@ class Source(ABC):
             Broken: The row's file is gone or unreadable.
         """
 
+    def picture(self, row: int) -> Picture:
+        """The image of a row: its size now, its pixels when they are asked for.
+
+        Raises:
+            Broken: The file is gone, or no image.
+        """
+        return open_picture(self.encoded(row))
+
     def pixels(self, row: int) -> np.ndarray:
         """Decoded pixels, uint8 ``[Y, X, C]``, orientation applied.
 
         Raises:
             Broken: The file cannot be decoded.
         """
-        return decode(self.encoded(row))
+        return self.picture(row).pixels()
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """Ground truth that is a picture itself (``mask``, ``depth`` …), decoded, or None where the source has none."""
@@ -83,8 +91,8 @@ class _Rows(Source):
     def encoded(self, row: int) -> bytes:
         return self._whole.encoded(int(self._rows[row]))
 
-    def pixels(self, row: int) -> np.ndarray:
-        return self._whole.pixels(int(self._rows[row]))
+    def picture(self, row: int) -> Picture:
+        return self._whole.picture(int(self._rows[row]))
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         return self._whole.extra(int(self._rows[row]), name)

@@ -12,7 +12,7 @@ from pydantic import Field
 from dinoforge.base.config import Config, Count
 from dinoforge.base.errors import ConfigError, unknown
 from dinoforge.base.random import key, numpy_generator
-from dinoforge.data.decode import decode
+from dinoforge.data.decode import Picture, open_picture
 from dinoforge.data.sources.source import Source
 from dinoforge.data.toyworld.clips import MOTIONS, film
 from dinoforge.data.toyworld.pollution import COPY_KINDS, JUNK, copied, junk, png
@@ -253,14 +253,14 @@ class Pictures(Source):
         pixels = self._scene(int(self._rows.original[at])).pixels
         return copied(kind, pixels, float(self.columns["copy_strength"][row]), self._rng(at, "picture"))
 
-    def pixels(self, row: int) -> np.ndarray:
+    def picture(self, row: int) -> Picture:
         """The picture itself, for a plain one without the way through a file.
 
         Raises:
             Broken: Junk of that kind.
         """
         at, kind = self._whole(row)
-        return self._scene(at).pixels if kind is None else decode(self.encoded(row))
+        return Picture.of(self._scene(at).pixels) if kind is None else open_picture(self.encoded(row))
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """``mask``, ``instance``, ``parts``, ``depth`` of the picture (see ``Scene``); a copy has its original's, moved along.
@@ -326,11 +326,11 @@ class Clips(Source):
 
     def encoded(self, row: int) -> bytes:
         """The frame as a PNG file."""
-        return png(self.pixels(row))
+        return png(self._scene(row).pixels)
 
-    def pixels(self, row: int) -> np.ndarray:
+    def picture(self, row: int) -> Picture:
         """The frame itself, without the way through a file."""
-        return self._scene(row).pixels
+        return Picture.of(self._scene(row).pixels)
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """``mask``, ``instance``, ``parts``, ``depth`` of the frame, see ``Scene``."""
