@@ -290,11 +290,16 @@ class Run:
             append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores})
             say("Before the first step: " + _named(scores))
         groups = Groups(
-            self.source, recipe.data.augment, recipe.data.masks,
+            self.source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
             seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch,
         )  # fmt: skip
         loader = Loader(
-            groups, batch=plan.batch, workers=recipe.speed.workers, device=self.device, on_broken=quarantine
+            groups,
+            batch=plan.batch,
+            workers=recipe.speed.workers,
+            device=self.device,
+            on_broken=quarantine,
+            stall_seconds=recipe.speed.stall_seconds,
         )
         opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
         with (

@@ -41,7 +41,8 @@ class Picture:
     @classmethod
     def of(cls, pixels: np.ndarray) -> Picture:
         """One that is there already, ``[Y, X, C]``."""
-        return cls(*pixels.shape, decoded=lambda _reduction: pixels)
+        height, width, channels = pixels.shape
+        return cls(height, width, channels, lambda _reduction: pixels)
 
     def pixels(self, reduction: int = 1) -> np.ndarray:
         """Pixels ``[Y, X, C]``, each side divided by ``reduction`` or by less where the format can do no more.

@@ -8,27 +8,26 @@ Axes: g images of a group, L local views, V views, C channels, Y by X and y by x
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from dinoforge.base.errors import DataError
+from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.random import key, numpy_generator
 from dinoforge.data.augment import GLOBAL_VIEWS, AugmentConfig, Views, draw_views
 from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.data.decode import Broken
 from dinoforge.data.masks import MaskConfig, draw_masks
-from dinoforge.data.order import rows_at
+from dinoforge.data.order import EVENLY, Order, SamplingConfig, weights_of
 from dinoforge.data.photometric import recolour
 from dinoforge.data.sources.source import Source
+from dinoforge.data.workers import ship
 
 _REPLACEMENTS = 32
 """Broken images in a row before a source is given up."""
@@ -46,18 +45,32 @@ class Group:
     broken: list[tuple[str, str]]
     """Id and reason of every image that could not be used; another took its place."""
 
+    def pin_memory(self) -> Group:
+        """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
+        return replace(self, globals=self.globals.pin_memory(), locals=self.locals.pin_memory())
+
 
 class Groups(Dataset["Group | DataError"]):
     """All groups of a run by their number since its start.
 
     What a user can cause is returned, not raised: on its way out of a worker an exception would take a traceback along.
+
+    Raises:
+        ConfigError: ``sampling`` names a column that the source has not.
+        DataError: Its weights are no numbers, or none is above 0.
     """
 
     def __init__(
-        self, source: Source, augment: AugmentConfig, masks: MaskConfig, *, seed: int, group: int, patch: int
-    ) -> None:
+        self, source: Source, augment: AugmentConfig, masks: MaskConfig, sampling: SamplingConfig = EVENLY,
+        *, seed: int, group: int, patch: int,
+    ) -> None:  # fmt: skip
         self.source, self.augment, self.masks, self.seed, self.group = source, augment, masks, seed, group
         self.grid = (augment.global_pixels // patch,) * 2
+        self.order = Order(len(source), seed=seed, weights=weights_of(source.columns, sampling))
+        self.aside: dict[int, str] = {}
+        """Rows that are not read any more, with the reason: reading them killed or held up a worker."""
+        self.watched: Int[Tensor, "W"] | None = None
+        """Shared with the main process: the row that each worker is reading, or -1."""
 
     def __getitem__(self, number: int) -> Group | DataError:
         try:
@@ -71,10 +84,9 @@ class Groups(Dataset["Group | DataError"]):
         Raises:
             DataError: Hardly an image can be used.
         """
-        positions = np.arange(number * self.group, (number + 1) * self.group)
-        rows, passes = rows_at(positions, images=len(self.source), seed=self.seed)
+        rows, draws = self.order.at(np.arange(number * self.group, (number + 1) * self.group))
         broken: list[tuple[str, str]] = []
-        views = [self._views(int(row), int(turn), broken) for row, turn in zip(rows, passes, strict=True)]
+        views = [self._views(int(row), int(draw), broken) for row, draw in zip(rows, draws, strict=True)]
         rng = random.Random(key(self.seed, "masks", number))
         masks = draw_masks(rng, views=GLOBAL_VIEWS * self.group, grid=self.grid, config=self.masks)
         return Group(
@@ -86,57 +98,84 @@ class Groups(Dataset["Group | DataError"]):
             broken=broken,
         )
 
-    def _views(self, row: int, turn: int, broken: list[tuple[str, str]]) -> Views:
+    def _views(self, row: int, draw: int, broken: list[tuple[str, str]]) -> Views:
         """Views of an image; if it is broken, of one that is drawn in its place.
 
         Raises:
             DataError: So many in a row are broken that something else must be wrong.
         """
         for attempt in range(_REPLACEMENTS):
-            now = row if attempt == 0 else key(self.seed, "replacement", row, turn, attempt) % len(self.source)
+            now = row if attempt == 0 else key(self.seed, "replacement", row, draw, attempt) % len(self.source)
             try:
-                pixels = self.source.pixels(now)
+                pixels = self._read(now)
             except Broken as error:
                 broken.append((str(self.source.columns["id"][now]), str(error)))
                 continue
-            return draw_views(pixels, numpy_generator(self.seed, "views", now, turn, attempt), self.augment)
+            return draw_views(pixels, numpy_generator(self.seed, "views", now, draw, attempt), self.augment)
         name, reason = broken[-1]
         raise DataError(
             f"{_REPLACEMENTS} images drawn from {self.source.address} could not be used; the last is {name}: {reason}."
         )
 
+    def _read(self, row: int) -> np.ndarray:
+        """The pixels of a row, under the eyes of the main process.
+
+        Raises:
+            Broken: The image cannot be used, or was set aside.
+        """
+        if row in self.aside:
+            raise Broken(self.aside[row])
+        worker = get_worker_info()
+        if self.watched is None or worker is None:
+            return self.source.pixels(row)
+        self.watched[worker.id] = row
+        try:
+            return self.source.pixels(row)
+        finally:
+            self.watched[worker.id] = -1
+
 
 class Loader:
-    """Batches of a run, from any step on.
+    """Batches of a run, from any step on: all of each batch, or the share of one of several ranks.
+
+    A rank's share is a run of whole groups, so the shares side by side are the batch, whatever ``world`` is.
 
     Args:
+        batch: Images of the whole batch, over all ranks.
+        stall_seconds: How long one group may take before its worker is given up.
         on_broken: Told the id and the reason of every image that could not be used.
+
+    Raises:
+        ConfigError: The groups of a batch do not divide among so many ranks.
     """
 
     def __init__(
-        self, groups: Groups, *, batch: int, workers: int, device: torch.device, on_broken: Callable[[str, str], None]
-    ) -> None:
+        self, groups: Groups, *, batch: int, workers: int, device: torch.device, on_broken: Callable[[str, str], None],
+        stall_seconds: float = 120.0, rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
         self.groups, self.batch, self.workers, self.device, self.on_broken = groups, batch, workers, device, on_broken
+        self.stall_seconds, self.rank, self.share = stall_seconds, rank, batch // groups.group // world
+        if self.share * world * groups.group != batch:
+            raise ConfigError(
+                f"plan.batch={batch} is {batch // groups.group} groups of {groups.group}, which do not divide among "
+                f"{world} ranks."
+            )
 
     def batches(self, *, first: int, steps: int) -> Iterator[Batch]:
         """The batches of steps ``first`` to ``steps``.
 
         Raises:
-            DataError: Hardly an image of the source can be used.
+            DataError: Hardly an image of the source can be used, or one worker after another dies or hangs.
         """
         many = self.batch // self.groups.group
-        loader: DataLoader[Group | DataError] = DataLoader(
-            self.groups,
-            batch_size=None,
-            sampler=range(first * many, steps * many),
-            num_workers=self.workers,
-            prefetch_factor=max(2, 2 * many // self.workers) if self.workers else None,
-            worker_init_fn=_quiet if self.workers else None,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-        )
-        shipped = iter(loader)
-        while members := [self._checked(group) for group in islice(shipped, many)]:
+        numbers = [
+            step * many + self.rank * self.share + place for step in range(first, steps) for place in range(self.share)
+        ]
+        shipped = ship(
+            self.groups, numbers, workers=self.workers, ahead=2 * self.share, pin=self.device.type == "cuda",
+            stall_seconds=self.stall_seconds,
+        )  # fmt: skip
+        while members := [self._checked(group) for group in islice(shipped, self.share)]:
             yield self.join(members)
 
     def _checked(self, group: Group | DataError) -> Group:
@@ -168,18 +207,3 @@ class Loader:
     ) -> Float[Tensor, "W B C Y X"]:
         flat = recolour(views.flatten(0, 1), colours.flatten(0, 1), self.groups.augment.colour)
         return flat.unflatten(0, views.shape[:2])
-
-
-def _as_it_is(group: Any) -> Any:
-    return group
-
-
-def _quiet(_worker: int) -> None:
-    """A worker leaves threads and signals to the main process.
-
-    Ctrl-C, and a scheduler's SIGTERM, reach the whole process group; the main process still needs batches to finish its step.
-    Workers end when it tells them to, or within seconds of its death: torch's workers watch for that.
-    """
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

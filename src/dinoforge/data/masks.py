@@ -40,6 +40,9 @@ class MaskConfig(Config):
     """Patches in the smallest block that is tried."""
     aspect: float = Field(default=0.3, gt=0, le=1)
     """A block's height over its width lies between this and its inverse."""
+    exact: bool = True
+    """Hide exactly the highest number of patches of each bin, so that every batch masks equally many and no shape changes
+    (DINOv3); false: a number drawn in the bin, at times missed by a few (DINOv2, as its models were trained)."""
 
 
 def block_mask(
@@ -81,15 +84,26 @@ def draw_masks(rng: random.Random, *, views: int, grid: tuple[int, int], config:
     """Masks for all global views of a group.
 
     ``int(views * probability)`` views are masked. Their ratios are stratified: the range is cut into as many bins, and each
-    masked view draws its number of patches inside its own. Which view gets which mask is shuffled.
+    masked view draws its number of patches inside its own, or takes its upper end and fills up what the rectangles miss with
+    single patches (``config.exact``). Which view gets which mask is shuffled.
     """
     rows, columns = grid
     masked = int(views * config.probability)
     edges = torch.linspace(*config.ratio, masked + 1).numpy()  # float32, as recorded
     masks = []
     for low, high in pairwise(edges):
-        target = int(rows * columns * (low + (high - low) * np.float32(rng.random())))
-        masks.append(block_mask(rng, grid=grid, target=target, largest=rows // 2 * columns, config=config))
+        share = high if config.exact else low + (high - low) * np.float32(rng.random())
+        target = int(rows * columns * share)
+        mask = block_mask(rng, grid=grid, target=target, largest=rows // 2 * columns, config=config)
+        masks.append(_filled(rng, mask, target) if config.exact else mask)
     masks += [np.zeros(grid, dtype=bool)] * (views - masked)
     rng.shuffle(masks)
     return torch.from_numpy(np.stack(masks).reshape(views, -1))
+
+
+def _filled(rng: random.Random, mask: Bool[np.ndarray, "H W"], target: int) -> Bool[np.ndarray, "H W"]:
+    """The mask with as many more patches, drawn one by one, as it is short of the target."""
+    free = np.flatnonzero(~mask)
+    full = mask.ravel()
+    full[rng.sample(free.tolist(), target - int(full.sum()))] = True
+    return full.reshape(mask.shape)

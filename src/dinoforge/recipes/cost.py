@@ -183,7 +183,7 @@ def _without(facts: Planned, why: str) -> Planned:
 def _data_seconds(recipe: Recipe, source: Source, where: torch.device) -> tuple[float, float]:
     """Seconds an image costs one worker, and the main process to colour it, over one or a few groups."""
     groups = Groups(
-        source, recipe.data.augment, recipe.data.masks,
+        source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
         seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch,
     )  # fmt: skip
     loader = Loader(groups, batch=recipe.plan.batch, workers=0, device=where, on_broken=lambda *_: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dinoforge.base.schedule import Cosine, Ramp
 from dinoforge.data.augment import AugmentConfig
+from dinoforge.data.masks import MaskConfig
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.recipes.recipe import DataConfig, Recipe
@@ -16,7 +17,7 @@ def vit_large_imagenet() -> Recipe:
     return Recipe(
         recipe="vit_large.imagenet",
         backbone=VitConfig(width=1024, depth=24, heads=16, patch=16, drop_path=0.3),
-        data=DataConfig(augment=AugmentConfig(local_pixels=96)),
+        data=DataConfig(augment=AugmentConfig(local_pixels=96), masks=MaskConfig(exact=False)),
         objective=ObjectiveConfig(group=64, targets=CentringConfig()),
         plan=PlanConfig(
             images=125_000 * 2048,
@@ -38,7 +39,7 @@ def vit_large_imagenet22k() -> Recipe:
         update={
             "recipe": "vit_large.imagenet22k",
             "backbone": VitConfig(width=1024, depth=24, heads=16, patch=14, ffn="swiglu", drop_path=0.4),
-            "data": DataConfig(augment=AugmentConfig()),
+            "data": DataConfig(masks=MaskConfig(exact=False)),
             "objective": ObjectiveConfig(
                 group=32,
                 head=HeadConfig(prototypes=131_072, bottleneck=384),

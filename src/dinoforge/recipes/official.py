@@ -145,8 +145,8 @@ def translated(values: Mapping[str, Any], *, batch: int | None = None) -> Transl
     if epochs <= 0 or group <= 0:
         raise ConfigError(f"optim.epochs and train.batch_size_per_gpu must be above 0; got {epochs} and {group}.")
     batch = batch or group
-    settings: dict[str, Any] = {}
-    lines: list[str] = []
+    settings: dict[str, Any] = {"data.masks.exact": False}
+    lines = ["By its code -> data.masks.exact false"]
 
     def put(key: str, path: str, value: Any, note: str = "") -> None:
         settings[path] = value

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dinoforge.base.config import Config, Count
 from dinoforge.data.augment import AugmentConfig
 from dinoforge.data.masks import MaskConfig
+from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.train.plan import PlanConfig
@@ -27,6 +28,8 @@ class DataConfig(Config):
     """Views of an image."""
     masks: MaskConfig = MaskConfig()
     """Patches hidden from the student."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How often each image is seen."""
     resize: int | None = Field(default=None, gt=0)
     """Short side before the centre crop when features are taken, in pixels; null: 256/224 of the global view."""
 
@@ -60,6 +63,8 @@ class Speed(Config):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode and crop; 0 does it in the main one."""
+    stall_seconds: float = Field(default=120.0, gt=0)
+    """How long one group of images may take before its worker is given up and the image tried once more."""
     trackers: Annotated[tuple[str, ...], BeforeValidator(known_trackers)] = ()
     """Where metrics go besides metrics.jsonl: any of tensorboard, wandb, mlflow, separated by commas."""
 

@@ -1,15 +1,21 @@
 """Batches are functions of (seed, step): laws of the order, of groups, of workers, and of broken images."""
 
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from dinoforge.base.errors import DataError
+from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.augment import AugmentConfig
 from dinoforge.data.decode import Broken, Picture
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.masks import MaskConfig
-from dinoforge.data.order import permute, rows_at
+from dinoforge.data.order import EVENLY, SamplingConfig
 from dinoforge.data.sources.source import Source
 
 
@@ -32,33 +38,10 @@ class Numbered(Source):
 AUGMENT = AugmentConfig(global_pixels=16, local_pixels=8, local_views=2)
 
 
-def loader(source, *, batch=8, group=4, workers=0, seed=0, told=None):
-    groups = Groups(source, AUGMENT, MaskConfig(), seed=seed, group=group, patch=4)
+def loader(source, *, batch=8, group=4, workers=0, seed=0, told=None, sampling=EVENLY, **more):
+    groups = Groups(source, AUGMENT, MaskConfig(), sampling, seed=seed, group=group, patch=4)
     on_broken = (lambda name, reason: told.append((name, reason))) if told is not None else lambda *_: None
-    return Loader(groups, batch=batch, workers=workers, device=torch.device("cpu"), on_broken=on_broken)
-
-
-@pytest.mark.parametrize("images", [1, 2, 3, 5, 16, 17, 1000])
-def test_every_pass_is_a_permutation(images):
-    for number in range(3):
-        found = permute(np.arange(images), images=images, seed=number)
-        assert sorted(found.tolist()) == list(range(images))
-
-
-def test_passes_differ_and_hold_every_image_once():
-    rows, passes = rows_at(np.arange(300), images=100, seed=3)
-    assert passes.tolist() == [0] * 100 + [1] * 100 + [2] * 100
-    assert all(sorted(part) == list(range(100)) for part in rows.reshape(3, 100).tolist())
-    assert (rows[:100] != rows[100:200]).mean() > 0.9
-    some, _ = rows_at(np.asarray([150, 7]), images=100, seed=3)
-    assert some.tolist() == [rows[150], rows[7]]
-
-
-def test_order_looks_random():
-    """Over many seeds each image comes first about equally often: chi squared of 16 bins, far below its 1e-6 quantile."""
-    first = np.asarray([permute(np.zeros(1, int), images=16, seed=seed)[0] for seed in range(4000)])
-    counts = np.bincount(first, minlength=16)
-    assert ((counts - 250) ** 2 / 250).sum() < 60
+    return Loader(groups, batch=batch, workers=workers, device=torch.device("cpu"), on_broken=on_broken, **more)
 
 
 def equal(one, other):
@@ -118,3 +101,81 @@ def test_nothing_but_broken_images_is_an_error(workers):
         DataError, match=r"^32 images drawn from numbered could not be used; the last is image \d: made so.$"
     ):
         next(loader(Numbered(4, broken=range(4)), workers=workers).batches(first=0, steps=1))
+
+
+class Deadly(Numbered):
+    """Reading some images ends the process, of others never ends; once or always."""
+
+    def __init__(self, images, folder, *, deadly=(), endless=(), always=True):
+        super().__init__(images)
+        self.folder, self.deadly, self.endless, self.always = folder, set(deadly), set(endless), always
+
+    def picture(self, row):
+        mark = self.folder / str(row)
+        if (row in self.deadly or row in self.endless) and (self.always or not mark.exists()):
+            mark.touch()
+            if row in self.deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+        return super().picture(row)
+
+
+@pytest.mark.parametrize("kind", ["deadly", "endless"])
+def test_an_image_that_ends_or_holds_up_workers_is_named_and_set_aside(kind, tmp_path, capsys):
+    told = []
+    source = Deadly(12, tmp_path, **{kind: {5}})
+    found = list(loader(source, workers=2, told=told, stall_seconds=3).batches(first=0, steps=2))
+    assert len(found) == 2
+    what = "was killed by SIGKILL" if kind == "deadly" else "made nothing for 3 seconds"
+    assert [(name, what in reason) for name, reason in dict(told).items()] == [("image 5", True)]
+    said = capsys.readouterr().err
+    assert "while reading image 5; it is read once more" in said
+    assert "again; the image is set aside" in said
+    assert not multiprocessing.active_children()
+    # What takes its place is what takes the place of any other image that cannot be used.
+    for mine, want in zip(found, loader(Numbered(12, broken={5})).batches(first=0, steps=2), strict=True):
+        equal(mine, want)
+
+
+def test_a_worker_that_dies_once_changes_nothing(tmp_path):
+    told = []
+    source = Deadly(12, tmp_path, deadly={5, 9}, always=False)
+    found = list(loader(source, workers=2, told=told).batches(first=0, steps=3))
+    assert not told
+    for mine, want in zip(found, loader(Numbered(12)).batches(first=0, steps=3), strict=True):
+        equal(mine, want)
+
+
+def test_workers_that_all_die_end_the_run_with_advice(tmp_path):
+    source = Deadly(40, tmp_path, deadly=range(40))
+    with pytest.raises(DataError, match=r"^8 workers in a row were lost reading numbered; .*Take fewer speed.workers"):
+        next(loader(source, workers=1).batches(first=0, steps=1))
+    assert not multiprocessing.active_children()
+
+
+def test_the_same_thousand_positions_for_any_workers_ranks_and_start():
+    """13 batches of 80 images in groups of 4, by weight: byte for byte the same, whoever makes them and from wherever."""
+    first, seed = (int(number) for number in np.random.default_rng(6).integers([2, 0], [11, 2**40]))
+    source = Numbered(90, broken={17, 40})
+    source.columns["weight"] = np.linspace(0.1, 3, 90)
+    how = {"batch": 80, "group": 4, "seed": seed, "sampling": SamplingConfig(weight="weight")}
+    want = list(loader(source, **how).batches(first=0, steps=13))
+    assert len(want) * 80 > 1000
+    for workers in (1, 2, 4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch counts cores
+            found = list(loader(source, workers=workers, **how).batches(first=first, steps=13))
+        for mine, other in zip(found, want[first:], strict=True):
+            equal(mine, other)
+    for world in (2, 4):
+        shares = [list(loader(source, rank=r, world=world, **how).batches(first=first, steps=13)) for r in range(world)]
+        for step, other in enumerate(want[first:]):
+            for name in ("globals", "locals", "masks"):
+                joined = torch.cat([getattr(share[step], name) for share in shares], dim=1)
+                assert torch.equal(joined, getattr(other, name)), name
+            assert sum((share[step].groups for share in shares), ()) == other.groups
+
+
+def test_groups_that_do_not_divide_among_ranks():
+    with pytest.raises(ConfigError, match=r"plan.batch=24 is 6 groups of 4, which do not divide among 4 ranks"):
+        loader(Numbered(30), batch=24, world=4)

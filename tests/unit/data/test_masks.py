@@ -38,11 +38,31 @@ def test_ratios_are_stratified():
     """Eight masked views of sixteen: sorted, their counts fall into the eight bins between 10 and 50 %."""
     edges = np.linspace(0.1, 0.5, 9) * 256
     for seed in range(20):
-        masks = draw_masks(random.Random(seed), views=16, grid=(16, 16), config=MaskConfig())
+        masks = draw_masks(random.Random(seed), views=16, grid=(16, 16), config=MaskConfig(exact=False))
         counts = sorted(masks.sum(1).tolist())
         assert counts[:8] == [0] * 8
         for count, low, high in zip(counts[8:], edges, edges[1:], strict=False):
             assert int(low) - 12 <= count <= high  # the deficit of a mask is a few patches
+
+
+def test_exact_masks_hide_the_upper_end_of_every_bin():
+    """By hand: eight bins between 10 and 50 % of 256 patches end at 15, 20, … 50 %."""
+    want = [0] * 8 + [int(256 * share) for share in (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)]
+    for seed in range(50):
+        masks = draw_masks(random.Random(seed), views=16, grid=(16, 16), config=MaskConfig())
+        assert sorted(masks.sum(1).tolist()) == want
+    loose = [
+        draw_masks(random.Random(s), views=16, grid=(16, 16), config=MaskConfig(exact=False)).sum() for s in range(50)
+    ]
+    assert len(set(map(int, loose))) > 10
+
+
+def test_exact_masks_are_blocks_with_few_single_patches():
+    """What is filled up is a small part: most hidden patches have a hidden neighbour to the right or left."""
+    masks = draw_masks(random.Random(3), views=64, grid=(16, 16), config=MaskConfig()).unflatten(1, (16, 16)).numpy()
+    beside = np.pad(masks, ((0, 0), (0, 0), (1, 1)))
+    near = beside[:, :, :-2] | beside[:, :, 2:]
+    assert near[masks].mean() > 0.9
 
 
 def test_probability_and_ratio_do_what_they_say():
