@@ -87,7 +87,9 @@ def test_doctor(capsys):
     assert execute(["doctor", "data=toy://species?images=20&size=16", "--json"]) == 0
     facts = last(capsys.readouterr().out)
     assert facts["ok"] is True
-    assert {"device", "torch", "advice", "precision", "images_decoded_per_second"} <= facts.keys()
+    assert {"device", "torch", "advice", "precision", "worker_images_per_second"} <= facts.keys()
+    assert facts["stages"].keys() == {"read", "decode", "geometry", "photometric"}
+    assert facts["bound"] in {"data", "compute"}
     assert facts["step_images_per_second"] > 0
 
 

@@ -14,7 +14,7 @@ from dinoforge.data.loader import Group, Groups, Loader
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
 from dinoforge.recipes.recipe import Recipe
-from dinoforge.train.forecast import Forecast, Job, forecast, pace
+from dinoforge.train.forecast import Forecast, Job, Pace, forecast, pace
 
 MANY_PASSES = 500
 """Passes over the data from which on a plan is warned of; the published runs on ImageNet-1k make 200."""
@@ -144,15 +144,10 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
     Raises:
         DataError: Hardly an image of the source can be used.
     """
-    group = recipe.objective.group
-    if facts.memory_bytes > memory_bytes(where):
-        return _without(facts, "the run does not fit into the memory of this machine")
-    dtype = torch.bfloat16 if precision.precision == "bf16" else torch.float32
-    an_image = facts.flops / facts.images / matmul_rate(dtype, side=512, device=where)
-    if an_image * group > PROBE_SECONDS:
-        return _without(facts, f"one group of {group} images alone would take about {clock(an_image * group)}")
-    groups = min(facts.batch // group, max(1, int(PROBE_SECONDS / 4 / (an_image * group))))
-    measured = pace(job(recipe, where, precision), images=groups * group)
+    measured = step_pace(recipe, where, precision)
+    if isinstance(measured, str):
+        warning = f"No time is predicted: {measured}."
+        return replace(facts, warnings=[*facts.warnings, warning])
     made, joined = _data_seconds(recipe, source, where)
     step = measured.seconds(facts.batch) + joined * facts.batch
     workers = recipe.speed.workers
@@ -176,8 +171,18 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
     )
 
 
-def _without(facts: Planned, why: str) -> Planned:
-    return replace(facts, warnings=[*facts.warnings, f"No time is predicted: {why}."])
+def step_pace(recipe: Recipe, where: torch.device, precision: Choice) -> Pace | str:
+    """How long steps of a recipe take here without their data, measured on a few; or why that is not tried."""
+    group, batch = recipe.objective.group, recipe.plan.batch
+    found = forecast(job(recipe, where, precision))
+    if found.memory.total > memory_bytes(where):
+        return "the run does not fit into the memory of this machine"
+    dtype = torch.bfloat16 if precision.precision == "bf16" else torch.float32
+    a_group = found.flops / batch * group / matmul_rate(dtype, side=512, device=where)
+    if a_group > PROBE_SECONDS:
+        return f"one group of {group} images alone would take about {clock(a_group)}"
+    groups = min(batch // group, max(1, int(PROBE_SECONDS / 4 / a_group)))
+    return pace(job(recipe, where, precision), images=groups * group)
 
 
 def _data_seconds(recipe: Recipe, source: Source, where: torch.device) -> tuple[float, float]:

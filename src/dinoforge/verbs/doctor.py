@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoforge.base.config import with_settings
 from dinoforge.base.errors import UserError
 from dinoforge.base.hardware import (
-    Choice,
     choose_precision,
     cores,
     cpu_flags,
@@ -29,11 +27,13 @@ from dinoforge.base.hardware import (
     versions,
 )
 from dinoforge.base.log import clock
-from dinoforge.data.decode import Broken, decode
+from dinoforge.data.decode import decode
+from dinoforge.data.pace import Stages, stages
+from dinoforge.data.sources.source import first_rows
 from dinoforge.data.sources.table import open_source
-from dinoforge.recipes.cost import job
-from dinoforge.recipes.table import recipe
-from dinoforge.train.forecast import pace
+from dinoforge.recipes.cost import step_pace
+from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.table import recipe as recipe_of
 
 CAPABILITIES = {
     "AVX2": {"avx2"},
@@ -50,12 +50,14 @@ FULL_BYTES = 16 * 2**30
 LOW_DISK = 10 * 2**30
 
 
-def doctor(*, data: str | None = None) -> dict[str, Any]:
+def doctor(*, data: str | None = None, recipe: str = DEMO) -> dict[str, Any]:
     """Look at this machine: device, memory, versions, how fast it computes and decodes, and what to do about it.
 
     Args:
-        data: Images to measure reading with.
+        data: Images to measure reading with: which stage costs what, and whether they or the model bound the run.
+        recipe: The model, and the views it wants.
     """
+    chosen = recipe_of(recipe)
     where = device("auto")
     choice = choose_precision("auto", where)
     flags = cpu_flags()
@@ -73,14 +75,26 @@ def doctor(*, data: str | None = None) -> dict[str, Any]:
         "why": choice.why,
         "gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
         **versions(),
-        "decoded_per_second": round(_rate(_jpeg(), limit=100), 1),
-        "step_images_per_second": round(_step_rate(where, choice), 1),
+        "decoded_per_second": round(_rate(_jpeg()), 1),
     }
+    measured = step_pace(chosen, where, choice)
+    steps = None if isinstance(measured, str) else chosen.plan.batch / measured.seconds(chosen.plan.batch)
+    facts |= {"recipe": recipe, "step_images_per_second": steps if steps is None else round(steps, 1)}
     advice = list(_advice(facts, where, rates))
+    if isinstance(measured, str):
+        advice.append(f"The pace of {recipe} was not measured: {measured}.")
     ok = True
     if data is not None:
         try:
-            facts["images_decoded_per_second"] = round(_source_rate(data), 1)
+            found = _stages(data, chosen, where)
+            facts |= {
+                "stages": {name: round(rate, 1) for name, rate in found.rates().items()},
+                "worker_images_per_second": round(1 / found.worker, 1),
+                "bound": None,
+            }
+            if steps is not None:
+                facts["bound"], sentence = _verdict(found, steps, where)
+                advice.append(sentence)
         except UserError as error:
             ok = False
             advice.append(f"data={data} cannot be used: {error}")
@@ -97,42 +111,56 @@ def _rates(where: torch.device) -> dict[str, float]:
     }
 
 
-def _jpeg() -> Callable[[int], object]:
+def _jpeg() -> Callable[[], object]:
     """Decodes a photograph's worth of JPEG, 500 by 375 pixels, made here."""
     from PIL import Image
 
     coarse = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-    return lambda _row: decode(file.getvalue())
+    return lambda: decode(file.getvalue())
 
 
-def _source_rate(address: str) -> float:
-    """Images a second that one thread reads and decodes from a source.
+def _rate(read: Callable[[], object], *, seconds: float = 0.3) -> float:
+    """How often a second something is done."""
+    began, times = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        read()
+        times += 1
+    return times / (time.perf_counter() - began)
+
+
+def _stages(address: str, chosen: Recipe, where: torch.device) -> Stages:
+    """What the stages of making views cost for this source, in one thread as in a worker.
 
     Raises:
-        DataError: Nothing there.
+        DataError: Nothing there, or nothing of it can be used.
     """
-    source = open_source(address)
-    return _rate(source.pixels, limit=min(200, len(source)))
+    source = first_rows(open_source(address), 1_000)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return stages(source, range(len(source)), chosen.data.augment, device=where)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _rate(read: Callable[[int], object], *, limit: int, seconds: float = 0.5) -> float:
-    """How often a second something is read, by rows 0, 1, …; a broken one counts as read."""
-    began, row = time.perf_counter(), 0
-    while row < limit and time.perf_counter() - began < seconds:
-        with contextlib.suppress(Broken):
-            read(row)
-        row += 1
-    return row / (time.perf_counter() - began)
+def _verdict(found: Stages, steps: float, where: torch.device) -> tuple[str, str]:
+    """``data`` or ``compute``, and a sentence on it.
 
-
-def _step_rate(where: torch.device, choice: Choice) -> float:
-    """Images a second of whole training steps of the smallest recipe, without loading."""
-    smallest = recipe(DEMO)
-    few = with_settings(smallest, {"objective.group": 16, "plan.batch": 16})
-    found = pace(job(few, where, choice), images=16)
-    return smallest.plan.batch / found.seconds(smallest.plan.batch)
+    On a CPU the workers take cores from the model, so what counts there is whose share of them is larger.
+    """
+    a_worker = 1 / found.worker
+    wanted = math.ceil(steps / a_worker)
+    slowest = max(("read", "decode", "geometry"), key=lambda name: getattr(found, name))
+    told = f"A worker makes {a_worker:,.0f} images/s of these, most of its time in {slowest}; the model takes {steps:,.0f}: "
+    room = max(1, cores() - 1) if where.type == "cpu" else cores()
+    if wanted <= room:
+        return "compute", f"{told}compute-bound with speed.workers={wanted} or more."
+    return "data", (
+        f"{told}data-bound, for that would need {wanted} workers and this machine has {cores()} cores. Store smaller images, "
+        "or take a recipe with fewer views."
+    )
 
 
 def _advice(facts: dict[str, Any], where: torch.device, rates: dict[str, float]) -> Iterator[str]:
@@ -142,9 +170,11 @@ def _advice(facts: dict[str, Any], where: torch.device, rates: dict[str, float])
         f"{faster} is {rates[faster] / rates[slower]:.1f} times as fast as {slower} in matrix products here; "
         f"precision=auto takes {facts['precision']}."
     )
-    images = recipe(DEMO).plan.images or 0
-    seconds = images / facts["step_images_per_second"]
-    yield f"The {images:,} images of recipe {DEMO} take about {clock(seconds)} of steps here; `dinoforge demo` runs it."
+    if facts["step_images_per_second"]:
+        name, images = facts["recipe"], recipe_of(facts["recipe"]).plan.images or 0
+        seconds = images / facts["step_images_per_second"]
+        shown = "; `dinoforge demo` runs it" if name == DEMO else ""
+        yield f"The {images:,} images of recipe {name} take about {clock(seconds)} of steps here{shown}."
     if where.type == "cuda" and facts["memory_bytes"] >= FULL_BYTES:
         yield "vit_small.small_data is the recipe to begin with on this GPU; `dinoforge plan` says whether its batch fits."
     else:
