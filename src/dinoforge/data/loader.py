@@ -24,7 +24,7 @@ from dinoforge.base.errors import DataError
 from dinoforge.base.random import key, numpy_generator
 from dinoforge.data.augment import GLOBAL_VIEWS, AugmentConfig, Views, draw_views
 from dinoforge.data.batch import Batch, masked_positions
-from dinoforge.data.decode import Broken
+from dinoforge.data.decode import RGB, Broken, Reading
 from dinoforge.data.masks import MaskConfig, draw_masks
 from dinoforge.data.order import rows_at
 from dinoforge.data.photometric import recolour
@@ -54,9 +54,11 @@ class Groups(Dataset["Group | DataError"]):
     """
 
     def __init__(
-        self, source: Source, augment: AugmentConfig, masks: MaskConfig, *, seed: int, group: int, patch: int
-    ) -> None:
+        self, source: Source, augment: AugmentConfig, masks: MaskConfig, *, seed: int, group: int, patch: int,
+        reading: Reading = RGB,
+    ) -> None:  # fmt: skip
         self.source, self.augment, self.masks, self.seed, self.group = source, augment, masks, seed, group
+        self.reading = reading
         self.grid = (augment.global_pixels // patch,) * 2
 
     def __getitem__(self, number: int) -> Group | DataError:
@@ -95,7 +97,7 @@ class Groups(Dataset["Group | DataError"]):
         for attempt in range(_REPLACEMENTS):
             now = row if attempt == 0 else key(self.seed, "replacement", row, turn, attempt) % len(self.source)
             try:
-                pixels = self.source.pixels(now)
+                pixels = self.source.pixels(now, self.reading)
             except Broken as error:
                 broken.append((str(self.source.columns["id"][now]), str(error)))
                 continue

@@ -18,7 +18,7 @@ from torch import Tensor
 from dinoforge.base.errors import DataError
 from dinoforge.base.hardware import Precision, compute_context
 from dinoforge.data.augment import centre
-from dinoforge.data.decode import Broken
+from dinoforge.data.decode import Broken, Reading
 from dinoforge.data.sources.source import Source
 from dinoforge.model.features import Features
 from dinoforge.model.weights import Preprocessing
@@ -42,6 +42,17 @@ class Part:
     features: Features
 
 
+def reading(preprocessing: Preprocessing) -> Reading:
+    """How the pictures of a backbone are read."""
+    return Reading(preprocessing.channels, preprocessing.range, preprocessing.max_pixels)
+
+
+def normalised(images: UInt8[Tensor, "B C Y X"], preprocessing: Preprocessing) -> Float[Tensor, "B C Y X"]:
+    """Images as the backbone takes them."""
+    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return (images.float() / 255 - mean) / std
+
+
 def pictures(
     source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int
 ) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:
@@ -51,9 +62,11 @@ def pictures(
         DataError: Not one image could be used.
     """
 
+    how = reading(preprocessing)
+
     def one(row: int) -> Tensor | Broken:
         try:
-            return centre(source.pixels(row), short_side=preprocessing.short_side, side=preprocessing.side)
+            return centre(source.pixels(row, how), short_side=preprocessing.short_side, side=preprocessing.side)
         except Broken as error:
             return error
 
@@ -90,10 +103,9 @@ def extract(
     """Features of every usable image, part by part, on the CPU in float32."""
     was_training = module.training
     module.eval()
-    mean, std = (torch.tensor(v, device=how.device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     try:
         for rows, images in pictures(source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once):
-            x = (images.to(how.device, non_blocking=True).float() / 255 - mean) / std
+            x = normalised(images.to(how.device, non_blocking=True), preprocessing)
             with torch.no_grad(), compute_context(how.precision, how.device):
                 found = module(x)
             yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.data import decode as module
-from dinoforge.data.decode import Broken, decode
+from dinoforge.data.decode import Broken, Reading, decode, open_picture
 
 
 def picture(mode="RGB", size=(17, 11)):
@@ -71,8 +70,9 @@ def test_what_is_no_image(data, reason):
         decode(data)
 
 
-def test_bombs_are_refused(monkeypatch):
-    monkeypatch.setattr(module, "MAX_PIXELS", 100)
-    for kind in ("PNG", "JPEG"):
-        with pytest.raises(Broken, match="17x11 pixels are more than 100"):
-            decode(encoded(picture(), kind))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF"])
+def test_bombs_are_refused_and_the_limit_can_be_raised(kind):
+    found = open_picture(encoded(picture("P" if kind == "GIF" else "RGB"), kind))
+    with pytest.raises(Broken, match=r"17x11 pixels are more than 186; a decompression bomb\? data.max_pixels raises"):
+        Reading(max_pixels=186).of(found).pixels()
+    assert Reading(max_pixels=187).of(found).pixels().shape == (11, 17, 3)
