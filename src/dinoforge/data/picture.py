@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from dinoforge.base.errors import DataError
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (Pillow's own limit); ``data.max_pixels`` raises it."""
+_ANY = 2**63
+HIGHEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+"""The number that is white, in the types that have one."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -81,14 +84,22 @@ class Reading:
 
         Its pixels are ``Broken`` where the channels do not fit, or the numbers have no range.
         """
-        whole = replace(picture, max_pixels=self.max_pixels)
+        numbers = self.numbers(picture)
+        return replace(numbers, decoded=lambda reduction: as_bytes(numbers.decoded(reduction), self.range))
+
+    def numbers(self, picture: Picture) -> Picture:
+        """The picture with the channels that the network takes, in the numbers of the file, still not decoded.
+
+        Its pixels are ``Broken`` where the channels do not fit.
+        """
 
         def decoded(reduction: int) -> np.ndarray:
             check_channels(picture, self.channels)
-            pixels = whole.pixels(reduction)
-            return as_bytes(fitted(pixels, self.channels, alpha=picture.alpha), self.range)
+            whole = replace(picture, max_pixels=self.max_pixels)
+            return fitted(whole.pixels(reduction), self.channels, alpha=picture.alpha)
 
-        return replace(whole, channels=self.channels, alpha=False, decoded=decoded)
+        # The limit is that of the picture in the file, which ``decoded`` asks.
+        return replace(picture, channels=self.channels, alpha=False, max_pixels=_ANY, decoded=decoded)
 
 
 RGB = Reading()
@@ -145,23 +156,34 @@ def fitted(pixels: Shaped[np.ndarray, "Y X C"], wanted: int, *, alpha: bool) -> 
 def as_bytes(
     pixels: Shaped[np.ndarray, "Y X C"], range: tuple[tuple[float, float], ...] | None
 ) -> UInt8[np.ndarray, "Y X C"]:
-    """Pixels in 256 levels, the low end of ``range`` as 0 and its high end as 255, what lies beyond cut off.
+    """Pixels in 256 levels, the low end of ``range`` as 0 and its high end as 255, see ``unit``.
 
-    Views travel as bytes, so finer steps than 1/255 of the range are lost; a number that is none (NaN) is the low end.
+    Views travel as bytes, so finer steps than 1/255 of the range are lost.
+
+    Raises:
+        Broken: As ``unit``.
+    """
+    if range is None and pixels.dtype == np.uint8:
+        return pixels
+    return (unit(pixels, range) * 255).round().astype(np.uint8)
+
+
+def unit(
+    pixels: Shaped[np.ndarray, "... C"], range: tuple[tuple[float, float], ...] | None
+) -> Float[np.ndarray, "... C"]:
+    """Numbers from 0 to 1, the ends of ``range`` or of the type; what lies beyond is cut off, and NaN is the low end.
 
     Raises:
         Broken: Neither a range nor a type that has one, or not one pair for all channels or one for each.
     """
     if range is None:
-        if pixels.dtype == np.uint8:
-            return pixels
-        if pixels.dtype != np.uint16:
+        if pixels.dtype not in HIGHEST:
             raise Broken(f"has numbers of type {pixels.dtype}, which need data.range; `dinoforge stats` prints it")
-        range = ((0, 65535),)
-    if len(range) not in {1, pixels.shape[2]}:
-        raise Broken(f"has {pixels.shape[2]} channels, data.range is for {len(range)}")
+        range = ((0, HIGHEST[pixels.dtype]),)
+    if len(range) not in {1, pixels.shape[-1]}:
+        raise Broken(f"has {pixels.shape[-1]} channels, data.range is for {len(range)}")
     # Float32 holds every 16-bit number, and not every 32-bit one.
     work = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
     low, high = np.asarray(range, dtype=np.float64).T
-    scaled = (pixels.astype(work) - low.astype(work)) * (255 / (high - low)).astype(work)
-    return np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round().astype(np.uint8)
+    scaled = (pixels.astype(work) - low.astype(work)) / (high - low).astype(work)
+    return np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
