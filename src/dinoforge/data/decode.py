@@ -205,7 +205,7 @@ def _bands(image: Any) -> tuple[int, bool]:
     """Channels that ``_plain`` gives, and whether the last one is transparency."""
     mode = image.mode
     if mode in {"LA", "La", "RGBA", "RGBa", "PA"}:
-        return 2 if mode.startswith("L") and mode != "LAB" else 4, True
+        return 2 if mode.startswith("L") else 4, True
     return (1, False) if mode in {"1", "L", "F"} or mode.startswith("I") else (3, False)
 
 
@@ -229,11 +229,18 @@ def _plain(image: Any) -> Shaped[np.ndarray, "Y X C"]:
     if mode == "F" or mode.startswith("I"):
         grey = np.asarray(image)
         if image.format == "TIFF" and mode == "I":
-            grey = grey.view(np.uint32) if image.tag_v2.get(339, (1,))[0] == 1 else grey
+            grey = _as_stored(grey, image.tag_v2)
         return numbers(grey[:, :, None])
     target = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     found = np.array(image if mode == target else image.convert(target))
     return found if found.ndim == 3 else found[:, :, None]
+
+
+def _as_stored(grey: Shaped[np.ndarray, "Y X"], tags: Any) -> Shaped[np.ndarray, "Y X"]:
+    """Integers of a TIFF file, which Pillow gives as int32, in their own type."""
+    if tags.get(339, (1,))[0] == 1:
+        return grey.view(np.uint32)
+    return grey.astype(np.int16) if tags.get(258, (1,))[0] == 16 else grey
 
 
 def _is_whole(image: Any) -> bool:
@@ -241,9 +248,11 @@ def _is_whole(image: Any) -> bool:
     tags = image.tag_v2
     samples = tags.get(277, 1)
     if samples == 1:
-        plain = tags.get(258, (1,))[0] <= 16 and tags.get(339, (1,))[0] == 1
+        bits, plain = tags.get(258, (1,))[0], tags.get(339, (1,))[0] == 1
+        if bits <= 16 and (plain or bits <= 8):
+            return bool(plain)  # signed bytes would come out as unsigned ones
         # Of wider or signed numbers that are compressed and big-endian, Pillow (13.0) swaps the bytes once too often.
-        return bool(plain or tags.prefix == b"II" or tags.get(259, 1) == 1)
+        return bool(tags.prefix == b"II" or tags.get(259, 1) == 1)
     unspecified = 0 in tags.get(338, ())
     return (
         max(tags.get(258, (1,))) <= 8 and samples == len(image.getbands()) and not unspecified and image.mode != "RGBX"

@@ -114,7 +114,8 @@ def _float_values(keys: Int[np.ndarray, " L"]) -> Float[np.ndarray, " L"]:
     """The lowest number of each level."""
     bits = keys.astype(np.uint32) << 16
     found = np.where(bits >> 31, bits & np.uint32(0x7FFFFFFF), ~bits).astype(np.uint32).view(np.float32)
-    return np.nan_to_num(found.astype(np.float64), nan=np.inf)
+    with np.errstate(invalid="ignore"):  # the outermost levels stand for no number, and nothing is counted there
+        return np.nan_to_num(found.astype(np.float64), nan=np.inf)
 
 
 @dataclass
@@ -215,7 +216,8 @@ def measured(
     for pixels in _pixels(source, reading, shown, set_aside):
         found.count(pixels)
     if not found.types:
-        raise DataError(f"No image of {source.address} could be used.")
+        reason = next(reversed(found.reasons), "there is none").rstrip(".")
+        raise DataError(f"No image of {source.address} could be used: {reason}.")
     if config.range is None:
         found.range = found.proposed()
     if config.range is None and found.range is not None:

@@ -73,7 +73,7 @@ def pictures(
     def some(start: int) -> list[tuple[int, Tensor | Broken]]:
         return [(row, one(row)) for row in range(start, min(start + rows_at_once, len(source)))]
 
-    usable = 0
+    usable, last = 0, ""
     with ThreadPoolExecutor(max_workers=1) as ahead:
         starts = range(0, len(source), rows_at_once)
         waiting = ahead.submit(some, 0)
@@ -83,13 +83,14 @@ def pictures(
                 waiting = ahead.submit(some, start + rows_at_once)
             for row, picture in found:
                 if isinstance(picture, Broken):
+                    last = f"; the last is {source.columns['id'][row]}: {str(picture).rstrip('.')}"
                     on_broken(str(source.columns["id"][row]), str(picture))
             good = [(row, picture) for row, picture in found if isinstance(picture, Tensor)]
             if good:
                 usable += len(good)
                 yield np.asarray([row for row, _ in good]), torch.stack([picture for _, picture in good])
     if not usable:
-        raise DataError(f"No image of {source.address} could be used.")
+        raise DataError(f"No image of {source.address} could be used{last}.")
 
 
 def extract(
