@@ -188,17 +188,25 @@ def _orientation(image: Any, encoded: bytes) -> int:
     try:
         if image.format == "PNG" and "exif" not in image.info:
             # It may lie behind the pixels, and Pillow would decode them all to find it.
-            at = encoded.find(b"eXIf")
-            if at < 4:
-                return 1
             exif = Image.Exif()
-            exif.load(encoded[at + 4 : at + 4 + int.from_bytes(encoded[at - 4 : at], "big")])
+            exif.load(_png_chunk(encoded, b"eXIf"))
         else:
             exif = image.getexif()
         found = exif.get(_ORIENTATION, 1)
     except Exception:  # a damaged note beside the image is no reason to lose the image
         return 1
     return found if found in range(1, 9) else 1
+
+
+def _png_chunk(encoded: bytes, name: bytes) -> bytes:
+    """The first part of a PNG file of that name; empty where there is none."""
+    at = 8
+    while at + 8 <= len(encoded):
+        length = int.from_bytes(encoded[at : at + 4], "big")
+        if encoded[at + 4 : at + 8] == name:
+            return encoded[at + 8 : at + 8 + length]
+        at += 12 + length
+    return b""
 
 
 def _bands(image: Any) -> tuple[int, bool]:
