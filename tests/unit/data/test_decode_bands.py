@@ -165,6 +165,26 @@ def test_missing_parts_of_a_tiff_are_no_zeros():
         open_picture(whole[: len(whole) * 3 // 4]).pixels()
 
 
+@pytest.mark.parametrize("name", ["StripOffsets", "StripByteCounts"])
+def test_parts_that_were_never_written_are_no_zeros(name):
+    """tifffile takes a part that lies nowhere as zeros, which is right for maps with holes and wrong for a cut-off file."""
+    whole = tiff(noise(64, 64, 5), photometric="minisblack", planarconfig="contig", rowsperstrip=8, compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        at = file.pages[0].tags[name].valueoffset
+    holed = whole[: at + 8] + bytes(8) + whole[at + 16 :]
+    with pytest.raises(Broken, match="is truncated, or parts of its picture were never written"):
+        open_picture(holed).pixels()
+
+
+def test_a_compression_that_needs_another_library_is_named():
+    data = bytearray(tiff(noise(8, 8, 5), photometric="minisblack", planarconfig="contig", compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        at = file.pages[0].tags["Compression"].valueoffset
+    data[at : at + 2] = (5).to_bytes(2, "little")
+    with pytest.raises(Broken, match=r"LZW.*'imagecodecs'"):
+        open_picture(bytes(data)).pixels()
+
+
 def test_without_tifffile_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     bands._tifffile.cache_clear()
