@@ -38,8 +38,6 @@ SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What Pillow is asked to open. Not what starts other programs (EPS) or is hardly met."""
 _REDUCTIONS = (8, 4, 2)
-_HEAD = 131_072
-"""Bytes of a JPEG file in which its orientation is looked for: two segments of full length."""
 _ORIENTATION = 0x0112
 _SAMPLES_16 = {2: 3, 4: 2, 6: 4}
 """Samples a pixel of the colour types of PNG that Pillow cuts from 16 bits to 8."""
@@ -98,7 +96,7 @@ def _jpeg(encoded: bytes) -> Picture | None:
     if colours not in {"Gray", "YCbCr", "RGB"}:
         return None
     orientation = 1
-    if any(encoded.find(mark, 0, _HEAD) >= 0 for mark in (b"Exif\0\0", b"tiff:Orientation")):
+    if _may_be_turned(encoded):
         with _told():
             orientation = _orientation(_open(encoded), encoded)
 
@@ -115,6 +113,19 @@ def _jpeg(encoded: bytes) -> Picture | None:
 
     size = (width, height) if orientation in SIDEWAYS else (height, width)
     return Picture(*size, 1 if colours == "Gray" else 3, decoded=decoded)
+
+
+def _may_be_turned(encoded: bytes) -> bool:
+    """Whether a JPEG file has a segment (APP1) in which EXIF and XMP stand, or is written too oddly to tell."""
+    at = 2
+    while at + 4 <= len(encoded):
+        if encoded[at] != 0xFF:
+            return True
+        marker = encoded[at + 1]
+        if marker in {0xE1, 0xDA}:  # DA begins the pixels
+            return marker == 0xE1
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return True
 
 
 def _factor(reduction: int) -> int:

@@ -94,6 +94,22 @@ def test_orientation_is_applied(kind, orientation):
     assert np.abs(along_column - stored[:, 0]).mean() <= rough
 
 
+def test_orientation_is_found_behind_long_notes():
+    """A colour profile of 200 kB before EXIF, fill bytes between the segments, and XMP alone."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = picture(size=(16, 8))
+    data = encoded(image, "JPEG", exif=exif)
+    at = data.find(b"Exif\0\0") - 4
+    length = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    profile = b"".join(b"\xff\xe2" + (60_002).to_bytes(2, "big") + bytes(60_000) for _ in range(4))
+    late = data[:at] + profile + b"\xff\xff" + data[at : at + length] + data[at + length :]
+    assert (open_picture(late).height, open_picture(late).width) == decode(late).shape[:2] == (16, 8)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="8"/></x:xmpmeta>'
+    noted = encoded(image, "JPEG", xmp=xmp)
+    assert (open_picture(noted).height, open_picture(noted).width) == pillows(noted).shape[:2] == (16, 8)
+
+
 def test_damaged_notes_do_not_cost_the_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
