@@ -33,16 +33,16 @@ def load(backbone: str | Path) -> Any:
 
 
 def prepared(backbone: str | Path, images: Sequence[np.ndarray]) -> Tensor:
-    """Decoded pictures (uint8, ``[Y, X, 3]`` each) as a backbone takes them: ``[B, 3, side, side]``, normalised."""
+    """Decoded pictures (uint8, ``[Y, X, C]`` each) as a backbone takes them: ``[B, C, side, side]``, normalised."""
     import torch
 
     from dinoforge.data.augment import centre
+    from dinoforge.features.extract import normalised
     from dinoforge.model.weights import load_backbone
 
     how = load_backbone(backbone).preprocessing
-    x = torch.stack([centre(image, short_side=how.short_side, side=how.side) for image in images]).float() / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.std))
-    return (x - mean) / std
+    views = torch.stack([centre(image, short_side=how.short_side, side=how.side) for image in images])
+    return normalised(views, how)
 
 
 def open_source(address: str) -> Any:

@@ -186,8 +186,9 @@ class Run:
         self.fingerprint = fingerprint(self.identity)
         colour, augment = recipe.data.augment.colour, recipe.data.augment
         self.preprocessing = Preprocessing(
-            short_side=recipe.data.short_side, side=augment.global_pixels, mean=colour.mean, std=colour.std
-        )
+            channels=recipe.backbone.channels, range=recipe.data.range, max_pixels=recipe.data.max_pixels,
+            short_side=recipe.data.short_side, side=augment.global_pixels, mean=colour.mean, std=colour.std,
+        )  # fmt: skip
 
     def go(self) -> Pretrained:
         """Train to the end of the plan.
@@ -291,7 +292,7 @@ class Run:
             say("Before the first step: " + _named(scores))
         groups = Groups(
             self.source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
-            seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch,
+            seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch, reading=recipe.reading,
         )  # fmt: skip
         loader = Loader(
             groups,

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dinoforge.base.errors import ConfigError, closest
 
@@ -34,6 +34,24 @@ def _count(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(_count)]
 """A whole number that may be written with a suffix: 500k, 5M, 1.2B."""
+
+
+def _pairs(value: object) -> object:
+    """One pair as a list of one pair."""
+    flat = isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[0], list | tuple)
+    return [value] if flat else value
+
+
+def _rising(pairs: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    odd = next((pair for pair in pairs if not pair[0] < pair[1]), None)
+    if odd is not None or not pairs:
+        given = list(odd) if odd is not None else []
+        raise ValueError(f"a range takes low < high, such as [0, 10000], or one such pair a channel; got {given}.")
+    return pairs
+
+
+Ranges = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_pairs), AfterValidator(_rising)]
+"""Lowest and highest number, one pair for all channels or one a channel: [0, 10000], [[0, 1], [-5, 5]]."""
 
 
 class Config(BaseModel):

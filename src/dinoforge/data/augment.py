@@ -26,6 +26,8 @@ _TRIALS = 10
 _CUBIC = Image.Resampling.BICUBIC
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
+PositiveNumbers = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 def _area(scale: tuple[float, float]) -> tuple[float, float]:
@@ -66,9 +68,9 @@ class ColourConfig(Config):
     """Width of the Gaussian blur, in pixels of the view; its kernel is 9 pixels wide."""
     solarise: Share = 0.2
     """Probability of inverting the bright half of the second global view."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from each channel in the end, on the scale 0 to 1 (ImageNet's)."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Numbers = (0.485, 0.456, 0.406)
+    """Subtracted from each channel in the end, on the scale 0 to 1 (ImageNet's); one number, or one a channel."""
+    std: PositiveNumbers = (0.229, 0.224, 0.225)
     """Divided by after that."""
 
 

@@ -22,7 +22,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.random import key, numpy_generator
 from dinoforge.data.augment import GLOBAL_VIEWS, AugmentConfig, Views, draw_views
 from dinoforge.data.batch import Batch, masked_positions
-from dinoforge.data.decode import Broken
+from dinoforge.data.decode import RGB, Broken, Reading
 from dinoforge.data.masks import MaskConfig, draw_masks
 from dinoforge.data.order import EVENLY, Order, SamplingConfig, weights_of
 from dinoforge.data.photometric import recolour
@@ -62,9 +62,10 @@ class Groups(Dataset["Group | DataError"]):
 
     def __init__(
         self, source: Source, augment: AugmentConfig, masks: MaskConfig, sampling: SamplingConfig = EVENLY,
-        *, seed: int, group: int, patch: int,
+        *, seed: int, group: int, patch: int, reading: Reading = RGB,
     ) -> None:  # fmt: skip
         self.source, self.augment, self.masks, self.seed, self.group = source, augment, masks, seed, group
+        self.reading = reading
         self.grid = (augment.global_pixels // patch,) * 2
         self.order = Order(len(source), seed=seed, weights=weights_of(source.columns, sampling))
         self.aside: dict[int, str] = {}
@@ -127,10 +128,10 @@ class Groups(Dataset["Group | DataError"]):
             raise Broken(self.aside[row])
         worker = get_worker_info()
         if self.watched is None or worker is None:
-            return self.source.pixels(row)
+            return self.source.pixels(row, self.reading)
         self.watched[worker.id] = row
         try:
-            return self.source.pixels(row)
+            return self.source.pixels(row, self.reading)
         finally:
             self.watched[worker.id] = -1
 

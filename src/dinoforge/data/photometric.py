@@ -3,7 +3,7 @@
 The order and the formulas are those of the augmentations that DINO was trained with, on numbers between 0 and 1 that are not
 rounded to 256 levels in between.
 
-Axes: V views, Y by X pixels, P parameters (``augment.PARAMETERS``).
+Axes: V views, C channels, Y by X pixels, P parameters (``augment.PARAMETERS``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from dinoforge.data.augment import PARAMETERS, ColourConfig
 ORDERS = tuple(permutations(range(4)))
 """The 24 orders of brightness, contrast, saturation and hue."""
 _KERNEL = 9
+_OF_RGB = frozenset({"saturation", "hue"})
+"""Changes that only red, green and blue have."""
 
-Images = Float[Tensor, "V 3 Y X"]
+Images = Float[Tensor, "V C Y X"]
 
 
 def recolour(
-    views: UInt8[Tensor, "V 3 Y X"], colours: Float[Tensor, "V P"], config: ColourConfig
-) -> Float[Tensor, "V 3 Y X"]:
+    views: UInt8[Tensor, "V C Y X"], colours: Float[Tensor, "V P"], config: ColourConfig
+) -> Float[Tensor, "V C Y X"]:
     """The views as the networks see them.
 
     ``colours`` lies on the host: which views a change concerns is known without waiting for the device.
@@ -38,13 +40,15 @@ def recolour(
     order = torch.tensor(ORDERS)[column["order"].long()]
     for place in range(4):
         for number, (name, change) in enumerate(CHANGES.items()):
+            if x.shape[1] != 3 and name in _OF_RGB:
+                continue
             x = _where(x, jittered & (order[:, place] == number), column[name], change)
     x = _where(x, column["grey"] > 0, column["grey"], lambda part, _: grey(part).expand_as(part))
     x = _where(x, column["sigma"] > 0, column["sigma"], blur)
     x = _where(
         x, column["solarise"] > 0, column["solarise"], lambda part, _: torch.where(part >= 128 / 255, 1 - part, part)
     )
-    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (config.mean, config.std))
+    mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (config.mean, config.std))
     return (x - mean) / std
 
 
@@ -59,7 +63,9 @@ def _where(x: Images, chosen: Tensor, value: Tensor, change: Callable[[Tensor, T
 
 
 def grey(x: Images) -> Float[Tensor, "V 1 Y X"]:
-    """Luma of ITU-R 601."""
+    """Luma of ITU-R 601; of channels that are not red, green and blue, their mean."""
+    if x.shape[1] != 3:
+        return x.mean(1, keepdim=True)
     return x[:, :1] * 0.299 + x[:, 1:2] * 0.587 + x[:, 2:] * 0.114
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from dinoforge.base.errors import DataError
 from dinoforge.base.hardware import Precision, compute_context
 from dinoforge.data.augment import centre
-from dinoforge.data.decode import Broken
+from dinoforge.data.decode import Broken, Reading
 from dinoforge.data.sources.source import Source
 from dinoforge.model.features import Features
 from dinoforge.model.weights import Preprocessing
@@ -42,6 +42,17 @@ class Part:
     features: Features
 
 
+def reading(preprocessing: Preprocessing) -> Reading:
+    """How the pictures of a backbone are read."""
+    return Reading(preprocessing.channels, preprocessing.range, preprocessing.max_pixels)
+
+
+def normalised(images: UInt8[Tensor, "B C Y X"], preprocessing: Preprocessing) -> Float[Tensor, "B C Y X"]:
+    """Images as the backbone takes them."""
+    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return (images.float() / 255 - mean) / std
+
+
 def pictures(
     source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int
 ) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:
@@ -51,16 +62,18 @@ def pictures(
         DataError: Not one image could be used.
     """
 
+    how = reading(preprocessing)
+
     def one(row: int) -> Tensor | Broken:
         try:
-            return centre(source.pixels(row), short_side=preprocessing.short_side, side=preprocessing.side)
+            return centre(source.pixels(row, how), short_side=preprocessing.short_side, side=preprocessing.side)
         except Broken as error:
             return error
 
     def some(start: int) -> list[tuple[int, Tensor | Broken]]:
         return [(row, one(row)) for row in range(start, min(start + rows_at_once, len(source)))]
 
-    usable = 0
+    usable, last = 0, ""
     with ThreadPoolExecutor(max_workers=1) as ahead:
         starts = range(0, len(source), rows_at_once)
         waiting = ahead.submit(some, 0)
@@ -70,13 +83,14 @@ def pictures(
                 waiting = ahead.submit(some, start + rows_at_once)
             for row, picture in found:
                 if isinstance(picture, Broken):
+                    last = f"; the last is {source.columns['id'][row]}: {str(picture).rstrip('.')}"
                     on_broken(str(source.columns["id"][row]), str(picture))
             good = [(row, picture) for row, picture in found if isinstance(picture, Tensor)]
             if good:
                 usable += len(good)
                 yield np.asarray([row for row, _ in good]), torch.stack([picture for _, picture in good])
     if not usable:
-        raise DataError(f"No image of {source.address} could be used.")
+        raise DataError(f"No image of {source.address} could be used{last}.")
 
 
 def extract(
@@ -90,10 +104,9 @@ def extract(
     """Features of every usable image, part by part, on the CPU in float32."""
     was_training = module.training
     module.eval()
-    mean, std = (torch.tensor(v, device=how.device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     try:
         for rows, images in pictures(source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once):
-            x = (images.to(how.device, non_blocking=True).float() / 255 - mean) / std
+            x = normalised(images.to(how.device, non_blocking=True), preprocessing)
             with torch.no_grad(), compute_context(how.precision, how.device):
                 found = module(x)
             yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))

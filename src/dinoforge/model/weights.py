@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dinoforge.base.config import Config
+from dinoforge.base.config import Config, Ranges
 from dinoforge.base.errors import ConfigError, WeightsError, closest
 from dinoforge.base.files import new_folder, write_json, write_tensors, write_text
 from dinoforge.model.official import config_of, read_state, strip
@@ -25,14 +25,32 @@ _ADVICE = "give a folder with backbone.safetensors, a run, a Hugging Face folder
 class Preprocessing(Config):
     """What an image goes through before the backbone, when features are taken."""
 
+    channels: int = Field(default=3, gt=0)
+    """Channels of an image: grey is repeated and RGB made grey where 3 and 1 ask for it, nothing else is converted."""
+    range: Ranges | None = None
+    """Numbers that become 0 and 1, one pair or one a channel; null: 0 and the type's highest (8 and 16 bits)."""
+    max_pixels: int = Field(default=178_956_970, gt=0)
+    """Larger images are set aside as decompression bombs."""
     short_side: int = Field(default=256, gt=0)
     """The short side is resized to this, bicubic and antialiased, in pixels."""
     side: int = Field(default=224, gt=0)
     """Side of the square cut from the middle, in pixels."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from each channel, on the scale 0 to 1."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel, on the scale 0 to 1; one number, or one a channel."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Divided by after that."""
+
+    @model_validator(mode="after")
+    def _one_or_each(self) -> Preprocessing:
+        for name, values in (("mean", self.mean), ("std", self.std), ("range", self.range or (None,))):
+            if len(values) not in {1, self.channels}:
+                raise ValueError(f"{name} is for {len(values)} channels, the backbone takes {self.channels}.")
+        return self
+
+    @classmethod
+    def usual(cls, channels: int) -> Preprocessing:
+        """For weights that come without any: ImageNet's of RGB; of other channels, numbers from 0 to 1 as they are."""
+        return cls() if channels == 3 else cls(channels=channels, mean=(0.0,), std=(1.0,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +124,11 @@ def load_backbone(path: str | Path) -> Backbone:
     if place.is_dir():
         if (place / "config.json").exists():
             config, state = huggingface.read(place)
-            return _assemble(place, config, state, Preprocessing())
+            return _assemble(place, config, state, Preprocessing.usual(config.channels))
         raise WeightsError(f"{path} holds no backbone; {_ADVICE}.")
     state = strip(read_state(place))
-    return _assemble(place, config_of(state, place), state, Preprocessing())
+    config = config_of(state, place)
+    return _assemble(place, config, state, Preprocessing.usual(config.channels))
 
 
 def _load_folder(folder: Path) -> Backbone:
@@ -122,6 +141,11 @@ def _load_folder(folder: Path) -> Backbone:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
         raise WeightsError(f"{folder / 'backbone.json'} does not describe a backbone: {reason}.") from None
+    if preprocessing.channels != config.channels:
+        raise WeightsError(
+            f"{folder / 'backbone.json'} does not describe a backbone: it takes {config.channels} channels, its "
+            f"preprocessing gives {preprocessing.channels}."
+        )
     found = _assemble(folder, config, read_state(folder / "backbone.safetensors"), preprocessing)
     if found.fingerprint != facts.get("fingerprint"):
         raise WeightsError(
@@ -160,6 +184,13 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> s
     return f"{fits}/{len(wanted)} tensors"
 
 
+def _channels(preprocessing: Mapping[str, Any]) -> str:
+    """What the channels are, in words."""
+    count, given = preprocessing["channels"], preprocessing["range"]
+    named = {1: "grey", 3: "RGB"}.get(count, f"{count} channels")
+    return named if given is None else f"{named}, numbers in {given} mapped to 0 to 1"
+
+
 def _card(facts: Mapping[str, Any]) -> str:
     """The model card."""
     architecture, preprocessing = facts["architecture"], facts["preprocessing"]
@@ -171,8 +202,8 @@ Self-supervised visual features, trained with dinoforge.
 
 - Architecture: {", ".join(f"{name} {value}" for name, value in architecture.items())}
 - Parameters: {facts["parameters"]:,}
-- Input: RGB, short side {preprocessing["short_side"]} (bicubic, antialiased), centre {preprocessing["side"]} pixels,
-  normalised by mean {preprocessing["mean"]} and std {preprocessing["std"]}
+- Input: {_channels(preprocessing)}, short side {preprocessing["short_side"]} (bicubic, antialiased), centre
+  {preprocessing["side"]} pixels, normalised by mean {preprocessing["mean"]} and std {preprocessing["std"]}
 
 | score | value |
 |---|---|

@@ -189,7 +189,7 @@ def _data_seconds(recipe: Recipe, source: Source, where: torch.device) -> tuple[
     """Seconds an image costs one worker, and the main process to colour it, over one or a few groups."""
     groups = Groups(
         source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
-        seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch,
+        seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch, reading=recipe.reading,
     )  # fmt: skip
     loader = Loader(groups, batch=recipe.plan.batch, workers=0, device=where, on_broken=lambda *_: None)
     members: list[Group] = []

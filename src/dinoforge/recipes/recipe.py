@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dinoforge.base.config import Config, Count
+from dinoforge.base.config import Config, Count, Ranges
 from dinoforge.data.augment import AugmentConfig
+from dinoforge.data.decode import MAX_PIXELS, Reading
 from dinoforge.data.masks import MaskConfig
 from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
@@ -32,6 +33,12 @@ class DataConfig(Config):
     """How often each image is seen."""
     resize: int | None = Field(default=None, gt=0)
     """Short side before the centre crop when features are taken, in pixels; null: 256/224 of the global view."""
+
+    range: Ranges | None = None
+    """Numbers in the files that become 0 and 1, one pair or one a channel; null: 0 and the type's highest, which only 8
+    and 16 bits have. Cut into 256 levels after that. `dinoforge stats` prints a fitting one."""
+    max_pixels: Count = Field(default=MAX_PIXELS, gt=0)
+    """Larger images are set aside as decompression bombs; channels beyond four count too."""
 
     @property
     def short_side(self) -> int:
@@ -92,6 +99,29 @@ class Recipe(Config):
     """How its quality is watched."""
     speed: Speed = Speed()
     """How fast it runs."""
+
+    @property
+    def reading(self) -> Reading:
+        """How pictures are read."""
+        return Reading(self.backbone.channels, self.data.range, self.data.max_pixels)
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> Recipe:
+        channels, colour = self.backbone.channels, self.data.augment.colour
+        counts = {"data.augment.colour.mean": colour.mean, "data.augment.colour.std": colour.std}
+        for name, values in (counts | {"data.range": self.data.range or (None,)}).items():
+            if len(values) not in {1, channels}:
+                raise ValueError(
+                    f"{name} is for {len(values)} channels, backbone.channels={channels}; "
+                    "`dinoforge stats` prints one that fits."
+                )
+        of_rgb = {name: getattr(colour, name) for name in ("saturation", "hue", "grey")}
+        if channels != 3 and any(of_rgb.values()):
+            given = ", ".join(f"{name}={value:g}" for name, value in of_rgb.items() if value)
+            raise ValueError(
+                f"data.augment.colour has {given}, which only RGB has; with backbone.channels={channels} set them to 0."
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

@@ -2,7 +2,8 @@
 
 ``RUN/film/images.npz`` holds the images and which rows of which source they are, ``RUN/film/step_000000120.npz`` what was seen
 of them after that many steps. A film of other images (another ``probe=`` when the run went on) is dropped for the new one.
-Axes: G images (the first Q of them are the queries), Q queries, K neighbours, H by W patches, D channels, Y by X pixels.
+Axes: G images (the first Q of them are the queries), Q queries, K neighbours, H by W patches, D channels of
+a patch, C of an image, Y by X pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import write_atomic
 from dinoforge.data.sources.source import Source
-from dinoforge.features.extract import Extraction, image_features, pictures
+from dinoforge.features.extract import Extraction, image_features, normalised, pictures
 from dinoforge.model.weights import Preprocessing
 
 QUERIES = 8
@@ -135,17 +136,16 @@ def spread(labels: Int[np.ndarray, " N"] | None, *, rows: int, count: int) -> In
 
 
 def looked_at(
-    module: Any, images: UInt8[Tensor, "Q 3 Y X"], preprocessing: Preprocessing, device: torch.device
+    module: Any, images: UInt8[Tensor, "Q C Y X"], preprocessing: Preprocessing, device: torch.device
 ) -> tuple[Float[Tensor, "Q H W D"], Float[Tensor, "Q heads H W"]]:
     """Patch features and class-token attention of a few images, one at a time, in float32 on the CPU."""
     was_training = module.training
     module.eval()
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     patches, attention = [], []
     try:
         with torch.no_grad():
             for image in images.split(1):
-                x = (image.to(device).float() / 255 - mean) / std
+                x = normalised(image.to(device), preprocessing)
                 patches.append(module(x).patches.float().cpu())
                 attention.append(module.class_attention(x).float().cpu())
     finally:
@@ -161,8 +161,13 @@ def nearest(features: Float[Tensor, "G D"], *, queries: int) -> Int[Tensor, "Q K
     return similarity.sort(dim=-1, descending=True, stable=True).indices[:, : min(NEIGHBOURS, len(x) - 1)]
 
 
-def _small(image: UInt8[Tensor, "3 Y X"]) -> UInt8[np.ndarray, "y x 3"]:
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+def visible(images: UInt8[Tensor, "B C Y X"]) -> UInt8[Tensor, "B 3 Y X"]:
+    """Images of any number of channels for the eye: the first three, or the first one as grey where there are fewer."""
+    return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+
+
+def _small(image: UInt8[Tensor, "C Y X"]) -> UInt8[np.ndarray, "y x 3"]:
+    picture = Image.fromarray(np.ascontiguousarray(visible(image.unsqueeze(0))[0].permute(1, 2, 0).numpy()))
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     return np.array(picture)
 

@@ -217,7 +217,7 @@ def _colouring(job: Job) -> int:
     """Bytes that colouring a batch takes beyond its result, counted on a few views in which everything changes."""
     few, views = 4, GLOBAL_VIEWS * job.plan.batch
     side = job.augment.global_pixels
-    pixels = torch.zeros(few, 3, side, side, dtype=torch.uint8)
+    pixels = torch.zeros(few, getattr(job.backbone, "channels", 3), side, side, dtype=torch.uint8)
     colours = torch.ones(few, len(PARAMETERS))
     with Live() as live:
         recolour(pixels, colours, job.augment.colour)

@@ -16,7 +16,7 @@ from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.extract import pictures
 from dinoforge.model.weights import Preprocessing
-from dinoforge.report.film import looked_at
+from dinoforge.report.film import looked_at, visible
 from dinoforge.verbs.opening import opened, told
 
 _MOST_PATCHES = 256
@@ -69,7 +69,7 @@ def look(backbone: str, images: str, rows: list[str] | int, *, side: str | int |
     pixels = torch.cat([part for _, part in parts])
     patches, attention = looked_at(found.module.to(where), pixels, preprocessing, where)
     ids = [str(name) for name in chosen.columns["id"][usable]]
-    return Looked(pixels, patches, attention, ids, found.module.patch)
+    return Looked(visible(pixels).contiguous(), patches, attention, ids, found.module.patch)
 
 
 def wanted(count: str | int, row: str | None) -> list[str] | int:

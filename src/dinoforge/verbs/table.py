@@ -17,9 +17,10 @@ from dinoforge.verbs.plan import plan
 from dinoforge.verbs.recipes import recipes, schema
 from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan
+from dinoforge.verbs.stats import stats
 
 _VERBS = (
-    doctor, scan, plan, pretrain, evaluate, embed, pca, attention, match, report, recipes, schema, demo,
+    doctor, scan, stats, plan, pretrain, evaluate, embed, pca, attention, match, report, recipes, schema, demo,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})

@@ -134,3 +134,28 @@ def test_names():
 def test_the_architecture_is_read_off_the_shapes():
     bare = CONFIG.model_copy(update={"layerscale": None, "qkv_bias": False, "proj_bias": False, "ffn_bias": False})
     assert config_of(made(bare).state_dict(), "x") == bare
+
+
+def test_how_pictures_are_read_comes_back(tmp_path):
+    config = CONFIG.model_copy(update={"channels": 2})
+    how = Preprocessing(channels=2, range=[[0, 10], [5, 9]], mean=(0.1, 0.2), std=(0.3,), max_pixels=7)
+    save_backbone(tmp_path / "b", Backbone(made(config), config, how))
+    assert load_backbone(tmp_path / "b").preprocessing == how
+    assert "2 channels, numbers in [[0.0, 10.0], [5.0, 9.0]]" in (tmp_path / "b" / "README.md").read_text()
+    path = tmp_path / "b" / "backbone.json"
+    facts = json.loads(path.read_text())
+    for change, reason in (
+        ({"mean": [0, 0, 0]}, "mean is for 3 channels, the backbone takes 2"),
+        ({"channels": 1, "mean": [0], "range": None}, "it takes 2 channels, its preprocessing gives 1"),
+        ({"range": [[1, 0]]}, "a range takes low < high"),
+    ):
+        path.write_text(json.dumps({**facts, "preprocessing": {**facts["preprocessing"], **change}}))
+        with pytest.raises(WeightsError, match=reason):
+            load_backbone(tmp_path / "b")
+
+
+def test_weights_without_preprocessing_take_what_is_usual(tmp_path):
+    for channels, mean in ((3, (0.485, 0.456, 0.406)), (5, (0.0,))):
+        save_file(dict(made(CONFIG.model_copy(update={"channels": channels})).state_dict()), tmp_path / "w.safetensors")
+        found = load_backbone(tmp_path / "w.safetensors")
+        assert (found.preprocessing.channels, found.preprocessing.mean) == (channels, mean)

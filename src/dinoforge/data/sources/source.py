@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.random import key
-from dinoforge.data.decode import Picture, open_picture
+from dinoforge.data.decode import RGB, Picture, Reading, open_picture
 from dinoforge.data.order import permute
 
 
@@ -46,20 +46,20 @@ class Source(ABC):
         """
 
     def picture(self, row: int) -> Picture:
-        """The image of a row: its size now, its pixels when they are asked for.
+        """The image of a row: its size now, its pixels when they are asked for, as they are in the file.
 
         Raises:
             Broken: The file is gone, or no image.
         """
         return open_picture(self.encoded(row))
 
-    def pixels(self, row: int) -> np.ndarray:
-        """Decoded pixels, uint8 ``[Y, X, C]``, orientation applied.
+    def pixels(self, row: int, reading: Reading = RGB) -> np.ndarray:
+        """Decoded pixels, uint8 ``[Y, X, C]`` with the channels of ``reading``, orientation applied.
 
         Raises:
-            Broken: The file cannot be decoded.
+            Broken: The file cannot be decoded, or has other channels.
         """
-        return self.picture(row).pixels()
+        return reading.of(self.picture(row)).pixels()
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """Ground truth that is a picture itself (``mask``, ``depth`` …), decoded, or None where the source has none."""
