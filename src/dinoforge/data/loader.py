@@ -95,11 +95,10 @@ class Groups(Dataset["Group | DataError"]):
         for attempt in range(_REPLACEMENTS):
             now = row if attempt == 0 else key(self.seed, "replacement", row, turn, attempt) % len(self.source)
             try:
-                pixels = self.source.pixels(now)
+                rng = numpy_generator(self.seed, "views", now, turn, attempt)
+                return draw_views(self.source.picture(now), rng, self.augment)
             except Broken as error:
                 broken.append((str(self.source.columns["id"][now]), str(error)))
-                continue
-            return draw_views(pixels, numpy_generator(self.seed, "views", now, turn, attempt), self.augment)
         name, reason = broken[-1]
         raise DataError(
             f"{_REPLACEMENTS} images drawn from {self.source.address} could not be used; the last is {name}: {reason}."
