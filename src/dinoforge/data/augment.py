@@ -202,9 +202,11 @@ def _square(pixels: UInt8[np.ndarray, "Y X C"], cut: _Cut, *, height: int, width
 
 def _scaled(start: int, extent: int, *, length: int, pixels: int) -> tuple[int, int]:
     """A stretch of an axis of ``length``, to the nearest of the fewer ``pixels`` that it was decoded to."""
-    scale = pixels / length
-    short = max(1, round(extent * scale))
-    return min(round(start * scale), pixels - short), short
+    scale: float = round(length / pixels)
+    if math.ceil(length / scale) != pixels:  # decoders reduce by whole numbers, and fill up the last pixel
+        scale = length / pixels
+    short = min(max(1, round(extent / scale)), pixels)
+    return min(round(start / scale), pixels - short), short
 
 
 def crop_box(
