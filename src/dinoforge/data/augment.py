@@ -1,6 +1,7 @@
 """Views of an image: what is cropped is decided and done here in uint8, what is coloured is decided here and done later.
 
 DINO's multi-crop (Caron et al. 2020, 2021) with the *effective* probabilities of the released DINOv2 (docs/method.md).
+Everything is drawn before a pixel is decoded, so that no more of them are decoded than the views need.
 
 Axes: Y by X pixels, C channels, V views, P colour parameters.
 """
@@ -8,7 +9,7 @@ Axes: Y by X pixels, C channels, V views, P colour parameters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -16,18 +17,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from dinoforge.base.config import Config
+from dinoforge.data.decode import Picture
 
 GLOBAL_VIEWS = 2
 _TRIALS = 10
 _CUBIC = Image.Resampling.BICUBIC
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
-PositiveNumbers = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 def _area(scale: tuple[float, float]) -> tuple[float, float]:
@@ -42,8 +42,15 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _channels(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values:
+        raise ValueError("one number for all channels, or one a channel; got none.")
+    return values
+
+
 Area = Annotated[tuple[float, float], AfterValidator(_area)]
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+PerChannel = Annotated[tuple[float, ...], AfterValidator(_channels)]
 
 
 class ColourConfig(Config):
@@ -68,10 +75,23 @@ class ColourConfig(Config):
     """Width of the Gaussian blur, in pixels of the view; its kernel is 9 pixels wide."""
     solarise: Share = 0.2
     """Probability of inverting the bright half of the second global view."""
-    mean: Numbers = (0.485, 0.456, 0.406)
-    """Subtracted from each channel in the end, on the scale 0 to 1 (ImageNet's); one number, or one a channel."""
-    std: PositiveNumbers = (0.229, 0.224, 0.225)
-    """Divided by after that."""
+    mean: PerChannel = (0.485, 0.456, 0.406)
+    """Subtracted from each channel in the end, on the scale 0 to 1: one number for all or one a channel (ImageNet's)."""
+    std: PerChannel = (0.229, 0.224, 0.225)
+    """Divided by after that, given likewise."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ColourConfig:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0; got {list(self.std)}.")
+        if len({len(self.mean), len(self.std)} - {1}) > 1:
+            raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}; give each 1 or as many.")
+        return self
+
+    @property
+    def needs_rgb(self) -> bool:
+        """Whether something is asked for that only red, green and blue have: saturation, hue, or losing them."""
+        return bool(self.grey or (self.jitter and (self.saturation or self.hue)))
 
 
 class AugmentConfig(Config):
@@ -90,7 +110,11 @@ class AugmentConfig(Config):
     aspect: Range = (3 / 4, 4 / 3)
     """Width over height of what is cropped, before it becomes square."""
     flip: Share = 0.5
-    """Probability of a mirror image."""
+    """Probability that left and right are exchanged."""
+    flip_vertical: Share = 0.0
+    """Probability that top and bottom are exchanged: for pictures without an up."""
+    turn: Share = 0.0
+    """Probability of a turn by one, two or three quarters, each as likely; 0.75 makes all four directions as likely."""
     colour: ColourConfig = ColourConfig()
     """What happens to the colours."""
 
@@ -108,31 +132,81 @@ class Views:
     colours: Float[np.ndarray, "V P"]
 
 
-def draw_views(pixels: UInt8[np.ndarray, "Y X C"], rng: np.random.Generator, config: AugmentConfig) -> Views:
-    """Crop, resize and mirror; the colours are drawn, not yet applied."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-    wide = [_crop(image, rng, config.global_pixels, config.global_scale, config) for _ in range(GLOBAL_VIEWS)]
-    near = [_crop(image, rng, config.local_pixels, config.local_scale, config) for _ in range(config.local_views)]
-    views = GLOBAL_VIEWS + config.local_views
-    return Views(
-        globals=torch.stack(wide),
-        locals=torch.stack(near) if near else image.new_zeros(0, len(image), config.local_pixels, config.local_pixels),
-        colours=np.stack([_colours(rng, view, config.colour) for view in range(views)]),
-    )
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What a view shows: the box in the whole image, and how its square then lies."""
+
+    side: int
+    box: tuple[int, int, int, int]
+    mirrored: bool
+    upside_down: bool = False
+    quarters: int = 0
 
 
-def _crop(
-    image: UInt8[Tensor, "C Y X"],
-    rng: np.random.Generator,
-    side: int,
-    scale: tuple[float, float],
-    config: AugmentConfig,
-) -> UInt8[Tensor, "C y x"]:
-    top, left, height, width = crop_box(
-        rng, height=image.shape[1], width=image.shape[2], scale=scale, aspect=config.aspect
+def draw_views(picture: Picture, rng: np.random.Generator, config: AugmentConfig) -> Views:
+    """Crop, resize, mirror and turn; the colours are drawn, not yet applied.
+
+    An image much larger than its views is decoded at a reduced scale, whose pixels the boxes are then rounded to; no view is
+    enlarged by that.
+
+    Raises:
+        Broken: The picture cannot be decoded.
+    """
+    cuts = _cuts(picture, rng, config)
+    colours = np.stack([_colours(rng, view, config.colour) for view in range(len(cuts))])
+    cuts = _turned(cuts, rng, config)
+    # A view that is shown smaller than its box leaves room for as much; one that is enlarged anyway leaves none.
+    pixels = picture.pixels(max(1, min(min(cut.box[2:]) // cut.side for cut in cuts)))
+    wide, near = (
+        torch.empty(count, pixels.shape[2], side, side, dtype=torch.uint8)
+        for count, side in ((GLOBAL_VIEWS, config.global_pixels), (config.local_views, config.local_pixels))
     )
-    view = resize(image[:, top : top + height, left : left + width], side, side)
-    return view.flip(-1) if rng.random() < config.flip else view
+    for view, cut in zip([*wide.numpy(), *near.numpy()], cuts, strict=True):
+        view[:] = _square(pixels, cut, height=picture.height, width=picture.width)
+    return Views(globals=wide, locals=near, colours=colours)
+
+
+def _cuts(picture: Picture, rng: np.random.Generator, config: AugmentConfig) -> list[_Cut]:
+    kinds = [(config.global_pixels, config.global_scale)] * GLOBAL_VIEWS
+    kinds += [(config.local_pixels, config.local_scale)] * config.local_views
+    cuts = []
+    for side, scale in kinds:
+        box = crop_box(rng, height=picture.height, width=picture.width, scale=scale, aspect=config.aspect)
+        cuts.append(_Cut(side, box, mirrored=rng.random() < config.flip))
+    return cuts
+
+
+def _turned(cuts: list[_Cut], rng: np.random.Generator, config: AugmentConfig) -> list[_Cut]:
+    """Drawn last: a recipe that turns nothing sees the views it would see if turning did not exist."""
+    if not (config.flip_vertical or config.turn):
+        return cuts
+    chance, quarters = rng.random((len(cuts), 2)), rng.integers(1, 4, len(cuts))
+    return [
+        replace(cut, upside_down=bool(flip < config.flip_vertical), quarters=int(quarter) if turn < config.turn else 0)
+        for cut, (flip, turn), quarter in zip(cuts, chance, quarters, strict=True)
+    ]
+
+
+def _square(pixels: UInt8[np.ndarray, "Y X C"], cut: _Cut, *, height: int, width: int) -> UInt8[np.ndarray, "C y x"]:
+    """A view out of the pixels of an image whose whole is ``height`` by ``width``."""
+    top, left, tall, wide = cut.box
+    if pixels.shape[:2] != (height, width):
+        top, tall = _scaled(top, tall, length=height, pixels=pixels.shape[0])
+        left, wide = _scaled(left, wide, length=width, pixels=pixels.shape[1])
+    # Channels innermost and no gaps between rows: what torch's fastest resize takes; it would copy anything else slowly.
+    box = np.ascontiguousarray(pixels[top : top + tall, left : left + wide])
+    view = resize(torch.from_numpy(box).permute(2, 0, 1), cut.side, cut.side).numpy()
+    view = view[:, :: -1 if cut.upside_down else 1, :: -1 if cut.mirrored else 1]
+    return np.rot90(view, cut.quarters, axes=(1, 2)) if cut.quarters else view
+
+
+def _scaled(start: int, extent: int, *, length: int, pixels: int) -> tuple[int, int]:
+    """A stretch of an axis of ``length``, to the nearest of the fewer ``pixels`` that it was decoded to."""
+    scale: float = round(length / pixels)
+    if math.ceil(length / scale) != pixels:  # decoders reduce by whole numbers, and fill up the last pixel
+        scale = length / pixels
+    short = min(max(1, round(extent / scale)), pixels)
+    return min(round(start / scale), pixels - short), short
 
 
 def crop_box(
@@ -158,7 +232,7 @@ def crop_box(
 def resize(image: UInt8[Tensor, "C Y X"], height: int, width: int) -> UInt8[Tensor, "C y x"]:
     """Bicubic and antialiased, in uint8, which is Pillow's resize to within one grey level."""
     if image.shape[1:] == (height, width):
-        return image.contiguous()
+        return image
     return F.interpolate(image.unsqueeze(0), (height, width), mode="bicubic", antialias=True)[0]
 
 

@@ -108,18 +108,16 @@ class Groups(Dataset["Group | DataError"]):
         for attempt in range(_REPLACEMENTS):
             now = row if attempt == 0 else key(self.seed, "replacement", row, draw, attempt) % len(self.source)
             try:
-                pixels = self._read(now)
+                return self._drawn(now, numpy_generator(self.seed, "views", now, draw, attempt))
             except Broken as error:
                 broken.append((str(self.source.columns["id"][now]), str(error)))
-                continue
-            return draw_views(pixels, numpy_generator(self.seed, "views", now, draw, attempt), self.augment)
         name, reason = broken[-1]
         raise DataError(
             f"{_REPLACEMENTS} images drawn from {self.source.address} could not be used; the last is {name}: {reason}."
         )
 
-    def _read(self, row: int) -> np.ndarray:
-        """The pixels of a row, under the eyes of the main process.
+    def _drawn(self, row: int, rng: np.random.Generator) -> Views:
+        """The views of a row, made under the eyes of the main process.
 
         Raises:
             Broken: The image cannot be used, or was set aside.
@@ -128,10 +126,10 @@ class Groups(Dataset["Group | DataError"]):
             raise Broken(self.aside[row])
         worker = get_worker_info()
         if self.watched is None or worker is None:
-            return self.source.pixels(row, self.reading)
+            return draw_views(self.reading.of(self.source.picture(row)), rng, self.augment)
         self.watched[worker.id] = row
         try:
-            return self.source.pixels(row, self.reading)
+            return draw_views(self.reading.of(self.source.picture(row)), rng, self.augment)
         finally:
             self.watched[worker.id] = -1
 

@@ -11,7 +11,7 @@ import torch
 
 from dinoforge.base.random import numpy_generator
 from dinoforge.data.augment import AugmentConfig, Views, draw_views
-from dinoforge.data.decode import Broken
+from dinoforge.data.decode import RGB, Broken, Picture, Reading
 from dinoforge.data.photometric import recolour
 from dinoforge.data.sources.source import Source
 
@@ -43,7 +43,13 @@ class Stages:
 
 
 def stages(
-    source: Source, rows: Iterable[int], augment: AugmentConfig, *, device: torch.device, seconds: float = 1.0
+    source: Source,
+    rows: Iterable[int],
+    augment: AugmentConfig,
+    *,
+    device: torch.device,
+    reading: Reading = RGB,
+    seconds: float = 1.0,
 ) -> Stages:
     """Measured on the first usable ones of these rows, for about so many seconds.
 
@@ -57,7 +63,7 @@ def stages(
         if images and time.perf_counter() - began > seconds:
             break
         try:
-            once, views = _stages(source, row, augment)
+            once, views = _stages(source, row, augment, reading)
         except Broken as error:
             trouble = error
             continue
@@ -74,14 +80,16 @@ def stages(
     return Stages(*(total / images for total in (*spent, coloured)))
 
 
-def _stages(source: Source, row: int, augment: AugmentConfig) -> tuple[tuple[float, float, float], Views]:
+def _stages(
+    source: Source, row: int, augment: AugmentConfig, reading: Reading
+) -> tuple[tuple[float, float, float], Views]:
     """Seconds of reading, decoding and geometry, and what came of them."""
     begun = time.perf_counter()
     source.encoded(row)
     was_read = time.perf_counter()
-    pixels = source.pixels(row)
+    pixels = source.pixels(row, reading)
     decoded = time.perf_counter()
-    views = draw_views(pixels, numpy_generator(0, "pace", row), augment)
+    views = draw_views(Picture.of(pixels), numpy_generator(0, "pace", row), augment)
     cut = time.perf_counter()
     # To be decoded the file was read once more; a toy world draws its pictures straight, without a file.
     read = min(was_read - begun, decoded - was_read)

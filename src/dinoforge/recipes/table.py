@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dinoforge.base.errors import unknown
+from dinoforge.recipes.domains import (
+    vit_small_documents,
+    vit_small_medical_grey,
+    vit_small_microscopy,
+    vit_small_satellite,
+)
 from dinoforge.recipes.large import vit_giant_lvd142m, vit_large_imagenet, vit_large_imagenet22k
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.small import vit_micro_toy, vit_small_small_data, vit_tiny_small_images
@@ -13,6 +19,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vit_micro.toy": vit_micro_toy,
     "vit_tiny.small_images": vit_tiny_small_images,
     "vit_small.small_data": vit_small_small_data,
+    "vit_small.satellite": vit_small_satellite,
+    "vit_small.microscopy": vit_small_microscopy,
+    "vit_small.medical_grey": vit_small_medical_grey,
+    "vit_small.documents": vit_small_documents,
     "vit_large.imagenet": vit_large_imagenet,
     "vit_large.imagenet22k": vit_large_imagenet22k,
     "vit_giant.lvd142m": vit_giant_lvd142m,

@@ -140,7 +140,7 @@ def _stages(address: str, chosen: Recipe, where: torch.device) -> Stages:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return stages(source, range(len(source)), chosen.data.augment, device=where)
+        return stages(source, range(len(source)), chosen.data.augment, device=where, reading=chosen.reading)
     finally:
         torch.set_num_threads(threads)
 
