@@ -5,14 +5,16 @@ Axes: N rows, Y by X pixels, C channels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
-from dinoforge.base.config import fingerprint
 from dinoforge.base.random import key
 from dinoforge.data.decode import Picture, open_picture
 from dinoforge.data.order import permute
@@ -65,6 +67,10 @@ class Source(ABC):
         """Ground truth that is a picture itself (``mask``, ``depth`` …), decoded, or None where the source has none."""
         return None
 
+    def stamp(self, row: int) -> str | None:
+        """A text that changes when ``encoded(row)`` does, had without reading that; None where there is no such text."""
+        return None
+
     def select(self, rows: Int[np.ndarray, " n"]) -> Source:
         """The same source reduced to the given rows, in the given order."""
         return _Rows(self, np.asarray(rows, dtype=np.int64))
@@ -72,8 +78,37 @@ class Source(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the row ids and labels; where the files lie does not count."""
-        labels = self.columns.get("label")
-        return fingerprint([[str(name) for name in self.columns["id"]], None if labels is None else labels.tolist()])
+        # That of base/config.py for ``[ids, labels or None]``, without the text of a million ids at once.
+        digest, labels = hashlib.sha256(b"["), self.columns.get("label")
+        _update(digest, self.columns["id"])
+        digest.update(b",")
+        if labels is None:
+            digest.update(b"null")
+        else:
+            _update(digest, labels)
+        digest.update(b"]")
+        return digest.hexdigest()[:16]
+
+
+_AT_ONCE = 65_536
+
+
+def _update(digest: hashlib._Hash, column: np.ndarray) -> None:
+    """Add a column as compact JSON."""
+    digest.update(b"[")
+    for start in range(0, len(column), _AT_ONCE):
+        text = json.dumps(column[start : start + _AT_ONCE].tolist(), separators=(",", ":"))
+        digest.update((("," if start else "") + text[1:-1]).encode())
+    digest.update(b"]")
+
+
+def file_stamp(path: Path) -> str | None:
+    """Size and time of the last change of a file, None where there is none; for ``Source.stamp``."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return f"{found.st_size}:{found.st_mtime_ns}"
 
 
 Opener = Callable[[str], Source]
@@ -96,6 +131,9 @@ class _Rows(Source):
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         return self._whole.extra(int(self._rows[row]), name)
+
+    def stamp(self, row: int) -> str | None:
+        return self._whole.stamp(int(self._rows[row]))
 
 
 def first_rows(source: Source, count: int) -> Source:
