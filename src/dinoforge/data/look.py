@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import multiprocessing
 import os
@@ -136,8 +137,8 @@ def _work(source: Source, connection: Connection, at: Any, strangers: list[Conne
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     for other in strangers:  # held open here, their ends would never be seen to close
         other.close()
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)  # what decoders written in C think of a file is in its reason
+    faulthandler.disable()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders written in C think of a file is in its reason
     while True:
         try:
             rows = connection.recv()

@@ -6,7 +6,7 @@ Axes: N rows of a manifest, n of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,30 +164,54 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
-def read_manifest(path: Path) -> Manifest:
-    """A manifest, also one of an earlier version: columns that it lacks are null.
+def read_made(path: Path) -> dict[str, Any]:
+    """How a manifest was made, without its rows.
 
     Raises:
         DataError: No such file, or one that is no manifest.
     """
     try:
         with _opened(path) as file:
-            made = (file.schema_arrow.metadata or {}).get(_KEY)
-            if made is None:
-                raise DataError(f"{path} is a Parquet file but no manifest; `dinoforge scan` writes one.")
-            table = file.read()
+            return _made(path, file)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as a manifest: {str(error).splitlines()[0]}") from None
-    columns = {name: table[name] for name in table.column_names}
+
+
+def _made(path: Path, file: Any) -> dict[str, Any]:
+    text = (file.schema_arrow.metadata or {}).get(_KEY)
+    if text is None:
+        raise DataError(f"{path} is a Parquet file but no manifest; `dinoforge scan` writes one.")
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        raise DataError(f"{path} is a damaged manifest: it does not say how it was made.") from None
+
+
+def read_manifest(path: Path, *, columns: Sequence[str] | None = None) -> Manifest:
+    """A manifest, also one of an earlier version: columns that it lacks are null.
+
+    Args:
+        columns: Read only these; the others are null.
+
+    Raises:
+        DataError: No such file, or one that is no manifest.
+    """
+    try:
+        with _opened(path) as file:
+            made = _made(path, file)
+            table = file.read(None if columns is None else list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read as a manifest: {str(error).splitlines()[0]}") from None
+    held = {name: table[name] for name in table.column_names}
     try:
         found = {
-            field.name: columns.pop(field.name).cast(field.type)
-            if field.name in columns
+            field.name: held.pop(field.name).cast(field.type)
+            if field.name in held
             else pa.nulls(table.num_rows, field.type)
             for field in SCHEMA
         }
-        return Manifest(pa.table({**found, **columns}), json.loads(made))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        return Manifest(pa.table({**found, **held}), made)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path} is a damaged manifest: {str(error).splitlines()[0]}") from None
 
 

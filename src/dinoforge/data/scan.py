@@ -24,6 +24,8 @@ from dinoforge.data.look import PATIENCE, Seen, looked, printable
 from dinoforge.data.manifest import KNOWN, ROWS_AT_ONCE, SCHEMA, Manifest, firsts, texts
 from dinoforge.data.sources.source import Source
 
+EARLIER = ("source", "uri", "stamp", "sha256", "width", "height", "channels", "bytes")
+"""What is asked of an earlier manifest."""
 _TICK = 0.05
 """Seconds by which the clocks of file systems advance, and more: a file that changes later shows it in its stamp."""
 
@@ -132,7 +134,7 @@ def scan(
     ids, stamps = texts(source.columns["id"]), _stamps(source)
     refused = _refused(ids)
     before, listed = journal.found(), _listed(earlier, source.address)
-    known = pa.concat_tables([before, listed]).combine_chunks()
+    known = pa.concat_tables([before, listed]).select(["id", "stamp"])
     place = _places(ids, stamps, known, unstamped=len(before) if journal.same else 0)
     place[list(refused)] = -1
     unread = place < 0
@@ -218,7 +220,7 @@ def _places(ids: Any, stamps: Any, known: Any, *, unstamped: int) -> Int[np.ndar
     """
     match = _index(ids, known["id"])
     place = pc.fill_null(match, -1).to_numpy().astype(np.int64)
-    before = known["stamp"].take(match)
+    before = known["stamp"].combine_chunks().take(match)
     same = _true(pc.equal(stamps, before))
     neither = _true(pc.and_(pc.is_null(stamps), pc.is_null(before))) & (place < unstamped)
     return np.where((place >= 0) & (same | neither), place, -1)

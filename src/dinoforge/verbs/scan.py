@@ -18,10 +18,14 @@ from dinoforge.base.files import locked
 from dinoforge.base.log import progress, say
 from dinoforge.data.journal import Journal
 from dinoforge.data.look import printable
-from dinoforge.data.manifest import Manifest, is_manifest, read_manifest, write_manifest
+from dinoforge.data.manifest import is_manifest, read_made, read_manifest, write_manifest
+from dinoforge.data.scan import EARLIER
 from dinoforge.data.scan import scan as scan_source
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
+
+_LONGEST = 240
+"""Bytes in the name of the output; what is written beside it has a name some longer, and 255 is the most that is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,10 @@ def scan(*, data: str, out: str, workers: str | int | None = None) -> Scanned:
         workers: Processes that read; all cores by default. Results do not depend on it.
     """
     began = time.monotonic()
-    path, count = _free(Path(out), out), _count(workers)
+    path, count = Path(out), _count(workers)
+    _free(path, data)
     with _interruptible():
         source = open_source(data)
-        earlier = _earlier(path, data)
         beside = path.parent / f".{path.name}.scan"
         about = {"data": source.address, "fingerprint": source.fingerprint}
         with locked(beside):
@@ -68,6 +72,7 @@ def scan(*, data: str, out: str, workers: str | int | None = None) -> Scanned:
                 Journal(beside / "journal.arrow", about=about) as journal,
                 progress("scan", len(source)) as tick,
             ):
+                earlier = read_manifest(path, columns=EARLIER) if path.exists() else None
                 found = scan_source(source, earlier=earlier, journal=journal, workers=count, tick=tick)
             rejected = [*_others(source, data, path), *found.rejected()]
             made = {"verb": "scan", **about, "by_name": sorted(source.by_name), "rejected": rejected}
@@ -82,17 +87,25 @@ def scan(*, data: str, out: str, workers: str | int | None = None) -> Scanned:
     )  # fmt: skip
 
 
-def _free(path: Path, out: str) -> Path:
-    """The manifest's place, if nothing is lost by writing there.
+def _free(path: Path, data: str) -> None:
+    """See that nothing is lost by writing a manifest there.
 
     Raises:
         ConfigError: It is no name for a manifest, or that of something else.
     """
     if path.suffix != ".parquet":
-        raise ConfigError(f"out={out} must be a .parquet file.")
-    if path.exists() and not is_manifest(path):
-        raise ConfigError(f"out={out} is there and is no manifest; choose another name, or remove it.")
-    return path
+        raise ConfigError(f"out={path} must be a .parquet file.")
+    if len(os.fsencode(path.name)) > _LONGEST:
+        raise ConfigError(f"out={path} has a name of more than {_LONGEST} bytes; give a shorter one.")
+    if not path.exists():
+        return
+    if not is_manifest(path):
+        raise ConfigError(f"out={path} is there and is no manifest; choose another name, or remove it.")
+    if _is(data.partition("?")[0], path):
+        raise ConfigError(f"out={path} is the manifest that is to be scanned; choose another name.")
+    verb = read_made(path).get("verb")
+    if verb != "scan":
+        raise ConfigError(f"out={path} is a manifest of `{verb}`, not of `scan`; choose another name, or remove it.")
 
 
 def _count(workers: str | int | None) -> int:
@@ -110,24 +123,6 @@ def _count(workers: str | int | None) -> int:
     if not 1 <= count <= 1024:
         raise ConfigError(f"workers must be 1 to 1024; got {count}.")
     return count
-
-
-def _earlier(path: Path, data: str) -> Manifest | None:
-    """The manifest of an earlier scan that is to be replaced.
-
-    Raises:
-        ConfigError: It is not a scan's, or is what is to be scanned.
-        DataError: It is damaged.
-    """
-    if not path.exists():
-        return None
-    if _is(data.partition("?")[0], path):
-        raise ConfigError(f"out={path} is the manifest that is to be scanned; choose another name.")
-    found = read_manifest(path)
-    verb = found.made.get("verb")
-    if verb != "scan":
-        raise ConfigError(f"out={path} is a manifest of `{verb}`, not of `scan`; choose another name, or remove it.")
-    return found
 
 
 def _is(name: str, path: Path) -> bool:

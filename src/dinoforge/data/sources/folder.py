@@ -36,7 +36,7 @@ class Folder(Source):
 
     def stamp(self, row: int) -> str | None:
         """The file's size and the time of its last change."""
-        return file_stamp(self._root / str(self.columns["id"][row]))
+        return file_stamp(f"{self._root}/{self.columns['id'][row]}")
 
 
 _BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_("")}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -102,10 +103,10 @@ def _update(digest: hashlib._Hash, column: np.ndarray) -> None:
     digest.update(b"]")
 
 
-def file_stamp(path: Path) -> str | None:
+def file_stamp(path: str | Path) -> str | None:
     """Size and time of the last change of a file, None where there is none; for ``Source.stamp``."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 (a Path for each of a million files takes seconds)
     except (OSError, ValueError):
         return None
     return f"{found.st_size}:{found.st_mtime_ns}"
