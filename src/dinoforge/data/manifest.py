@@ -45,9 +45,9 @@ SCHEMA = pa.schema(
         ("seed", pa.string()),
     ]
 )
-"""``uri`` is the image's id in ``source``, ``stamp`` what that source said of it when it was read (``Source.stamp``),
-``copy_of`` the id of the first row with the same ``sha256``. ``reason`` to ``seed`` say why an image was chosen; a scan
-leaves them empty. What is not known is null."""
+"""``uri`` is the image's key in ``source`` (``keys``), ``stamp`` what that source said of it when it was read
+(``Source.stamp``), ``copy_of`` the id of the first row with the same ``sha256``. ``reason`` to ``seed`` say why an image was
+chosen; a scan leaves them empty. What is not known is null."""
 
 KNOWN = ("label", "label_name", "split", "group", "group_name", "frame", "variant")
 """Columns that a scan takes over from the source, and a manifest gives as a source."""
@@ -116,6 +116,23 @@ def texts(values: np.ndarray) -> Any:
 
 def _encodes(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def keys(ids: np.ndarray) -> Any:
+    """What stands in ``uri`` for the rows of a source: their ids, ``id#2`` for the second row of the same id and so on.
+
+    As pyarrow texts; null for an id that is no Unicode text.
+    """
+    found = texts(ids)
+    again = np.flatnonzero(firsts(found) != np.arange(len(found)))
+    if not len(again):
+        return found
+    count: dict[str | None, int] = {}
+    names = found.to_pylist()
+    for row in again.tolist():
+        count[names[row]] = count.get(names[row], 1) + 1
+        names[row] = None if names[row] is None else f"{names[row]}#{count[names[row]]}"
+    return pa.array(names, pa.large_string())
 
 
 def firsts(column: Any) -> Int[np.ndarray, " N"]:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 from dinoforge.base.log import Ticker
 from dinoforge.data.journal import FACTS, Journal
 from dinoforge.data.look import PATIENCE, Seen, looked, printable
-from dinoforge.data.manifest import KNOWN, ROWS_AT_ONCE, SCHEMA, Manifest, firsts, texts
+from dinoforge.data.manifest import KNOWN, ROWS_AT_ONCE, SCHEMA, Manifest, firsts, keys, texts
 from dinoforge.data.sources.source import Source
 
 EARLIER = ("source", "uri", "stamp", "sha256", "width", "height", "channels", "bytes")
@@ -83,12 +83,12 @@ class Found:
     def _table(self, rows: Int[np.ndarray, " m"], first: Int[np.ndarray, " m"], start: int) -> Any:
         source = self.source
         facts = self.facts.take(pa.array(self.place[rows]))
-        ids = texts(source.columns["id"][rows])
         copied = first != np.arange(start, start + len(rows))
         originals = texts(source.columns["id"][self.kept[first]])
         columns = {name: facts[name] for name in FACTS.names if name in SCHEMA.names}
         columns |= {
-            "id": ids, "uri": ids, "source": pa.repeat(source.address, len(rows)), "reason": pa.repeat("", len(rows)),
+            "id": texts(source.columns["id"][rows]), "uri": facts["id"],
+            "source": pa.repeat(source.address, len(rows)), "reason": pa.repeat("", len(rows)),
             "copy_of": pc.if_else(pa.array(copied), originals, None),
         }  # fmt: skip
         columns |= {name: _known(source.columns[name][rows], name) for name in KNOWN if name in source.columns}
@@ -131,7 +131,7 @@ def scan(
     Raises:
         RunError: The journal cannot be written, or no process can be started.
     """
-    ids, stamps = texts(source.columns["id"]), _stamps(source)
+    ids, stamps = keys(source.columns["id"]), _stamps(source)
     refused = _refused(ids)
     before, listed = journal.found(), _listed(earlier, source.address)
     known = pa.concat_tables([before, listed]).select(["id", "stamp"])
@@ -189,7 +189,7 @@ def _refused(ids: Any) -> dict[int, str]:
     nameless = pc.is_null(ids).to_numpy(zero_copy_only=False)
     found = {int(row): "its name is no Unicode text; rename it" for row in np.flatnonzero(nameless)}
     again = np.flatnonzero((first != np.arange(len(first))) & ~nameless)
-    return found | {int(row): "its id is that of an earlier row" for row in again}
+    return found | {int(row): "its id and number are those of an earlier row" for row in again}
 
 
 def _listed(earlier: Manifest | None, address: str) -> Any:

@@ -120,18 +120,26 @@ class Named(Source):
 
 
 def test_names_that_no_manifest_can_hold(tmp_path):
-    names = ["ok", "bad\udcff", "new\nline", "ok", "bad\udcff", "\U0001f600"]
+    names = ["ok", "bad\udcff", "new\nline", "bad\udcff", "\U0001f600"]
     source = Named(names, tmp_path / "log")
     found, manifest = scanned(source, tmp_path / "j")
     assert manifest.column("id").tolist() == ["ok", "new\nline", "\U0001f600"]
-    assert source.reads() == [0, 2, 5]
+    assert source.reads() == [0, 2, 4]
     assert found.rejected() == [
         {"id": "bad\\udcff", "reason": "its name is no Unicode text; rename it"},
-        {"id": "ok", "reason": "its id is that of an earlier row"},
         {"id": "bad\\udcff", "reason": "its name is no Unicode text; rename it"},
     ]
     write_manifest(tmp_path / "m.parquet", found.tables(), made={"verb": "scan"})
     assert read_manifest(tmp_path / "m.parquet").column("id").tolist() == ["ok", "new\nline", "\U0001f600"]
+
+
+def test_rows_of_the_same_id_are_told_apart(tmp_path):
+    source = Named(["a", "b", "a", "a#2", "a", "a"], tmp_path / "log")
+    found, manifest = scanned(source, tmp_path / "j")
+    assert manifest.column("id").tolist() == ["a", "b", "a", "a", "a"]
+    assert manifest.column("uri").tolist() == ["a", "b", "a#2", "a#3", "a#4"]
+    assert len(set(manifest.column("sha256").tolist())) == 5
+    assert found.rejected() == [{"id": "a#2", "reason": "its id and number are those of an earlier row"}]
 
 
 def test_what_a_source_knows_comes_along(tmp_path):

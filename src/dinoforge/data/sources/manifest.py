@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import Picture
-from dinoforge.data.manifest import KNOWN, Manifest, read_manifest, texts
+from dinoforge.data.manifest import KNOWN, Manifest, keys, read_manifest
 from dinoforge.data.sources.source import Opener, Source
 
 _opening: ContextVar[tuple[Path, ...]] = ContextVar("_opening", default=())
@@ -61,7 +61,7 @@ class Listed(Source):
         for index, source in enumerate(self._sources):
             mine = np.flatnonzero(self._part == index)
             wanted = uris.take(pa.array(mine))
-            found = pc.index_in(wanted, value_set=texts(source.columns["id"]), skip_nulls=True)
+            found = pc.index_in(wanted, value_set=keys(source.columns["id"]), skip_nulls=True)
             if found.null_count:
                 lost = wanted.filter(pc.is_null(found))
                 raise DataError(
