@@ -113,6 +113,16 @@ def test_whoever_stops_asking_leaves_no_process():
     assert not any(looker.process.is_alive() for looker in crew.lookers)
 
 
+def test_an_image_is_decoded_to_its_end():
+    """A file that is cut off in its pixels has a whole head."""
+    whole = png(np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8))
+    source = Hostile(1)
+    source.encoded = lambda _row: whole[: len(whole) // 2]
+    seen = look.look(source, 0)
+    assert seen.broken
+    assert (seen.width, seen.bytes, seen.lasting) == (None, len(whole) // 2, True)
+
+
 def test_no_row_no_process():
     assert everything(Hostile(3), np.asarray([], dtype=np.int64)) == []
 

@@ -9,6 +9,8 @@ import pytest
 
 from dinoforge.base.errors import DataError, RunError
 from dinoforge.data import journal as journal_module
+from dinoforge.data import scan as scan_module
+from dinoforge.data.decode import Broken
 from dinoforge.data.journal import FACTS, Journal
 from dinoforge.data.manifest import Manifest, read_manifest, write_manifest
 from dinoforge.data.scan import scan
@@ -48,7 +50,8 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_what_is_found_of_an_image(photos, tmp_path, workers):
+def test_what_is_found_of_an_image(photos, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(scan_module, "ROWS_AT_ONCE", 3)
     found, manifest = scanned(open_source(str(photos)), tmp_path / "j", workers=workers)
     rows = {row["id"]: row for row in manifest.rows()}
     assert list(rows) == ["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]
@@ -169,6 +172,29 @@ def test_a_scan_without_stamps_reads_all_but_what_the_journal_holds(tmp_path):
     assert counts(scanned(other, tmp_path / "1")[0])["read"] == 19
 
 
+class Refusing(Named):
+    """Every other picture cannot be read, though it has a stamp."""
+
+    def encoded(self, row):
+        if row % 2:
+            raise Broken("permission denied")
+        return super().encoded(row)
+
+    def stamp(self, row):
+        return "the same"
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path):
+    source = Refusing(["a", "b", "c"], tmp_path / "log")
+    first, manifest = scanned(source, tmp_path / "1")
+    assert first.rejected() == [{"id": "b", "reason": "permission denied"}]
+    again, _ = scanned(source, tmp_path / "2", earlier=manifest)
+    assert counts(again) == {"read": 0, "reused": 2, "new": 0, "changed": 0, "vanished": 0}
+    source.__class__ = type("Allowed", (Named,), {"stamp": Refusing.stamp})
+    healed, _ = scanned(source, tmp_path / "3", earlier=manifest)
+    assert counts(healed) == {"read": 1, "reused": 2, "new": 0, "changed": 1, "vanished": 0}
+
+
 def test_a_scan_goes_on_after_being_killed_at_any_byte(photos, tmp_path):
     for number in range(60):
         picture(photos / "cat" / f"{number:02}.png", number)
@@ -254,6 +280,16 @@ def test_a_manifest_as_a_source(photos, tmp_path):
     (photos / "dog" / "d.png").unlink()
     with pytest.raises(DataError, match=r"lists dog/d.png and 1 more, which .*photos no longer holds; scan it again"):
         open_source(str(path))
+
+
+def test_a_manifest_of_two_sources_in_any_order(photos, tmp_path):
+    picture(tmp_path / "other" / "a.png", 50)
+    picture(tmp_path / "other" / "z.png", 60)
+    parts = [scanned(open_source(str(root)), tmp_path / root.name[0])[1].table for root in (photos, tmp_path / "other")]
+    mixed = pa.concat_tables(parts).take([4, 0, 5, 2])
+    write_manifest(tmp_path / "m.parquet", [mixed], made={"verb": "x"})
+    listed = open_source(str(tmp_path / "m.parquet"))
+    assert [hashlib.sha256(listed.encoded(row)).hexdigest() for row in range(4)] == mixed["sha256"].to_pylist()
 
 
 def test_manifests_that_list_each_other_are_one_line(tmp_path):
