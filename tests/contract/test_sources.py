@@ -14,6 +14,7 @@ from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
+from dinoforge.data.journal import Journal
 from dinoforge.data.manifest import write_manifest
 from dinoforge.data.scan import scan
 from dinoforge.data.sources.folder import Several
@@ -57,7 +58,9 @@ def manifest(root):
     """A manifest of the folder's pictures, as ``scan`` writes one."""
     address, path = folder(root), root.parent / "m.parquet"
     source = open_source(address)
-    write_manifest(path, [seen.row for seen in scan(source)], made={"verb": "scan"})
+    with Journal(root.parent / ".journal.arrow", about={}) as journal:
+        found = scan(source, earlier=None, journal=journal, workers=1)
+    write_manifest(path, found.tables(), made={"verb": "scan"})
     return str(path)
 
 

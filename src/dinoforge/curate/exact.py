@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import numpy as np
+import pyarrow as pa
 
-Row = Mapping[str, Any]
+from dinoforge.data.manifest import Manifest, firsts
 
 
-def keep_first(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The manifest rows that stay and those that go, each of these with ``reason`` and ``against``, the id it repeats.
+def keep_first(manifest: Manifest) -> tuple[Manifest, Manifest]:
+    """The images that stay, and those that go with ``reason`` and, in ``copy_of``, the id of the one that stays for them.
 
-    Rows are equal where their ``sha256`` is; the order of ``rows`` decides which is first.
+    Images are equal where their ``sha256`` is; the order of the rows decides which is first.
     """
-    first: dict[str, str] = {}
-    kept: list[Row] = []
-    dropped: list[Row] = []
-    for row in rows:
-        against = first.setdefault(row["sha256"], row["id"])
-        if against == row["id"]:
-            kept.append(row)
-        else:
-            dropped.append({**row, "reason": "exact copy", "against": against})
-    return kept, dropped
+    first = firsts(manifest.table["sha256"])
+    copied = first != np.arange(len(first))
+    kept, dropped = np.flatnonzero(~copied), np.flatnonzero(copied)
+    against = manifest.table["id"].take(pa.array(first[dropped]))
+    return (
+        manifest.select(kept).replaced("copy_of", None).replaced("reason", ""),
+        manifest.select(dropped).replaced("copy_of", against).replaced("reason", "exact copy"),
+    )

@@ -114,25 +114,23 @@ def _whole(seed: str | int) -> int:
 
 def _curate(folder: Path, source: Source) -> dict[str, Any]:
     """Write ``manifest.parquet`` of what stays, and ``curation.json`` with what went and why; the latter's content."""
-    rows, made = read_manifest(folder / "pool.parquet")
-    kept, dropped = keep_first(rows)
-    if not kept:
+    pool = read_manifest(folder / "pool.parquet")
+    kept, dropped = keep_first(pool)
+    if not len(kept):
         raise DataError(f"{source.address} holds no image that can be used.")
-    write_manifest(
-        folder / "manifest.parquet",
-        [{**row, "reason": ""} for row in kept],
-        made={"verb": "demo", "pool": made["fingerprint"]},
-    )
+    about = {"verb": "demo", "pool": pool.made["fingerprint"], "by_name": pool.made["by_name"]}
+    write_manifest(folder / "manifest.parquet", [kept.table], made=about)
     place = {str(name): row for row, name in enumerate(source.columns["id"])}
-    broken = [{"id": line["id"], "reason": line["reason"], "against": ""} for line in made["rejected"]]
-    copies = [{"id": row["id"], "reason": row["reason"], "against": row["against"]} for row in dropped]
+    broken = [{"id": line["id"], "reason": line["reason"], "against": ""} for line in pool.made["rejected"]]
+    shown = dropped.select(np.arange(min(_EXAMPLES, len(dropped)))).rows()
+    copies = [{"id": row["id"], "reason": row["reason"], "against": row["copy_of"]} for row in shown]
     examples = [
         {**line, "thumbnail": _thumbnail(source, place.get(line["id"]))}
-        for line in [*copies[:_EXAMPLES], *broken[: _EXAMPLES // 2]]
+        for line in [*copies, *broken[: _EXAMPLES // 2]]
     ]
-    reasons = Counter(row["reason"] for row in copies) + Counter({"broken file": len(broken)})
+    reasons = Counter({"exact copy": len(dropped)}) + Counter({"broken file": len(broken)})
     facts = {
-        "pool": len(rows) + len(broken), "kept": len(kept), "dropped": dict(reasons), "examples": examples,
+        "pool": len(pool) + len(broken), "kept": len(kept), "dropped": dict(reasons), "examples": examples,
     }  # fmt: skip
     write_json(folder / "curation.json", facts)
     return facts

@@ -1,22 +1,27 @@
 """Of equal images the first stays."""
 
+import pyarrow as pa
+
 from dinoforge.curate.exact import keep_first
+from dinoforge.data.manifest import SCHEMA, Manifest
 
 
-def row(name, key):
-    return {"id": name, "sha256": key}
+def manifest(*rows):
+    return Manifest(pa.Table.from_pylist([{"id": name, "sha256": key} for name, key in rows], SCHEMA), {"verb": "x"})
 
 
 def test_of_equal_images_the_first_stays():
-    kept, dropped = keep_first([row("a", "1"), row("b", "2"), row("c", "1"), row("d", "1"), row("e", "2")])
-    assert [r["id"] for r in kept] == ["a", "b"]
-    assert [(r["id"], r["reason"], r["against"]) for r in dropped] == [
+    pool = manifest(("a", "1"), ("b", "2"), ("c", "1"), ("d", "1"), ("e", "2")).replaced("copy_of", "of a scan")
+    kept, dropped = keep_first(pool)
+    assert [(r["id"], r["reason"], r["copy_of"]) for r in kept.rows()] == [("a", "", None), ("b", "", None)]
+    assert [(r["id"], r["reason"], r["copy_of"]) for r in dropped.rows()] == [
         ("c", "exact copy", "a"),
         ("d", "exact copy", "a"),
         ("e", "exact copy", "b"),
     ]
+    assert kept.made == {"verb": "x"}
 
 
 def test_no_image_and_no_copy():
-    assert keep_first([]) == ([], [])
-    assert keep_first([row("a", "1"), row("b", "2")])[1] == []
+    assert [len(part) for part in keep_first(manifest())] == [0, 0]
+    assert [len(part) for part in keep_first(manifest(("a", "1"), ("b", "2")))] == [2, 0]

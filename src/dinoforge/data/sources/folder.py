@@ -12,7 +12,7 @@ from dinoforge.base.errors import DataError
 from dinoforge.data.decode import SUFFIXES, Broken, Picture
 from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.parquet import Parquet
-from dinoforge.data.sources.source import Source, agreed, numbered
+from dinoforge.data.sources.source import Source, agreed, file_stamp, numbered
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "gallery": "gallery", "query": "query"}  # fmt: skip
@@ -24,7 +24,7 @@ class Folder(Source):
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.address, self._root = str(root), root
-        self.columns = {"id": np.asarray(names, dtype=np.str_), **_by_path([Path(name) for name in names])}
+        self.columns = {"id": np.asarray(names, dtype=np.str_), **_by_path(names)}
         self.by_name = frozenset({"label"} & self.columns.keys())
 
     def encoded(self, row: int) -> bytes:
@@ -33,6 +33,10 @@ class Folder(Source):
             return (self._root / str(self.columns["id"][row])).read_bytes()
         except OSError as error:
             raise Broken(f"the file cannot be read: {error.strerror}") from None
+
+    def stamp(self, row: int) -> str | None:
+        """The file's size and the time of its last change."""
+        return file_stamp(f"{self._root}/{self.columns['id'][row]}")
 
 
 _BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_("")}
@@ -80,6 +84,11 @@ class Several(Source):
         """The ground truth that the row's own source has."""
         part, own = self._find(row)
         return part.extra(own, name)
+
+    def stamp(self, row: int) -> str | None:
+        """The stamp that the row's own source has."""
+        part, own = self._find(row)
+        return part.stamp(own)
 
 
 def open_folder(root: Path, *, label: str = "label") -> Source:
@@ -131,16 +140,22 @@ def _files(root: Path) -> tuple[list[str], list[str], list[tuple[str, str]]]:
     images, tables, rejected = [], [], []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(folder).relative_to(root).as_posix()
+        before = "" if inside == "." else f"{inside}/"
         for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(folder, name)
-            relative, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
-            if suffix == ".parquet":
+            relative, suffix = before + name, _suffix(name)  # a Path for each of a million files would take ten seconds
+            if suffix.lower() == ".parquet":
                 tables.append(relative)
-            elif suffix in SUFFIXES:
+            elif suffix.lower() in SUFFIXES:
                 images.append(relative)
             else:
-                rejected.append((relative, f"{path.suffix or 'no suffix'} is no image format known here"))
+                rejected.append((relative, f"{suffix or 'no suffix'} is no image format known here"))
     return images, sorted(tables, key=lambda name: Path(name).parts), rejected
+
+
+def _suffix(name: str) -> str:
+    _, dot, end = name.rpartition(".")
+    return f".{end}" if dot and end else ""
 
 
 def _split_of(path: Path) -> str | None:
@@ -149,14 +164,20 @@ def _split_of(path: Path) -> str | None:
     return next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), None)
 
 
-def _by_path(paths: Sequence[Path]) -> dict[str, np.ndarray]:
+def _by_path(paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Split and label columns, where the names of folders give them."""
     found: dict[str, np.ndarray] = {}
-    folders = [path.parts[:-1] for path in paths]
-    splits = [next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), "") for parts in folders]
+    folders = [path.rpartition("/")[0] for path in paths]
+    known = {folder: folder.split("/") for folder in set(folders)}
+    of_split = {
+        f: next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), "") for f, words in known.items()
+    }
+    of_label = {
+        f: next((word for word in reversed(words) if word.lower() not in SPLITS), "") for f, words in known.items()
+    }
+    splits, labels = [of_split[folder] for folder in folders], [of_label[folder] for folder in folders]
     if any(splits):
         found["split"] = np.asarray(splits, dtype=np.str_)
-    labels = [next((part for part in reversed(parts) if part.lower() not in SPLITS), "") for parts in folders]
     if len({label for label in labels if label}) > 1:
         found["label_name"] = np.asarray(labels, dtype=np.str_)
         found["label"] = numbered(found["label_name"])

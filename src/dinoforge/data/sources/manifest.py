@@ -1,15 +1,24 @@
-"""A manifest as a source: the images that it lists, read where they lie."""
+"""A manifest as a source: the images that it lists, read where they lie.
+
+Axes: N rows.
+"""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import Picture
-from dinoforge.data.manifest import read_manifest
+from dinoforge.data.manifest import KNOWN, Manifest, keys, read_manifest
 from dinoforge.data.sources.source import Opener, Source
+
+_opening: ContextVar[tuple[Path, ...]] = ContextVar("_opening", default=())
+"""Manifests that are being opened, each named by the one before."""
 
 
 class Listed(Source):
@@ -19,33 +28,47 @@ class Listed(Source):
         opened: Opens the addresses that the manifest names.
 
     Raises:
-        DataError: No manifest, one without a row, or one that names an image which is no longer there.
+        DataError: No manifest, one without a row, one that names an image which is no longer there, or itself.
     """
 
     def __init__(self, path: Path, opened: Opener) -> None:
-        rows, _ = read_manifest(path)
-        if not rows:
+        manifest = read_manifest(path)
+        if not len(manifest):
             raise DataError(f"{path} is a manifest without a row.")
         self.address = str(path)
-        names = [row["source"] for row in rows]
-        self._sources = [opened(name) for name in sorted(set(names))]
-        number = {name: index for index, name in enumerate(sorted(set(names)))}
-        self._part = np.asarray([number[name] for name in names])
-        self._row = np.empty(len(rows), dtype=np.int64)
+        trail = _opening.get()
+        if path.resolve() in trail:
+            raise DataError(f"{path} lists images of a manifest that lists its own; scan the images themselves.")
+        token = _opening.set((*trail, path.resolve()))
+        try:
+            self._find(manifest, opened)
+        finally:
+            _opening.reset(token)
+        self.by_name = frozenset(manifest.made.get("by_name", ()))
+        self.columns = {
+            name: manifest.column(name)
+            for name in ("id", *KNOWN, *_numbers(manifest))
+            if name == "id" or manifest.holds(name)
+        }
+
+    def _find(self, manifest: Manifest, opened: Opener) -> None:
+        """Which source a row is of, and which of its rows."""
+        names = manifest.table["source"].combine_chunks().dictionary_encode()
+        self._sources = [opened(name) for name in names.dictionary.to_pylist()]
+        self._part = names.indices.to_numpy()
+        self._row = np.full(len(manifest), -1)
+        uris = manifest.table["uri"].cast(pa.large_string()).combine_chunks()
         for index, source in enumerate(self._sources):
-            own = {str(name): row for row, name in enumerate(source.columns["id"])}
-            for place in np.flatnonzero(self._part == index):
-                name = rows[place]["uri"]
-                if name not in own:
-                    raise DataError(f"{path} lists {name}, which {source.address} no longer holds; scan it again.")
-                self._row[place] = own[name]
-        self.columns = {"id": np.asarray([row["id"] for row in rows], dtype=np.str_)}
-        if any(row["label"] is not None for row in rows):
-            labels = [-1 if row["label"] is None else row["label"] for row in rows]
-            self.columns["label"] = np.asarray(labels, dtype=np.int64)
-        for name in ("label_name", "split"):
-            if any(row[name] for row in rows):
-                self.columns[name] = np.asarray([row[name] or "" for row in rows], dtype=np.str_)
+            mine = np.flatnonzero(self._part == index)
+            wanted = uris.take(pa.array(mine))
+            found = pc.index_in(wanted, value_set=keys(source.columns["id"]), skip_nulls=True)
+            if found.null_count:
+                lost = wanted.filter(pc.is_null(found))
+                raise DataError(
+                    f"{self.address} lists {lost[0]}{_and_more(len(lost))}, which {source.address} no longer holds; "
+                    "scan it again."
+                )
+            self._row[mine] = found.to_numpy()
 
     def encoded(self, row: int) -> bytes:
         """The bytes that the row's own source has."""
@@ -58,3 +81,20 @@ class Listed(Source):
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The ground truth that the row's own source has."""
         return self._sources[self._part[row]].extra(int(self._row[row]), name)
+
+    def stamp(self, row: int) -> str | None:
+        """The stamp that the row's own source has."""
+        return self._sources[self._part[row]].stamp(int(self._row[row]))
+
+
+def _and_more(lost: int) -> str:
+    return f" and {lost - 1:,} more" if lost > 1 else ""
+
+
+def _numbers(manifest: Manifest) -> list[str]:
+    """Columns of numbers besides those that every source has; images can be weighed or balanced by them."""
+    return [
+        field.name
+        for field in manifest.table.schema
+        if field.name not in KNOWN and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+    ]
