@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import Picture
 from dinoforge.data.manifest import read_manifest
+from dinoforge.data.sources.columns import NUMBERS, TEXTS
 from dinoforge.data.sources.source import Opener, Source
 
 
@@ -27,25 +31,15 @@ class Listed(Source):
         if not rows:
             raise DataError(f"{path} is a manifest without a row.")
         self.address = str(path)
-        names = [row["source"] for row in rows]
-        self._sources = [opened(name) for name in sorted(set(names))]
-        number = {name: index for index, name in enumerate(sorted(set(names)))}
-        self._part = np.asarray([number[name] for name in names])
+        names = np.asarray([row["source"] for row in rows], dtype=np.str_)
+        addresses, self._part = np.unique(names, return_inverse=True)
+        self._sources = [opened(name) for name in addresses.tolist()]
+        wanted = np.asarray([row["uri"] for row in rows], dtype=np.str_)
         self._row = np.empty(len(rows), dtype=np.int64)
         for index, source in enumerate(self._sources):
-            own = {str(name): row for row, name in enumerate(source.columns["id"])}
-            for place in np.flatnonzero(self._part == index):
-                name = rows[place]["uri"]
-                if name not in own:
-                    raise DataError(f"{path} lists {name}, which {source.address} no longer holds; scan it again.")
-                self._row[place] = own[name]
-        self.columns = {"id": np.asarray([row["id"] for row in rows], dtype=np.str_)}
-        if any(row["label"] is not None for row in rows):
-            labels = [-1 if row["label"] is None else row["label"] for row in rows]
-            self.columns["label"] = np.asarray(labels, dtype=np.int64)
-        for name in ("label_name", "split"):
-            if any(row[name] for row in rows):
-                self.columns[name] = np.asarray([row[name] or "" for row in rows], dtype=np.str_)
+            places = np.flatnonzero(self._part == index)
+            self._row[places] = _rows_of(wanted[places], source, path)
+        self.columns = {"id": np.asarray([row["id"] for row in rows], dtype=np.str_), **_columns(rows)}
 
     def encoded(self, row: int) -> bytes:
         """The bytes that the row's own source has."""
@@ -58,3 +52,32 @@ class Listed(Source):
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The ground truth that the row's own source has."""
         return self._sources[self._part[row]].extra(int(self._row[row]), name)
+
+
+def _rows_of(wanted: np.ndarray, source: Source, path: Path) -> Int[np.ndarray, " n"]:
+    """In which rows of a source the wanted ids are.
+
+    Raises:
+        DataError: The source no longer has one.
+    """
+    ids = source.columns["id"]
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
+    found = order[place]
+    gone = np.flatnonzero(ids[found] != wanted)
+    if len(gone):
+        raise DataError(f"{path} lists {wanted[gone[0]]}, which {source.address} no longer holds; scan it again.")
+    return found.astype(np.int64)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """What the manifest says of its rows, of the columns that every source uses."""
+    found: dict[str, np.ndarray] = {}
+    for name in NUMBERS:
+        if any(row.get(name) is not None for row in rows):
+            values = [-1 if row.get(name) is None else row[name] for row in rows]
+            found[name] = np.asarray(values, dtype=np.int64)
+    for name in ("label_name", "group_name", *TEXTS):
+        if any(row.get(name) for row in rows):
+            found[name] = np.asarray([row.get(name) or "" for row in rows], dtype=np.str_)
+    return found
