@@ -411,7 +411,7 @@ def test_odd_tables_in_a_folder_are_set_aside_with_the_reason(tmp_path):
     assert reasons["m.parquet"] == "is a manifest: give its own path, on this machine."
     assert reasons["cut.parquet"].startswith("cannot be read as Parquet")
     assert reasons["ids.parquet"] == "has no column 'file' or 'path' or 'image'; it has id, row. ?image= names another."
-    assert reasons["none.parquet"] == "has no row"
+    assert reasons["none.parquet"] == "has no row."
     assert len(reasons) == 5
     (tmp_path / "in" / "x.png").write_bytes(png(1))
     assert len(open_source(str(tmp_path / "in")).rejected) == 5

@@ -52,8 +52,7 @@ def known_columns(
         DataError: Labels or groups that are neither whole numbers nor texts, or an ``id=`` that does not name every row once.
         ConfigError: A column that was asked for is not there.
     """
-    for option in ("label", "group", "id"):
-        asked = getattr(options, option)
+    for asked in (options.label, options.group, options.id):
         if asked is not None and asked not in table.column_names:
             raise ConfigError(f"{where} has no column {asked!r}.{closest(asked, table.column_names)}")
     found = {"id": _names(table, where, options, names, called)}
@@ -76,8 +75,8 @@ def known_columns(
 def _named_like(options: Options) -> dict[str, str]:
     """Which columns hold the names that go with the numbers: label_name, or coarse_name with coarse_label."""
     own = {}
-    for column in ("label", "group"):
-        asked = getattr(options, column) or column
+    for column, chosen in (("label", options.label), ("group", options.group)):
+        asked = chosen or column
         own[f"{column}_name"] = f"{column}_name" if asked == column else asked.replace(column, "name")
     return own
 

@@ -40,8 +40,8 @@ class HuggingFace(Source):
             rows = rows.cast_column(column, datasets.Image(decode=False))
         self._held = {"image": _column(rows, options.image, ["image", "img", *pictures], address)}
         for truth in TRUTHS:
-            if getattr(options, truth) or truth in rows.column_names:
-                self._held[truth] = _column(rows, getattr(options, truth), [truth], address)
+            if options.truths[truth] or truth in rows.column_names:
+                self._held[truth] = _column(rows, options.truths[truth], [truth], address)
         plain = [c for c in rows.column_names if c not in self._held.values() and c not in pictures]
         table = rows.select_columns(plain).with_format("arrow")[:] if plain else pa.table({"": pa.nulls(len(rows))})
         known = known_columns(table, address, options=options, called=name)

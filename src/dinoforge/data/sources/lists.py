@@ -75,7 +75,7 @@ def open_table(address: str, name: str, options: Options) -> Source:
 
 def _texts(options: Options) -> dict[str, Any]:
     """Columns that are texts whatever they look like: 007 is no number where it names a file."""
-    asked = [getattr(options, name) for name in ("image", "id", *TRUTHS)]
+    asked = [options.image, options.id, *options.truths.values()]
     names = [*PATHS, *TRUTHS, *TEXTS, "id", "label_name", "group_name", *(name for name in asked if name)]
     return {name: pa.string() for name in names}
 
@@ -108,8 +108,7 @@ def truth_paths(table: Any, address: str, options: Options) -> dict[str, np.ndar
         ConfigError: One that was asked for is not there.
     """
     found = {}
-    for truth in TRUTHS:
-        asked = getattr(options, truth)
+    for truth, asked in options.truths.items():
         if asked is not None and asked not in table.column_names:
             raise ConfigError(f"{shown(address)} has no column {asked!r}.{closest(asked, table.column_names)}")
         column = asked or truth

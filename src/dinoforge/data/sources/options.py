@@ -39,6 +39,11 @@ class Options(Config):
     anonymous: bool = False
     """Ask object storage without credentials (public buckets)."""
 
+    @property
+    def truths(self) -> dict[str, str | None]:
+        """Which columns were asked for, by ground truth."""
+        return {"mask": self.mask, "depth": self.depth}
+
     def only(self, *names: str, of: str) -> None:
         """Refuse the options that would be ignored; ``split`` is for every source.
 

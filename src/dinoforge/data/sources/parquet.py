@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dinoforge.base.errors import ConfigError, DataError, closest
 from dinoforge.data.decode import Broken
-from dinoforge.data.ground_truth import TRUTHS, ground_truth
+from dinoforge.data.ground_truth import ground_truth
 from dinoforge.data.sources.columns import by_folder, known_columns, texts, with_split
 from dinoforge.data.sources.lists import path_column, unique_names
 from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, shown
@@ -166,8 +166,7 @@ def _pictures(schema: Any, address: str, options: Options) -> dict[str, str]:
             "a struct with bytes or path, or paths."
         )
     found = {"image": image}
-    for truth in TRUTHS:
-        asked = getattr(options, truth)
+    for truth, asked in options.truths.items():
         if asked is not None and asked not in schema.names:
             raise ConfigError(f"{shown(address)} has no column {asked!r}.{closest(asked, schema.names)}")
         column = asked or truth

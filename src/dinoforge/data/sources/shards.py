@@ -55,7 +55,7 @@ class Tar(Source):
         names = members.names[chosen[rows]]
         self._at = {"image": members.at(chosen[rows])}
         for truth in TRUTHS:
-            of_sample = members.truth(truth, getattr(options, truth), self.address)
+            of_sample = members.truth(truth, options.truths[truth], self.address)
             if (of_sample[rows] >= 0).any():
                 self._at[truth] = members.at(of_sample[rows])
         facts = pa.table({

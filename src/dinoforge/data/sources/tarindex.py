@@ -188,6 +188,8 @@ def _look_behind(file: io.BufferedReader, name: str, end: int, size: int, reject
     if not block:
         if end >= size:
             rejected.append((name, "the archive has no end mark; it may be cut off"))
+    elif len(block) < tarfile.BLOCKSIZE:
+        rejected.append((name, f"the archive is cut off at byte {size:,}, within a header"))
     elif block.strip(b"\0"):
         rejected.append((name, f"damaged header at byte {end:,}; what follows is not read"))
     elif size - end > _TRAILING:
