@@ -83,6 +83,7 @@ def split_address(address: str) -> tuple[str, dict[str, str]]:
     place, mark, query = address.partition("?")
     if scheme_of(place) not in WEB:
         return place, dict(parse_qsl(query, keep_blank_values=True))
+    place, query = place.partition("#")[0], query.partition("#")[0]
     ours: dict[str, str] = {}
     theirs: list[str] = []
     for part in query.split("&") if mark else []:
@@ -106,12 +107,13 @@ def shown(address: str) -> str:
     """An address as it may be shown and written down: without user and password, of a web address's query only our options."""
     if not scheme_of(address):
         return address
-    place, mark, query = address.partition("?")
+    web = scheme_of(address) in WEB
+    place, mark, query = (address.partition("#")[0] if web else address).partition("?")
     scheme, _, rest = place.partition("://")
     authority, slash, path = rest.partition("/")
-    if scheme.lower() in WEB:
+    if web:
         ours = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] in Options.model_fields]
-        path, query = path.partition("#")[0], urlencode(ours)
+        query = urlencode(ours)
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}" + (f"{mark}{query}" if query else "")
 
 
