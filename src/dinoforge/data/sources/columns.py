@@ -77,7 +77,8 @@ def _named_like(options: Options) -> dict[str, str]:
     own = {}
     for column, chosen in (("label", options.label), ("group", options.group)):
         asked = chosen or column
-        own[f"{column}_name"] = f"{column}_name" if asked == column else asked.replace(column, "name")
+        replaced = asked != column and column in asked
+        own[f"{column}_name"] = asked.replace(column, "name") if replaced else f"{asked}_name"
     return own
 
 

@@ -64,7 +64,7 @@ def test_pipes_and_devices_are_never_opened(tmp_path):
     (tmp_path / "l.txt").write_text("in/pipe.png\nin/null.png\nin\n")
     listed = open_source(f"{tmp_path}/l.txt")
     for row in range(3):
-        with pytest.raises(Broken, match="not a regular file|Is a directory"):
+        with pytest.raises(Broken, match=r"not a regular file|Is a directory"):
             listed.pixels(row)
     with pytest.raises(DataError, match=r"pipe.png is not a regular file"):
         open_source(f"{root}/pipe.png")
@@ -96,7 +96,7 @@ def test_what_may_not_be_read_has_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", refuse(opened, "1.png"))
     source = open_source(str(root))
     assert source.rejected == [("b", "the folder cannot be read: Permission denied")]
-    with pytest.raises(Broken, match="^the file cannot be read: Permission denied$"):
+    with pytest.raises(Broken, match=r"^the file cannot be read: Permission denied$"):
         source.pixels(0)
     monkeypatch.setattr(os, "scandir", refuse(scandir, "in"))
     with pytest.raises(DataError, match=r"in cannot be opened: the file cannot be read: Permission denied"):

@@ -77,7 +77,7 @@ def test_errors_that_pass_are_retried_and_others_are_not(web):
         source.pixels(0)
     web.failures = [403]
     web.seen.clear()
-    with pytest.raises(Broken, match="^the file cannot be read: HTTP 403 Forbidden$"):
+    with pytest.raises(Broken, match=r"^the file cannot be read: HTTP 403 Forbidden$"):
         source.pixels(0)
     assert len(web.seen) == 1
 
@@ -165,7 +165,7 @@ def test_servers_without_ranges_redirects_without_end_and_odd_addresses(web):
     ):
         with pytest.raises(DataError, match=reason):
             open_source(f"{address}?allow_private=true")
-    with pytest.raises(ConfigError, match="Unknown option of a source 'lable'. Did you mean 'label'"):
+    with pytest.raises(ConfigError, match=r"Unknown option of a source 'lable'. Did you mean 'label'"):
         open_source(f"{web.url}/t.tar?lable=x")
 
 
