@@ -1,8 +1,10 @@
 """What every source promises, and how addresses are read."""
 
 import io
+import json
 import pickle
 import shutil
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ from dinoforge.data.decode import Broken
 from dinoforge.data.journal import Journal
 from dinoforge.data.manifest import write_manifest
 from dinoforge.data.scan import scan
-from dinoforge.data.sources.folder import Several
+from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
@@ -54,9 +56,9 @@ def parquet(root):
     return str(root)
 
 
-def manifest(root):
-    """A manifest of the folder's pictures, as ``scan`` writes one."""
-    address, path = folder(root), root.parent / "m.parquet"
+def manifest(root, of=None):
+    """A manifest of a source's pictures, as ``scan`` writes one; of a folder's where none is given."""
+    address, path = of or folder(root), root.parent / "m.parquet"
     source = open_source(address)
     with Journal(root.parent / ".journal.arrow", about={}) as journal:
         found = scan(source, earlier=None, journal=journal, workers=1)
@@ -64,25 +66,132 @@ def manifest(root):
     return str(path)
 
 
+def files(root):
+    """Pictures by their split and file name, and what tables say of them."""
+    folder(root)
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    return paths, ["cat" if "cats" in path else "dog" for path in paths], [path.split("/")[0] for path in paths]
+
+
+def list_file(root):
+    paths, labels, _ = files(root)
+    lines = [f"{path}\t{label}" for path, label in zip(paths, labels, strict=True)]
+    (root / "all.txt").write_text("# photos\n\n" + "\n".join(lines) + "\n")
+    return f"{root}/all.txt"
+
+
+def csv_file(root):
+    paths, labels, splits = files(root)
+    rows = [f"{path},{label},{split}" for path, label, split in zip(paths, labels, splits, strict=True)]
+    (root / "all.csv").write_text("file,label,split\n" + "\n".join(rows))
+    return f"{root}/all.csv"
+
+
+def parquet_paths(root):
+    paths, labels, splits = files(root)
+    pq.write_table(pa.table({"path": paths, "label": labels, "split": splits}), root / "all.parquet")
+    return f"{root}/all.parquet"
+
+
+def tar_file(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+
+
+def tars(root):
+    """WebDataset shards: two of train, one of test."""
+    for shard, numbers in (("train-000", (0, 1, 2)), ("train-001", (3, 4, 5)), ("test-000", (0, 1, 2))):
+        members = {}
+        for number in numbers:
+            facts = {"label_name": ("dog", "cat")[number % 2], "frame": number}
+            members |= {
+                f"{number:05}.png": png(number * 20), f"{number:05}.cls": str(number % 2).encode(),
+                f"{number:05}.json": json.dumps(facts).encode(), f"{number:05}.mask.png": mask(number),
+            }  # fmt: skip
+        tar_file(root / f"{shard}.tar", members)
+    return f"{root}/*.tar"
+
+
+def mask(number):
+    file = io.BytesIO()
+    Image.fromarray(np.full((9, 12), number, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def saved_dataset(root):
+    """What the library ``datasets`` saves, a split each."""
+    import datasets
+
+    root.mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {
+                "image": [{"bytes": png(n * 20), "path": None} for n in range(count)],
+                "label": [n % 2 for n in range(count)],
+            },
+            features=features,
+        )
+        for split, count in (("train", 6), ("test", 3))
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(root / "saved"))
+    return f"hf://{root / 'saved'}"
+
+
+def stored(make):
+    """The same, in object storage."""
+
+    def put(root):
+        inside = make(root).removeprefix(str(root))
+        STORAGE[0].put("contract", root.parent)
+        return f"s3://contract/{root.name}{inside}"
+
+    return put
+
+
+STORAGE = []
 MEMBERS = {
     "folder": folder,
     "manifest": manifest,
+    "manifest of tars": lambda root: manifest(root, of=tars(root)),
+    "manifest of s3": lambda root: manifest(root, of=stored(folder)(root)),
     "parquet": parquet,
+    "parquet with paths": parquet_paths,
+    "list": list_file,
+    "table": csv_file,
+    "tars": tars,
+    "hf": saved_dataset,
+    "s3 folder": stored(folder),
+    "s3 parquet": stored(parquet),
+    "s3 table": stored(csv_file),
+    "s3 tars": stored(tars),
     "toy species": lambda _root: "toy://species?images=45&size=24",
     "toy minerals": lambda _root: (
         "toy://minerals?images=45&size=24&objects=3&imbalance=5&copies=0.2&leaks=0.1&junk=0.05"
     ),
     "toy clips": lambda _root: "toy://clips?clips=15&frames=3&size=24",
 }
+KINDS = {
+    "id": "U", "label": "i", "label_name": "U", "split": "U", "group": "i", "group_name": "U", "frame": "i", "clip": "U",
+    "variant": "U", "pose": "U",
+}  # fmt: skip
+"""Columns that mean the same in every source, and what they hold."""
 
 
 @pytest.fixture
 def source(request, tmp_path):
-    return open_source(MEMBERS[request.param](tmp_path / "data"))
+    if "s3" in request.param:
+        STORAGE[:] = [request.getfixturevalue("object_storage")]
+    root = tmp_path / f"data-{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}"
+    return open_source(MEMBERS[request.param](root))
 
 
 def test_every_scheme_is_here():
-    assert set(SOURCES) == {"", "toy"}
+    assert set(SOURCES) == {"", "s3", "gs", "az", "http", "https", "hf", "toy"}
 
 
 @pytest.mark.parametrize("source", MEMBERS, indirect=True)
@@ -91,7 +200,19 @@ class TestEverySource:
         assert len(source) == (45 if "toy" in source.address else 9)
         assert all(len(column) == len(source) for column in source.columns.values())
         assert len(set(source.columns["id"].tolist())) == len(source)
+        assert {name: column.dtype.kind for name, column in source.columns.items() if name in KINDS} == {
+            name: kind for name, kind in KINDS.items() if name in source.columns
+        }
         assert source.columns["label"].dtype == np.int64
+
+    def test_classes_and_splits_come_along(self, source):
+        if "toy" in source.address:
+            return
+        assert sorted(source.columns["split"].tolist()) == ["test"] * 3 + ["train"] * 6
+        names = [name.rstrip("s") for name in source.columns["label_name"].tolist()]
+        assert sorted(names) == ["cat"] * 4 + ["dog"] * 5
+        red = [int(source.pixels(row)[0, 0, 0]) for row in range(9)]
+        assert [("dog", "cat")[level // 20 % 2] for level in red] == names
 
     def test_order_is_fixed(self, source):
         again = open_source(source.address)
@@ -145,7 +266,9 @@ def test_a_folder_without_classes_has_no_labels(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     source = open_source(str(tmp_path))
     assert set(source.columns) == {"id"}
-    assert source.rejected == [("notes.txt", ".txt is no image format known here")]
+    assert source.rejected == [
+        ("notes.txt", ".txt is no image format known here; a list of images is given by its own path")
+    ]
 
 
 def test_another_label_column(tmp_path):
@@ -256,17 +379,25 @@ def test_whole_floats_are_labels_and_others_are_one_line(tmp_path):
         table(tmp_path / "b.parquet", label=[0.5, 1.0])
 
 
-def test_image_columns_without_bytes_are_one_line(tmp_path):
-    pq.write_table(pa.table({"image": ["a.png", "b.png"]}), tmp_path / "paths.parquet")
-    with pytest.raises(DataError, match=r"column 'image' but string; paths and addresses are not read yet"):
-        open_source(str(tmp_path / "paths.parquet"))
-    pq.write_table(pa.table({"image": [{"path": "a.png"}]}), tmp_path / "struct.parquet")
-    with pytest.raises(DataError, match=r"no image bytes in its column 'image' but struct<path: string>"):
+def test_image_columns_without_pictures_are_one_line(tmp_path):
+    pq.write_table(pa.table({"image": [{"width": 5}]}), tmp_path / "struct.parquet")
+    with pytest.raises(DataError, match=r"no image bytes in its column 'image' but struct<width: int64>"):
         open_source(str(tmp_path / "struct.parquet"))
-    pictures = pa.array([{"bytes": png(4), "path": "a.png"}])
-    pq.write_table(pa.table({"image": pictures, "mask": pictures}), tmp_path / "hub.parquet")
+
+
+def test_a_struct_of_the_hub_holds_bytes_or_a_path(tmp_path):
+    (tmp_path / "b.png").write_bytes(png(80))
+    pictures = pa.array([{"bytes": png(4), "path": "a.png"}, {"bytes": None, "path": "b.png"}])
+    truths = pa.array([{"bytes": mask(7), "path": None}, None])
+    features = {"label": {"names": ["dog", "cat"], "_type": "ClassLabel"}}
+    table = pa.table({"image": pictures, "mask": truths, "label": [1, None]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "hub.parquet")
     hub = open_source(str(tmp_path / "hub.parquet"))
-    assert hub.pixels(0).tolist() == hub.extra(0, "mask").tolist()
+    assert [hub.pixels(row)[0, 0].tolist() for row in range(2)] == [[4, 0, 251], [80, 0, 175]]
+    assert hub.extra(0, "mask").tolist() == np.full((9, 12), 7).tolist()
+    assert hub.extra(1, "mask") is None
+    assert hub.columns["label_name"].tolist() == ["cat", ""]
 
 
 def test_odd_tables_in_a_folder_are_set_aside_with_the_reason(tmp_path):
@@ -280,10 +411,10 @@ def test_odd_tables_in_a_folder_are_set_aside_with_the_reason(tmp_path):
     source = open_source(str(tmp_path / "in"))
     assert source.columns["id"].tolist() == ["GOOD.PARQUET:0", "GOOD.PARQUET:1"]
     reasons = dict(source.rejected)
-    assert reasons["m.parquet"] == "a manifest: give its own path"
+    assert reasons["m.parquet"] == "is a manifest: give its own path, on this machine."
     assert reasons["cut.parquet"].startswith("cannot be read as Parquet")
-    assert reasons["ids.parquet"] == "has no column 'image' with image bytes; it has id, row."
-    assert reasons["none.parquet"] == "has no row"
+    assert reasons["ids.parquet"] == "has no column 'file' or 'path' or 'image'; it has id, row. ?image= names another."
+    assert reasons["none.parquet"] == "has no row."
     assert len(reasons) == 5
     (tmp_path / "in" / "x.png").write_bytes(png(1))
     assert len(open_source(str(tmp_path / "in")).rejected) == 5
@@ -332,9 +463,9 @@ def test_a_polluted_world_keeps_its_columns_when_joined_and_selected(tmp_path):
         ("{}/nowhere", "does not exist; data takes a folder of images"),
         ("{}/empty", "holds no image; it is empty"),
         ("{}/texts", "holds no image; 1 other files are in it"),
-        ("{}/texts/a.txt", "is a file but no Parquet file"),
+        ("{}/texts/a.md", "is a file but no Parquet file"),
         ("{}/bad.parquet", "cannot be read as Parquet"),
-        ("{}/other.parquet", "has no column 'image'"),
+        ("{}/other.parquet", "has no column 'file' or 'path' or 'image'; it has x"),
         ("{}/p?split=gallery", "has no split 'gallery'; it has test, train"),
         ("{}/q?split=train", "asks for split 'train', but the source has no splits"),
     ],
@@ -342,7 +473,7 @@ def test_a_polluted_world_keeps_its_columns_when_joined_and_selected(tmp_path):
 def test_bad_addresses_are_one_line(address, message, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "texts" / "a.md").write_text("x")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     parquet(tmp_path / "p")

@@ -1,6 +1,5 @@
 """What crawls hold: files that mean harm are set aside with a reason, what can be read is read, nothing gets out."""
 
-import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,4 +58,4 @@ def test_all_the_real_images(run, tmp_path):
     assert all(line["reason"] for line in manifest.made["rejected"])
     # Exact copies that the data's description names: 6 pairs among near_duplicates, 6 pairs and 12 copies in the pool, …
     assert done.facts["exact_duplicates"] >= 6 + 6 + 12 + 8
-    assert sorted(os.listdir(tmp_path)) == ["data", "m.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "m.parquet"}

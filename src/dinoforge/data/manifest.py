@@ -36,7 +36,9 @@ SCHEMA = pa.schema(
         ("group", pa.int64()),
         ("group_name", pa.string()),
         ("frame", pa.int64()),
+        ("clip", pa.string()),
         ("variant", pa.string()),
+        ("pose", pa.string()),
         ("source", pa.string()),
         ("copy_of", pa.string()),
         ("reason", pa.string()),
@@ -49,7 +51,7 @@ SCHEMA = pa.schema(
 (``Source.stamp``), ``copy_of`` the id of the first row with the same ``sha256``. ``reason`` to ``seed`` say why an image was
 chosen; a scan leaves them empty. What is not known is null."""
 
-KNOWN = ("label", "label_name", "split", "group", "group_name", "frame", "variant")
+KNOWN = ("label", "label_name", "split", "group", "group_name", "frame", "clip", "variant", "pose")
 """Columns that a scan takes over from the source, and a manifest gives as a source."""
 
 ROWS_AT_ONCE = 131_072

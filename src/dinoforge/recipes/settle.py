@@ -12,6 +12,7 @@ import yaml
 from dinoforge.base.config import Config, paths, with_settings
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.log import say
+from dinoforge.data.sources.options import shown
 from dinoforge.recipes.official import is_official, translated
 from dinoforge.recipes.recipe import Recipe, Speed
 from dinoforge.recipes.table import recipe
@@ -92,8 +93,11 @@ def _origins(base: Recipe, origin: str) -> dict[str, str]:
 
 
 def to_yaml(settled: Recipe) -> str:
-    """The recipe as YAML that ``config=`` reads back."""
-    return yaml.safe_dump(settled.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The recipe as YAML that ``config=`` reads back; passwords and signatures of addresses are left out."""
+    values = settled.model_dump(mode="json")
+    for part in (values["data"], values["probe"]):
+        part["source"] = part["source"] and shown(part["source"])
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def setting_lines() -> Iterator[str]:

@@ -89,12 +89,12 @@ def test_rows_are_frames():
     assert len(source) == 150
     assert len(MOTIONS) >= 8
     assert columns["frame"][:7].tolist() == [0, 1, 2, 3, 4, 5, 0]
-    assert columns["clip"][5:7].tolist() == [0, 1]
-    assert columns["clip"].dtype == columns["frame"].dtype == columns["label"].dtype == np.int64
+    assert columns["clip"][5:7].tolist() == ["0", "1"]
+    assert columns["group"].dtype == columns["frame"].dtype == columns["label"].dtype == np.int64
     for clip in range(25):
-        rows = columns["clip"] == clip
+        rows = columns["clip"] == str(clip)
         assert len(set(columns["label"][rows])) == len(set(columns["split"][rows])) == 1
-    assert set(columns["clip"][columns["split"] == "test"]) == {4, 9, 14, 19, 24}
+    assert set(columns["clip"][columns["split"] == "test"]) == {"4", "9", "14", "19", "24"}
     test = open_source("toy://clips?clips=25&frames=6&size=16&split=test")
     assert test.columns["id"].tolist() == columns["id"][columns["split"] == "test"].tolist()
     assert np.array_equal(test.pixels(8), source.pixels(int(np.flatnonzero(columns["split"] == "test")[8])))

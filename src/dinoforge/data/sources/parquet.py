@@ -1,10 +1,13 @@
-"""Parquet files with the bytes of an image a row (what the Hugging Face hub and most exports hold)."""
+"""Parquet files with an image a row: its bytes (what the Hugging Face hub and most exports hold) or its path."""
 
 from __future__ import annotations
 
-import math
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,122 +15,211 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dinoforge.base.errors import ConfigError, DataError, closest
-from dinoforge.data.decode import Broken, decode
-from dinoforge.data.sources.source import Source, numbered
+from dinoforge.data.decode import Broken
+from dinoforge.data.ground_truth import ground_truth
+from dinoforge.data.sources.columns import by_folder, known_columns, texts, with_split
+from dinoforge.data.sources.lists import path_column, unique_names
+from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, shown
+from dinoforge.data.sources.paths import read, storage
+from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.storage import Disk, on_opening
 
-_HELD_BACK = {"image", "mask", "depth"}  # pictures are read when asked for, all other columns at once
-_TEXTS = (pa.string(), pa.large_string())
+_HELD = 256 << 20
+"""Bytes of decoded columns that a process keeps; a larger one is kept alone."""
+_MANIFEST, _HUB = b"dinoforge", b"huggingface"
 
 
 class Parquet(Source):
-    """One file. Column ``image`` holds bytes (or a struct with ``bytes``), the others what is known of a row.
+    """One file. Column ``image`` holds bytes, a struct with ``bytes`` or ``path``, or paths relative to the file.
+
+    Only the group of rows that a row lies in is read, and only the column that is asked for.
 
     Args:
-        label: Column that holds the labels.
+        name: What the file is called in the ids of rows that have none of their own.
 
     Raises:
-        DataError: No Parquet file, or one without image bytes, or with labels or groups that are fractions.
-        ConfigError: No such label column.
+        DataError: No Parquet file, none with images, or with labels or groups that are fractions.
+        ConfigError: A column that was asked for is not there.
     """
 
-    def __init__(self, path: Path, *, name: str | None = None, label: str = "label") -> None:
-        self.address, self._path = str(path), path
+    def __init__(self, address: str, name: str, options: Options) -> None:
+        options.only(*COLUMNS, *ACCESS, of="a Parquet file")
+        self.address, self._place, self._options = shown(address), address, options
+        with on_opening(address):
+            self._stamp = storage(address, options).stamp(address)
         try:
-            schema = pq.read_schema(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-        if "image" not in schema.names:
-            raise DataError(f"{path} has no column 'image' with image bytes; it has {', '.join(schema.names)}.")
-        held = schema.field("image").type
-        if not _holds_bytes(held):
-            paths = "; paths and addresses are not read yet" if held in _TEXTS else ""
-            raise DataError(f"{path} has no image bytes in its column 'image' but {held}{paths}.")
-        if label != "label" and label not in schema.names:
-            raise ConfigError(f"{path} has no column {label!r}.{closest(label, schema.names)}")
-        plain = [column for column in schema.names if column not in _HELD_BACK]
-        table = pq.read_table(path, columns=plain)
-        self.columns, self.by_name = _columns(table, name or path.name, rows=_rows(path), label=label)
+            schema, facts = self._file.schema_arrow, self._file.metadata
+            if _MANIFEST in (schema.metadata or {}):
+                raise DataError(f"{self.address} is a manifest: give its own path, on this machine.")
+            self._held = _pictures(schema, address, options)
+            if not facts.num_rows:
+                raise DataError(f"{self.address} has no row.")
+            self._starts = np.cumsum([0, *(facts.row_group(group).num_rows for group in range(facts.num_row_groups))])
+            images = schema.field(self._held["image"]).type
+            plain = self._file.read(columns=_plain_columns(schema, self._held, images))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.address} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        self._elsewhere = _is_text(images)
+        names = unique_names(texts(plain[self._held["image"]])) if self._elsewhere else None
+        known = known_columns(plain, self.address, options=options, names=names, called=name)
+        folders = by_folder(names.tolist()) if names is not None and "label" not in known.columns else {}
+        self.by_name = known.by_name | ({"label"} & folders.keys())
+        columns = {**folders, **known.columns}
+        self.columns = with_split(columns | _class_names(schema, options, columns), name)
+
+    @cached_property
+    def _file(self) -> Any:
+        """This process's view of the file."""
+        where = storage(self._place, self._options)
+        if isinstance(where, Disk):
+            return pq.ParquetFile(self._place, memory_map=True)
+        return pq.ParquetFile(pa.PythonFile(where.opened(self._place), mode="r"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_file"}
 
     def encoded(self, row: int) -> bytes:
-        """The bytes of column ``image``."""
-        value = _bytes(self._pictures["image"][row].as_py())
+        """The bytes of the row's image, or of the file that it names."""
+        value = self._value("image", row)
         if not value:
             raise Broken("the row holds no image bytes")
         return value
 
+    def stamp(self, row: int) -> str | None:
+        """That of the whole file, where it holds the image itself."""
+        size, changed = self._stamp
+        return f"{size}:{changed}:{row}" if changed and not self._elsewhere else None
+
     def extra(self, row: int, name: str) -> np.ndarray | None:
-        """Column ``mask`` or ``depth``, decoded."""
-        if name not in self._pictures:
-            return None
-        value = _bytes(self._pictures[name][row].as_py())
-        return None if value is None else decode(value)
+        """``mask`` or ``depth`` of the row, see ``ground_truth``."""
+        value = self._value(name, row) if name in self._held else None
+        return ground_truth(value, name) if value else None
 
-    @cached_property
-    def _pictures(self) -> dict[str, Any]:
-        """The columns of pictures, mapped from the file where it is not compressed."""
-        names = [name for name in pq.read_schema(self._path).names if name in _HELD_BACK]
-        table = pq.read_table(self._path, columns=names, memory_map=True)
-        return {name: table[name] for name in names}
+    def _value(self, name: str, row: int) -> bytes | None:
+        """The bytes in a column of pictures, or behind its path."""
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        column = _RECENT.column(self, group, self._held[name])
+        value = column[row - int(self._starts[group])].as_py()
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, str):
+            return read(self._place.partition("?")[0].rpartition("/")[0], value, self._options)
+        return None if value is None else bytes(value)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_pictures"}
+    def column(self, group: int, name: str) -> Any:
+        """A column of one group of rows.
 
+        Raises:
+            Broken: The file is damaged there, or gone.
+        """
+        try:
+            return self._file.read_row_group(group, columns=[name])[name]
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, Broken):
+                raise
+            raise Broken(f"the Parquet file cannot be read there: {str(error).splitlines()[0]}") from None
 
-def _holds_bytes(held: Any) -> bool:
-    """Whether a column type is bytes, or a struct with bytes in it."""
-    if pa.types.is_struct(held):
-        index = held.get_field_index("bytes")
-        return index >= 0 and _holds_bytes(held.field(index).type)
-    return bool(pa.types.is_binary(held) or pa.types.is_large_binary(held))
-
-
-def _bytes(value: Any) -> bytes | None:
-    """The bytes of a value of such a column."""
-    value = value.get("bytes") if isinstance(value, dict) else value
-    return None if value is None else bytes(value)
-
-
-def _rows(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)
-
-
-def _columns(
-    table: Any, name: str, *, rows: int, label: str
-) -> tuple[dict[str, np.ndarray], frozenset[str]]:  # fmt: skip
-    """The plain columns under the names that every source uses, and which of them were texts that got numbers."""
-    columns = {column: table[column] for column in table.column_names}
-    found: dict[str, np.ndarray] = {}
-    if "id" in columns:
-        found["id"] = np.asarray(columns["id"].to_pylist(), dtype=np.str_)
-    else:
-        found["id"] = np.asarray([f"{name}:{row}" for row in range(rows)], dtype=np.str_)
-    for column, own in (("label", label), ("group", "group")):
-        if own in columns:
-            found |= _classes(columns[own].to_pylist(), column, f"{name} column {own!r}")
-    by_name = frozenset(column for column in ("label", "group") if f"{column}_name" in found)
-    for text, own in (
-        ("label_name", "label_name" if label == "label" else label.replace("label", "name")),
-        ("split", "split"),
-    ):
-        if own in columns and text not in found:
-            found[text] = np.asarray(
-                ["" if value is None else value for value in columns[own].to_pylist()], dtype=np.str_
-            )
-    return found, by_name
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What tells this file, as it was when it was opened, from any other."""
+        return self._place, *self._stamp
 
 
-def _classes(values: list[Any], column: str, where: str) -> dict[str, np.ndarray]:
-    """Numbers as they are, -1 for unknown; texts are numbered in their sorted order and stay as names.
+class _Recent:
+    """The columns of groups of rows that were read last, of all files together, up to so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a forked process too: there the lock may be held by a thread that it does not have."""
+        self._lock, self._held, self._bytes = threading.Lock(), OrderedDict[Any, Any](), 0
+
+    def column(self, source: Parquet, group: int, name: str) -> Any:
+        """A column of one group of a file's rows."""
+        key = (source.place, group, name)
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            column = source.column(group, name)
+            self._held[key] = column
+            self._bytes += column.nbytes
+            while self._bytes > self._size and len(self._held) > 1:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+            return column
+
+
+_RECENT = _Recent(_HELD)
+os.register_at_fork(after_in_child=_RECENT.forget)
+
+
+def _pictures(schema: Any, address: str, options: Options) -> dict[str, str]:
+    """Which columns hold the image, the mask and the depth map.
 
     Raises:
-        DataError: Numbers that are not whole, or have no place in 64 bits.
+        DataError: None holds images.
+        ConfigError: One that was asked for is not there.
     """
-    values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-    known = [value for value in values if value is not None]
-    if not all(isinstance(value, int | float) for value in known):
-        names = np.asarray(["" if value is None else str(value) for value in values], dtype=np.str_)
-        return {column: numbered(names), f"{column}_name": names}
-    odd = next((value for value in known if value != value // 1 or not -(2**63) <= value < 2**63), None)
-    if odd is not None:
-        raise DataError(f"{where} holds {odd}; it takes whole numbers or texts.")
-    return {column: np.asarray([-1 if value is None else int(value) for value in values], dtype=np.int64)}
+    image = options.image or "image"
+    if image not in schema.names:
+        image = path_column(schema, address, options)
+    kind = schema.field(image).type
+    if not (_is_text(kind) or _holds_pictures(kind)):
+        raise DataError(
+            f"{shown(address)} has no image bytes in its column {image!r} but {kind}; it takes bytes, "
+            "a struct with bytes or path, or paths."
+        )
+    found = {"image": image}
+    for truth, asked in options.truths.items():
+        if asked is not None and asked not in schema.names:
+            raise ConfigError(f"{shown(address)} has no column {asked!r}.{closest(asked, schema.names)}")
+        column = asked or truth
+        kind = schema.field(column).type if column in schema.names else pa.null()
+        if _is_text(kind) or _holds_pictures(kind):
+            found[truth] = column
+        elif asked is not None:
+            raise DataError(f"{shown(address)} has no pictures in its column {asked!r} but {kind}.")
+    return found
+
+
+def _plain_columns(schema: Any, held: Mapping[str, str], images: Any) -> list[str]:
+    """The columns that are read at once: all but pictures; the paths of images, for they are names."""
+    pictures = {*held.values()} - ({held["image"]} if _is_text(images) else set())
+    return [column for column in schema.names if column not in pictures and _is_small(schema.field(column).type)]
+
+
+def _is_small(kind: Any) -> bool:
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Whether a column type is bytes, or a struct with bytes or a path in it."""
+    if pa.types.is_struct(kind):
+        fields = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+        return _holds_pictures(fields.get("bytes", pa.null())) or _is_text(fields.get("path", pa.null()))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _class_names(schema: Any, options: Options, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names of numbered classes, as the hub writes them into its files."""
+    try:
+        features = json.loads((schema.metadata or {})[_HUB])["info"]["features"]
+        names = features[options.label or "label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return named_classes(columns, names)
+
+
+def named_classes(columns: Mapping[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
+    """A column ``label_name`` from numbers and the list of the names; none where there is one already."""
+    labels = columns.get("label")
+    if labels is None or "label_name" in columns or labels.max(initial=-1) >= len(names):
+        return {}
+    return {"label_name": np.asarray([*names, ""], dtype=np.str_)[np.where(labels < 0, len(names), labels)]}

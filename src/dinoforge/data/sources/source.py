@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Num
 
 from dinoforge.base.random import key
 from dinoforge.data.decode import RGB, Picture, Reading, open_picture
@@ -24,13 +24,14 @@ from dinoforge.data.order import permute
 class Source(ABC):
     """N images in a fixed order. Pickles to a worker process without its pixels.
 
-    ``columns`` holds what is known of every row, each an array of length N. ``id`` is always there (the source's own id,
-    else the relative path); ``label`` (int64, -1 = unknown), ``label_name``, ``split``, ``group`` (int64, -1 = unknown),
-    ``group_name`` where the source has them, and what else it knows.
+    ``columns`` holds what is known of every row, each an array of length N. ``id`` is always there and names each row once:
+    the source's own id, else the relative path. Where the source has them: ``label``, ``group``, ``frame`` (int64, -1 =
+    unknown), ``label_name``, ``group_name``, ``split``, ``clip``, ``variant``, ``pose`` (texts, empty = unknown), and what
+    else it knows.
     """
 
     address: str
-    """The address as the user wrote it, without credentials."""
+    """The address as the user wrote it, without credentials and signed queries."""
     columns: Mapping[str, np.ndarray]
     rejected: Sequence[tuple[str, str]] = ()
     """Files that were found but are no images, each with the reason."""
@@ -64,8 +65,13 @@ class Source(ABC):
         """
         return reading.of(self.picture(row)).pixels()
 
-    def extra(self, row: int, name: str) -> np.ndarray | None:
-        """Ground truth that is a picture itself (``mask``, ``depth`` …), decoded, or None where the source has none."""
+    def extra(self, row: int, name: str) -> Num[np.ndarray, "Y X"] | None:
+        """Ground truth that is a picture itself, ``[Y, X]``, or None where the row has none: ``mask`` (class numbers) and
+        ``depth`` (16 bits are millimetres, 0 = no reading); a drawn world has more. See ``ground_truth``.
+
+        Raises:
+            Broken: It is there and cannot be read.
+        """
         return None
 
     def stamp(self, row: int) -> str | None:

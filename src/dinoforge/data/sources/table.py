@@ -3,65 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
 
 from dinoforge.base.errors import DataError, unknown
-from dinoforge.data.manifest import is_manifest
-from dinoforge.data.sources.folder import open_folder
-from dinoforge.data.sources.manifest import Listed
-from dinoforge.data.sources.parquet import Parquet
+from dinoforge.data.sources.files import open_files
+from dinoforge.data.sources.huggingface import open_huggingface
+from dinoforge.data.sources.options import scheme_of, shown, split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.toy import open_toy
 
-Options = Mapping[str, str]
+Opening = Callable[[str, Mapping[str, str]], Source]
 
 
-def _files(place: str, options: Options) -> Source:
-    """A folder, one Parquet file, or a manifest."""
-    extra = set(options) - {"label"}
-    if extra:
-        raise unknown("option of a source", extra.pop(), ["split", "label"])
-    path, label = Path(place).expanduser(), options.get("label", "label")
-    if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise DataError(
-                f"{place} is a file but no Parquet file; data takes a folder, a Parquet file or toy://species."
-            )
-        return Listed(path, open_source) if is_manifest(path) else Parquet(path, label=label)
-    return open_folder(path, label=label)
+def _files(place: str, given: Mapping[str, str]) -> Source:
+    """Files on the disk, in object storage or on the web; a manifest among them opens what it names."""
+    return open_files(place, given, open_source)
 
 
-SOURCES: dict[str, Callable[[str, Options], Source]] = {
+SOURCES: dict[str, Opening] = {
     "": _files,
+    "s3": _files,
+    "gs": _files,
+    "az": _files,
+    "http": _files,
+    "https": _files,
+    "hf": open_huggingface,
     "toy": open_toy,
 }
 """By scheme, the part of an address before ``://``."""
 
 
 def open_source(address: str, split: str | None = None) -> Source:
-    """The images at an address: a folder, a Parquet file, ``toy://species?images=…``; ``?split=`` keeps one split.
+    """The images at an address; ``?split=`` keeps one split.
+
+    A folder, a Parquet file, a tar, a list, a manifest, ``s3://…``, ``https://…``, ``hf://…``, ``toy://species?images=…``.
 
     Args:
         split: Keep only this split where the source has splits and the address names none.
 
     Raises:
-        DataError: Nothing there, no image in it, or no such split.
+        DataError: Nothing there, no image in it, it cannot be read, or no such split.
         ConfigError: An unknown scheme or option.
     """
-    place, _, query = address.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    scheme, slashes, rest = place.partition("://")
-    if slashes and scheme not in SOURCES:
+    scheme = scheme_of(address)
+    if scheme not in SOURCES:
         raise unknown("kind of source", scheme, [name for name in SOURCES if name])
+    place, options = split_address(address)
     asked = options.pop("split", None)
-    if slashes and asked:
+    if scheme == "toy" and asked:
         options["split"] = asked  # a world that is drawn draws the split that is asked for
-    source = SOURCES[scheme if slashes else ""](rest if slashes else place, options)
-    source.address = address
-    return source if slashes and asked else _only(source, asked, split)
+    source = SOURCES[scheme](place.partition("://")[2] if scheme in {"toy", "hf"} else place, options)
+    source.address = shown(address)
+    return source if scheme == "toy" and asked else _only(source, asked, split)
 
 
 def _only(source: Source, asked: str | None, wanted: str | None) -> Source:

@@ -311,13 +311,13 @@ class Clips(Source):
             "label_name": np.asarray(tuple(MOTIONS))[label],
             "split": np.where(clip % 5 == 4, "test", "train"),
             "group": clip,
-            "clip": clip,
+            "clip": clip.astype(np.str_),
             "frame": frame,
         }
 
     def _scene(self, row: int) -> Scene:
         config, columns = self._config, self.columns
-        clip, frame, split = int(columns["clip"][row]), int(columns["frame"][row]), str(columns["split"][row])
+        clip, frame, split = int(columns["group"][row]), int(columns["frame"][row]), str(columns["split"][row])
         layouts = film(
             str(columns["label_name"][row]), numpy_generator(config.seed, f"{split} clip", clip), frames=config.frames
         )

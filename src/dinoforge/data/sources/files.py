@@ -1,0 +1,216 @@
+"""What lies at a path or an address: a folder, one file, or all that a pattern fits; on the disk, in storage, on the web."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.decode import SUFFIXES
+from dinoforge.data.manifest import is_manifest
+from dinoforge.data.sources.columns import by_folder, with_split
+from dinoforge.data.sources.lists import open_list, open_table
+from dinoforge.data.sources.manifest import Listed
+from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, options_of, scheme_of, shown
+from dinoforge.data.sources.parquet import Parquet
+from dinoforge.data.sources.paths import Paths, joined, storage
+from dinoforge.data.sources.several import Several
+from dinoforge.data.sources.shards import Tar
+from dinoforge.data.sources.source import Opener, Source
+from dinoforge.data.sources.storage import Found, on_opening
+
+MANY: dict[str, Callable[[str, str, Options], Source]] = {".parquet": Parquet, ".tar": Tar}
+"""By suffix, files with many images. They are read wherever they lie: in a folder among images too."""
+NAMING: dict[str, Callable[[str, str, Options], Source]] = {
+    ".txt": open_list, ".lst": open_list, ".csv": open_table, ".tsv": open_table,
+}  # fmt: skip
+"""By suffix, files that name images; in a folder they are not looked at, for they are more often notes."""
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+_TAKES = "data takes a folder of images, a Parquet file or toy://species"
+_NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST = 1_000_000  # files that braces may stand for
+
+
+def open_files(address: str, given: Mapping[str, str], opened: Opener) -> Source:
+    """The images at a path or an address.
+
+    Args:
+        given: Options as texts.
+        opened: Opens the addresses that a manifest names.
+
+    Raises:
+        DataError: Nothing there, no image in it, or it cannot be read.
+        ConfigError: An unknown option, one that has no effect here, or a column that is not there.
+    """
+    options = options_of(given)
+    scheme = scheme_of(address)
+    address = address if scheme else str(Path(address).expanduser())
+    if scheme in WEB:
+        return _on_the_web(address, options)
+    with on_opening(address):
+        kind = storage(address, options).kind(address)
+    if not kind:
+        return _pattern(address, options)
+    if kind == "folder":
+        with on_opening(address):
+            found = storage(address, options).files(address)
+        return _collected(address, found, options)
+    if kind == "other":
+        raise DataError(f"{shown(address)} is not a regular file; {_TAKES}.")
+    if not scheme and is_manifest(Path(address)):
+        options.only(of="a manifest")
+        return Listed(Path(address), opened)
+    return _one(address, _name(address), options)
+
+
+def _name(address: str) -> str:
+    return PurePosixPath(shown(address).partition("?")[0]).name
+
+
+def _one(address: str, name: str, options: Options) -> Source:
+    """A single file.
+
+    Raises:
+        DataError: It is of no known kind.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in SUFFIXES:
+        options.only(*ACCESS, of="an image")
+        columns = with_split({"id": np.asarray([name])}, name)
+        return Paths(shown(address), "", np.asarray([address]), columns=columns, options=options)
+    known = MANY | NAMING
+    if suffix not in known:
+        raise DataError(
+            f"{shown(address)} is a file but no Parquet file, tar, list or image; known are "
+            f"{', '.join(sorted(known))} and {', '.join(sorted(SUFFIXES))}."
+        )
+    return known[suffix](address, name, options)
+
+
+def _images(root: str, names: list[str], options: Options) -> Paths:
+    """Image files of a folder; the relative path is the id, a file's folder its label unless that is a split."""
+    where = np.asarray(names, dtype=np.str_)
+    columns = {"id": where, **by_folder(names)}
+    by_name = frozenset({"label"} & columns.keys())
+    return Paths(shown(root), root, where, columns=columns, options=options, by_name=by_name)
+
+
+def _collected(root: str, found: Found, options: Options) -> Source:
+    """A folder's image files, Parquet files and tars as one source; the rest is ``rejected``.
+
+    Raises:
+        DataError: No image in it.
+        ConfigError: An option that has no effect on what is there, or a column that is not.
+    """
+    images, holders, rejected = [], [], list(found.rejected)
+    for name in found.names:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in MANY:
+            holders.append(name)
+        elif suffix in SUFFIXES:
+            images.append(name)
+        else:
+            rejected.append((name, _why(name, suffix)))
+    options.only(*(COLUMNS + ACCESS if holders else ACCESS if scheme_of(root) else ()), of="a folder of image files")
+    parts: list[Source] = [_images(root, images, options)] if images else []
+    for name in sorted(holders, key=lambda name: name.split("/")):
+        address = joined(root, name)
+        try:
+            parts.append(MANY[PurePosixPath(name).suffix.lower()](address, name, options))
+        except DataError as error:
+            rejected.append((name, str(error).removeprefix(f"{shown(address)} ")))
+    if not parts:
+        seen = "; it is empty"
+        if rejected:
+            name, reason = rejected[0]
+            seen = f"; {len(rejected)} other files are in it, the first {name}: {reason.rstrip('.')}"
+        known = ", ".join(sorted(SUFFIXES))
+        raise DataError(f"{shown(root)} holds no image{seen}. Known are {known}, {' and '.join(MANY)}.")
+    whole = parts[0] if len(parts) == 1 else Several(shown(root), parts)
+    whole.address, whole.rejected = shown(root), [*rejected, *(line for part in parts for line in part.rejected)]
+    return whole
+
+
+def _why(name: str, suffix: str) -> str:
+    if name.lower().endswith(_PACKED):
+        return "a compressed archive has no random access; unpack it to a plain .tar"
+    if suffix in NAMING:
+        return f"{suffix} is no image format known here; a list of images is given by its own path"
+    return f"{suffix or 'no suffix'} is no image format known here"
+
+
+def _pattern(address: str, options: Options) -> Source:
+    """All files that ``*``, ``**/``, ``[ab]``, ``{a,b}`` and ``{000..009}`` in an address fit.
+
+    Raises:
+        DataError: No such file, or one that braces name is missing.
+    """
+    special = min((address.find(mark) for mark in "*[{" if mark in address), default=-1)
+    if special < 0:
+        raise DataError(f"{shown(address)} does not exist; {_TAKES}.")
+    cut = address.rfind("/", 0, special) + 1
+    place, pattern = address[:cut].rstrip("/") or ("/" if cut else "."), address[cut:]
+    with on_opening(place):
+        if storage(place, options).kind(place) != "folder":
+            raise DataError(f"{shown(address)} does not exist: there is no folder {shown(place)}.")
+        found = storage(place, options).files(place)
+    there, wanted = set(found.names), set(_braces(pattern))
+    literal = {name for name in wanted if not set(name) & {"*", "["}}
+    if literal - there:
+        name = min(literal - there)
+        raise DataError(
+            f"{shown(address)} is not all there: {len(literal - there)} files are missing, the first {name}."
+        )
+    try:
+        fits = [re.compile(_expression(name)) for name in wanted - literal]
+    except re.error as error:
+        raise ConfigError(f"{shown(address)} is no pattern: {error}.") from None
+    names = [name for name in found.names if name in literal or any(part.fullmatch(name) for part in fits)]
+    if not names:
+        raise DataError(f"{shown(address)} fits none of the {len(found.names):,} files in {shown(place)}.")
+    source = _collected(place, Found(names), options)
+    source.address = shown(address)
+    return source
+
+
+def _on_the_web(address: str, options: Options) -> Source:
+    """One file, or each of those that braces name: the web has no folder to look in."""
+    place, mark, query = address.partition("?")
+    addresses = sorted(f"{name}{mark}{query}" for name in _braces(place))
+    parts = [_one(part, _name(part), options) for part in addresses]
+    return parts[0] if len(parts) == 1 else Several(shown(address), parts)
+
+
+def _expression(pattern: str) -> str:
+    """A pattern as a regular expression: a star stays in its folder, two stars and a slash are any folders."""
+    known = {"**/": "(?:[^/]+/)*", "*": "[^/]*"}
+    parts = re.split(r"(\*\*/|\*|\[[^\]]*\])", pattern)
+    return "".join(
+        known.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts
+    )
+
+
+def _braces(pattern: str) -> list[str]:
+    """``a-{08..11}`` as a-08, a-09, a-10, a-11; ``{a,b}`` as a, b.
+
+    Raises:
+        ConfigError: Too many.
+    """
+    waiting, done = [pattern], []
+    while waiting:
+        here = waiting.pop()
+        numbers, words = _NUMBERS.search(here), re.search(r"\{([^{}]*,[^{}]*)\}", here)
+        if numbers:
+            first, last = numbers.groups()
+            if abs(int(last) - int(first)) + len(waiting) > _MOST:
+                raise ConfigError(f"{numbers.group()} stands for too many files; at most {_MOST:,}.")
+            parts = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+            waiting += [here[: numbers.start()] + part + here[numbers.end() :] for part in parts]
+        elif words:
+            waiting += [here[: words.start()] + part + here[words.end() :] for part in words.group(1).split(",")]
+        else:
+            done.append(here)
+    return done

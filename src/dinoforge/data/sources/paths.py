@@ -1,0 +1,89 @@
+"""Images that are files of their own, each with a path or an address: a folder's, a list's, a table's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from urllib.parse import urljoin
+
+import numpy as np
+
+from dinoforge.data.decode import Broken
+from dinoforge.data.ground_truth import ground_truth
+from dinoforge.data.sources.bucket import bucket
+from dinoforge.data.sources.options import WEB, Options, scheme_of
+from dinoforge.data.sources.source import Source, file_stamp
+from dinoforge.data.sources.storage import Disk, Storage
+from dinoforge.data.sources.web import Web
+
+
+def storage(address: str, options: Options) -> Storage:
+    """What reads an address.
+
+    Raises:
+        Broken: No storage of that scheme is known.
+    """
+    scheme = scheme_of(address)
+    if not scheme:
+        return Disk()
+    return Web(options.allow_private) if scheme in WEB else bucket(address, anonymous=options.anonymous)
+
+
+def joined(base: str, name: str) -> str:
+    """The address of a file that is named relative to a folder. What the web lists lies on the web.
+
+    Raises:
+        Broken: A list from the web names something else, which might be a secret of this machine.
+    """
+    scheme, own = scheme_of(base), scheme_of(name)
+    if scheme in WEB:
+        if own and own not in WEB:
+            raise Broken("a list from the web may name only web addresses")
+        return urljoin(base if base.endswith("/") else f"{base}/", name)
+    if own:
+        return name
+    return f"{base.rstrip('/')}/{name}" if scheme else os.path.join(base, name)  # noqa: PTH118 - for each image
+
+
+def read(base: str, name: str, options: Options) -> bytes:
+    """A file that is named relative to a folder.
+
+    Raises:
+        Broken: It is not there or cannot be read.
+    """
+    address = joined(base, name)
+    return storage(address, options).read(address)
+
+
+class Paths(Source):
+    """Files by their paths.
+
+    Args:
+        base: Folder that relative paths start from.
+        where: Path or address of each row's image.
+        truths: The same for ``mask`` and ``depth``; empty where a row has none.
+    """
+
+    def __init__(
+        self, address: str, base: str, where: np.ndarray, *, columns: Mapping[str, np.ndarray],
+        options: Options, by_name: frozenset[str] = frozenset(), truths: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        self.address, self.columns, self.by_name = address, columns, by_name
+        self._base, self._where, self._options, self._truths = base, where, options, truths or {}
+
+    def encoded(self, row: int) -> bytes:
+        """The file's bytes."""
+        name = str(self._where[row])
+        if not name:
+            raise Broken("the row names no file")
+        return read(self._base, name, self._options)
+
+    def stamp(self, row: int) -> str | None:
+        """Size and time of the last change of a file on the disk."""
+        where = joined(self._base, str(self._where[row]))
+        return None if scheme_of(where) else file_stamp(where)
+
+    def extra(self, row: int, name: str) -> np.ndarray | None:
+        """The mask or depth map that the row names."""
+        where = str(self._truths[name][row]) if name in self._truths else ""
+        return ground_truth(read(self._base, where, self._options), name) if where else None
