@@ -174,6 +174,15 @@ def test_large_pictures_are_decoded_small(finest):
         assert decibels(view.permute(1, 2, 0), want[:, ::-1] if mirror else want) > 40
 
 
+def test_no_view_is_enlarged_for_being_decoded_small():
+    config = AugmentConfig(global_pixels=24, local_pixels=8, local_views=2)
+    for seed in range(40):
+        source = Reducible(np.zeros((150, 200, 1), np.uint8))
+        draw_views(source.picture, np.random.default_rng(seed), config)
+        boxes = [(side, *box[2:]) for side, box, _ in drawn(seed, source.picture, config)]
+        assert source.asked == [max(1, min(length // side for side, *extent in boxes for length in extent))]
+
+
 def test_small_pictures_are_decoded_whole():
     source = Reducible(picture(150, 200))
     draw_views(source.picture, np.random.default_rng(0), AugmentConfig(local_views=2))
