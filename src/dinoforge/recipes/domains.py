@@ -16,8 +16,9 @@ from dinoforge.recipes.small import vit_small_small_data
 def vit_small_satellite() -> Recipe:
     """ViT-S/14 on pictures from above: no up, no left, objects of few pixels, colours that mean something.
 
-    Mirrored both ways and turned by quarters, for the direction of flight is chance. Local views show a tenth to four tenths of the area rather than 5 % to 32 %: less is often a single field or
-    roof. Hue turns by 2 % of the wheel, grey comes rarely and nothing is solarised, for bands tell crops, water and soil
+    Mirrored both ways and turned by quarters, for the direction of flight is chance. Local views show a tenth to four
+    tenths of the area rather than 5 % to 32 %: less is often a single field or roof. Hue turns by 2 % of the wheel at most,
+    grey comes rarely and nothing is solarised, for bands tell crops, water and soil
     apart. Shares and ranges are our choice, not measured.
     """
     return _derived(
