@@ -117,7 +117,7 @@ def by_pillow(pixels, side, box):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
 def test_views_are_those_of_the_definition(channels):
-    """Measured: 57 decibels and more, one grey level at most; 40 are asked for."""
+    """40 decibels are asked for; of photographs the bench measures 54 at least."""
     whole = Picture.of(np.concatenate([picture(375, 500, seed=seed) for seed in (0, 1)], axis=-1)[:, :, :channels])
     config = AugmentConfig(local_views=3)
     views = draw_views(whole, np.random.default_rng(3), config)
