@@ -80,7 +80,7 @@ def _keep_freed_memory() -> None:
     """Have the C library of Linux keep what is freed below 32 MB for the next tensor.
 
     It does so from the size of the largest block on that was ever freed, used or not. Otherwise every large tensor is made
-    of fresh pages, which the kernel clears first: a sixth of the time that colours take.
+    of fresh pages, which the kernel clears first: an eighth of the time that colours take.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
 
@@ -290,7 +290,7 @@ def blur_by_convolution(x: Images, weights: Float[Tensor, "V R"], taps: Int[np.n
 
 
 def blur_by_shifts(x: Images, weights: Float[Tensor, "V R"], taps: Int[np.ndarray, " V"]) -> Images:
-    """Blur as sums of shifted copies: torch's grouped convolution takes ten times as long on a processor.
+    """Blur as sums of shifted copies: torch's grouped convolution takes up to ten times as long on a processor.
 
     A view lies in one row of numbers, so a shift down is a shift by the length of its rows. Where rows or channels meet,
     what comes out means nothing; it is left out in the end.

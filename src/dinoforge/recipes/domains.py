@@ -1,6 +1,6 @@
 """Recipes for other pictures than photographs: ``vit_small.small_data`` with views that leave what such pictures mean.
 
-None of their choices was measured here; where one follows a publication, it is named.
+None of their choices was measured here; where one follows a publication, that is named.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dinoforge.recipes.small import vit_small_small_data
 def vit_small_satellite() -> Recipe:
     """ViT-S/14 on pictures from above: no up, no left, objects of few pixels, colours that mean something.
 
-    Mirrored both ways and turned by quarters, for the sensor's direction is chance (Cheng et al. 2016 train for invariance
-    to it). Local views show a tenth to four tenths of the area rather than 5 % to 32 %: less is often a single field or
-    roof. Hue turns by 2 % of the wheel, grey comes rarely and nothing is solarised, for bands tell crops, water and soil
+    Mirrored both ways and turned by quarters, for the direction of flight is chance. Local views show a tenth to four
+    tenths of the area rather than 5 % to 32 %: less is often a single field or roof. Hue turns by 2 % of the wheel at most,
+    grey comes rarely and nothing is solarised, for bands tell crops, water and soil
     apart. Shares and ranges are our choice, not measured.
     """
     return _derived(
@@ -37,9 +37,9 @@ def vit_small_microscopy() -> Recipe:
     """ViT-S/14 on stained sections and smears, in red, green and blue: no up, and colours that depend on the laboratory.
 
     Mirrored both ways and turned by quarters. Saturation and hue change more than in photographs, for stains and scanners
-    differ more between laboratories than tissues do (Tellez et al. 2019 found strong changes of colour to matter most).
-    Nothing is solarised: no microscope inverts the bright half of a picture, and nuclei are known by being dark (UNI, Chen
-    et al. 2024, leaves it out too). Shares and ranges are our choice, not measured.
+    differ more between laboratories than tissues do (Tellez et al. 2019 found such changes to help most across
+    laboratories). Nothing is solarised: nuclei are known by being dark (Virchow2G, Zimmermann et al. 2024, mirrors
+    vertically and leaves solarising out too). Shares and ranges are our choice, not measured.
     """
     return _derived(
         "vit_small.microscopy",
@@ -80,7 +80,7 @@ def vit_small_documents() -> Recipe:
     Never mirrored or turned, for mirrored text is no text. Views keep their shape to within a ninth, show more of the page,
     and are not blurred beyond reading: half of the published widths. Hue hardly turns, for paper and ink have few colours;
     grey comes as often as in photographs, since copies are. Nothing is solarised: white on black is another kind of page.
-    Our choice, not measured (DiT, Li et al. 2022, leaves colours alone and crops whole pages).
+    Our choice, not measured.
     """
     return _derived(
         "vit_small.documents",
