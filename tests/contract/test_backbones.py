@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinoforge.model.features import Features
+from dinoforge.model.features import Features, Inputs
 from dinoforge.model.table import BACKBONES, build, empty
 from dinoforge.model.toy import ToyConfig
 from dinoforge.model.vit import VitConfig
@@ -111,3 +111,22 @@ def test_exports(name):
     module, x = build(MEMBERS[name], seed=0).eval(), images(2, 3, 32, 32)
     program = torch.export.export(module, (x,))
     close(program.module()(x), module(x))
+
+    def test_a_packed_pass_is_several_passes(self, name):
+        """Of images of three sizes, masked and not: values, and gradients of every parameter."""
+        module = build(MEMBERS[name], seed=0).double()
+        sizes = [images(3, 3, 32, 32), images(5, 3, 16, 16, seed=1), images(2, 3, 8, 24, seed=2)]
+        masks = torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.4
+        inputs = [Inputs(x.double(), masks if number == 0 else None) for number, x in enumerate(sizes)]
+
+        def gradients(found):
+            module.zero_grad()
+            sum(((part.image**2).sum() + (part.patches**3).sum()) for part in found).backward()
+            return {name: None if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}
+
+        packed = module(inputs)
+        alone = [module(part.images, part.masks) for part in inputs]
+        for mine, want in zip(packed, alone, strict=True):
+            close(mine, want, atol=1e-12)
+        for (key, mine), want in zip(gradients(packed).items(), gradients(alone).values(), strict=True):
+            torch.testing.assert_close(mine, want, rtol=1e-9, atol=1e-12, msg=key)

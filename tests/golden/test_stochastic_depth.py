@@ -7,7 +7,8 @@ import pytest
 import torch
 from recorded import files, items, needs_recordings, reading, relative_error
 
-from dinoforge.model.layers import Attention, Block, Mlp, Subset, SwiGlu, drop_rates, subset_rows
+from dinoforge.model.features import Subset
+from dinoforge.model.layers import Attention, Block, Mlp, SwiGlu, drop_rates, split, subset_rows
 from dinoforge.model.weights import load_into
 
 pytestmark = needs_recordings
@@ -52,18 +53,23 @@ def test_block(path, prefix):
     with reading(path, prefix) as case:
         about = case.config[prefix[:-1]]
         block = block_of(case, about)
-        # A list of two tensors of different length is two calls of one block; parameters collect both gradients.
+        # A list of two tensors of different length is one packed call.
         parts = [str(n) for n in range(len(about["shapes"]))] if "shapes" in about else [""]
+        inputs = [case[f"in/x{part}"].requires_grad_() for part in parts]
+        shapes = [x.shape[:2] for x in inputs]
+        drop = [
+            (subset(case, about, "attn", part, number), subset(case, about, "ffn", part, number))
+            for number, part in enumerate(parts)
+        ]
+        x = torch.cat([x.flatten(0, 1) for x in inputs])
         total = torch.zeros(())
-        inputs = []
-        for number, part in enumerate(parts):
-            x = case[f"in/x{part}"].requires_grad_()
-            inputs.append(x)
-            y = block(x, (subset(case, about, "attn", part, number), subset(case, about, "ffn", part, number)))
-            assert (y - case[f"out/y{part}"]).abs().max().item() <= FORWARD
+        for part, y, whole in zip(
+            parts, split(block(x, shapes, drop), shapes), split(block(x, shapes), shapes), strict=True
+        ):
+            assert (y - case[f"out/y{part}"].flatten(0, 1)).abs().max().item() <= FORWARD
             if f"out/y{part}_eval" in case:
-                assert (block(x) - case[f"out/y{part}_eval"]).abs().max().item() <= FORWARD
-            total = total + (y * case[f"grad/cotangent{part}"]).sum()
+                assert (whole - case[f"out/y{part}_eval"].flatten(0, 1)).abs().max().item() <= FORWARD
+            total = total + (y * case[f"grad/cotangent{part}"].flatten(0, 1)).sum()
         total.backward()
         for x, part in zip(inputs, parts, strict=True):
             assert relative_error(x.grad, case[f"grad/x{part}"]) <= GRADIENT

@@ -1,31 +1,28 @@
 """Parts of a vision transformer (Dosovitskiy et al. 2021) as DINOv2 uses them (Oquab et al. 2023, sec. 5; training code).
 
-Axes: B images, T tokens, D channels, N patches, H heads, E channels a head.
+Blocks take *packed* tokens: sequences of several lengths one behind the other, S tokens in all. What works token by token
+works on all of them at once; attention is computed per group of sequences of equal length.
+
+Axes: B images, T tokens of one, S tokens of all, D channels, N patches, H heads, E channels a head.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from dinoforge.model.features import Subset
 
 NORM_EPS = 1e-6
 
-
-@dataclass(frozen=True, slots=True)
-class Subset:
-    """The samples for which a residual branch is computed, and the factor that keeps its expectation."""
-
-    index: Int[Tensor, " kept"]
-    scale: float
-
-    def to(self, device: torch.device) -> Subset:
-        """The same on another device."""
-        return Subset(self.index.to(device, non_blocking=True), self.scale)
+Shapes: TypeAlias = Sequence[tuple[int, int]]
+"""Of every group of packed sequences: how many there are, and how many tokens each has."""
 
 
 def subset_rows(rows: int, rate: float) -> int:
@@ -70,20 +67,23 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width, bias=proj_bias)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "S D"], shapes: Shapes) -> Float[Tensor, "S D"]:
         """Every token of a sample attends to every token of the same sample."""
-        query, key, value = self._parts(x)
-        return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        mixed = [
+            attend(*self._parts(group, shape)).transpose(1, 2).flatten(2).flatten(0, 1)
+            for group, shape in zip(split(self.qkv(x), shapes), shapes, strict=True)
+        ]
+        return self.proj(join(mixed))
 
     def first_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
         """How the first token of every sample spreads its attention over all tokens: rows sum to 1, float32."""
-        query, key, _ = self._parts(x)
+        query, key, _ = self._parts(self.qkv(x).flatten(0, 1), x.shape[:2])
         scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
         return scores.softmax(-1)[:, :, 0]
 
-    def _parts(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B H T E"]:
-        """Queries, keys and values."""
-        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def _parts(self, qkv: Float[Tensor, "tokens threeD"], shape: Sequence[int]) -> Float[Tensor, "3 B H T E"]:
+        """Queries, keys and values of one group."""
+        return qkv.view(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -94,7 +94,7 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """The same for every token."""
         return self.fc2(F.gelu(self.fc1(x)))
 
@@ -107,7 +107,7 @@ class SwiGlu(nn.Module):
         self.w12 = nn.Linear(width, 2 * hidden, bias=bias)
         self.w3 = nn.Linear(hidden, width, bias=bias)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """The same for every token."""
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
@@ -126,7 +126,7 @@ class LayerScale(nn.Module):
         self.start = start
         self.gamma = nn.Parameter(torch.full((width,), start))
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """``gamma * x``."""
         return x * self.gamma
 
@@ -143,19 +143,57 @@ class Block(nn.Module):
         self.mlp = mlp
         self.ls2 = nn.Identity() if layerscale is None else LayerScale(width, layerscale)
 
-    def forward(self, x: Float[Tensor, "B T D"], drop: tuple[Subset, Subset] | None = None) -> Float[Tensor, "B T D"]:
-        """``drop`` names the samples of the attention and of the feed-forward branch; None computes all of them."""
-        if drop is None:
-            x = x + self.ls1(self.attn(self.norm1(x)))
+    def forward(
+        self, x: Float[Tensor, "S D"], shapes: Shapes, drop: Sequence[tuple[Subset, Subset] | None] | None = None
+    ) -> Float[Tensor, "S D"]:
+        """``drop`` names, for every group, the samples of the attention and of the feed-forward branch; None is all."""
+        if drop is None or not any(drop):
+            x = x + self.ls1(self.attn(self.norm1(x), shapes))
             return x + self.ls2(self.mlp(self.norm2(x)))
-        attn, mlp = drop
-        x = _add(x, self.ls1(self.attn(self.norm1(x[attn.index]))), attn)
-        return _add(x, self.ls2(self.mlp(self.norm2(x[mlp.index]))), mlp)
+        attn, mlp = ([None if pair is None else pair[branch] for pair in drop] for branch in range(2))
+        some, kept = _subset(x, shapes, attn)
+        x = _add(x, shapes, self.ls1(self.attn(self.norm1(some), kept)), kept, attn)
+        some, kept = _subset(x, shapes, mlp)
+        return _add(x, shapes, self.ls2(self.mlp(self.norm2(some))), kept, mlp)
 
 
-def _add(x: Float[Tensor, "B T D"], branch: Float[Tensor, "kept T D"], part: Subset) -> Float[Tensor, "B T D"]:
+def split(x: Float[Tensor, "S D"], shapes: Shapes) -> Sequence[Float[Tensor, "_ D"]]:
+    """The tokens of every group, without a copy."""
+    return x.split([samples * tokens for samples, tokens in shapes])
+
+
+def join(parts: Sequence[Float[Tensor, "_ D"]]) -> Float[Tensor, "S D"]:
+    """Groups one behind the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _subset(
+    x: Float[Tensor, "S D"], shapes: Shapes, parts: Sequence[Subset | None]
+) -> tuple[Float[Tensor, "some D"], Shapes]:
+    """The tokens of the samples that are kept, packed, and their shapes."""
+    found, kept = [], []
+    for group, shape, part in zip(split(x, shapes), shapes, parts, strict=True):
+        found.append(group if part is None else group.view(*shape, x.shape[-1])[part.index].flatten(0, 1))
+        kept.append(shape if part is None else (len(part.index), shape[1]))
+    return join(found), kept
+
+
+def _add(
+    x: Float[Tensor, "S D"], shapes: Shapes, branch: Float[Tensor, "some D"], kept: Shapes,
+    parts: Sequence[Subset | None],
+) -> Float[Tensor, "S D"]:  # fmt: skip
     """The branch, scaled, on its own samples; the others pass unchanged."""
-    return x.index_add(0, part.index, branch.to(x.dtype), alpha=part.scale)
+    found = []
+    groups = zip(split(x, shapes), shapes, split(branch.to(x.dtype), kept), kept, parts, strict=True)
+    for group, shape, added, own, part in groups:
+        if part is None:
+            found.append(group + added)
+        else:
+            whole = group.view(*shape, x.shape[-1]).index_add(
+                0, part.index, added.view(*own, x.shape[-1]), alpha=part.scale
+            )
+            found.append(whole.flatten(0, 1))
+    return join(found)
 
 
 def resize_positions(

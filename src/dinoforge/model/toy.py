@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dinoforge.base.config import Config
-from dinoforge.model.features import Features
-from dinoforge.model.layers import Subset
+from dinoforge.model.features import Features, Inputs
 
 
 class ToyConfig(Config):
@@ -50,20 +49,26 @@ class Toy(nn.Module):
         nn.init.ones_(self.norm.weight)
         nn.init.zeros_(self.norm.bias)
 
+    @overload
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features: ...
+    @overload
+    def forward(self, images: Sequence[Inputs]) -> list[Features]: ...
     def forward(
-        self,
-        images: Float[Tensor, "B C Y X"],
-        masks: Bool[Tensor, "B N"] | None = None,
-        drop: Sequence[tuple[Subset, Subset]] | None = None,
-    ) -> Features:
-        """Features after the norm.
+        self, images: Float[Tensor, "B C Y X"] | Sequence[Inputs], masks: Bool[Tensor, "B N"] | None = None
+    ) -> Features | list[Features]:
+        """Features after the norm, of images or of several ``Inputs``.
 
         Raises:
             ValueError: A side is no multiple of the patch, or branches to drop where there are none.
         """
-        grid = self._grid(images)
-        if drop:
+        if isinstance(images, Tensor):
+            return self._features(images, masks)
+        if any(part.drop for part in images):
             raise ValueError("the toy backbone has no residual branch to drop.")
+        return [self._features(part.images, part.masks) for part in images]
+
+    def _features(self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None) -> Features:
+        grid = self._grid(images)
         x = self.proj(images).flatten(2).transpose(1, 2)
         if masks is not None:
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype).unsqueeze(0), x)

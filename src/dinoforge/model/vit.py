@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,17 +16,18 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dinoforge.base.config import Config
-from dinoforge.model.features import Features
+from dinoforge.model.features import Features, Inputs
 from dinoforge.model.layers import (
     NORM_EPS,
     Attention,
     Block,
     LayerScale,
     Mlp,
-    Subset,
     SwiGlu,
     drop_rates,
+    join,
     resize_positions,
+    split,
     swiglu_hidden,
 )
 
@@ -137,26 +138,34 @@ class Vit(nn.Module):
             elif isinstance(module, LayerScale):
                 nn.init.constant_(module.gamma, module.start)
 
+    @overload
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features: ...
+    @overload
+    def forward(self, images: Sequence[Inputs]) -> list[Features]: ...
     def forward(
-        self,
-        images: Float[Tensor, "B C Y X"],
-        masks: Bool[Tensor, "B N"] | None = None,
-        drop: Sequence[tuple[Subset, Subset]] | None = None,
-    ) -> Features:
-        """Features after the last norm.
+        self, images: Float[Tensor, "B C Y X"] | Sequence[Inputs], masks: Bool[Tensor, "B N"] | None = None
+    ) -> Features | list[Features]:
+        """Features after the last norm; of inputs of several sizes in one pass, as if each had one of its own.
 
         Args:
-            images: Normalised; height and width multiples of the patch.
+            images: Normalised, height and width multiples of the patch; or ``Inputs``, one a size.
             masks: True where the mask token stands in for a patch, row by row.
-            drop: For every block the samples of its two branches (stochastic depth); None computes all.
 
         Raises:
             ValueError: A side is no multiple of the patch.
         """
-        x = self.embed(images, masks)
+        if isinstance(images, Tensor):
+            return self._packed([Inputs(images, masks)])[0]
+        return self._packed(images)
+
+    def _packed(self, inputs: Sequence[Inputs]) -> list[Features]:
+        tokens = [self.embed(part.images, part.masks) for part in inputs]
+        shapes = [(len(part), part.shape[1]) for part in tokens]
+        x = join([part.flatten(0, 1) for part in tokens])
         for number, block in enumerate(self.blocks):
-            x = block(x, None if drop is None else drop[number])
-        return self._features(self.norm(x), images)
+            x = block(x, shapes, [None if part.drop is None else part.drop[number] for part in inputs])
+        ends = zip(split(self.norm(x), shapes), shapes, inputs, strict=True)
+        return [self._features(group.view(*shape, -1), part.images) for group, shape, part in ends]
 
     def embed(
         self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None = None
@@ -190,11 +199,12 @@ class Vit(nn.Module):
         if not wanted or min(wanted) < 0 or max(wanted) >= depth:
             raise ValueError(f"layers={layers} asks for blocks that a backbone of {depth} blocks does not have.")
         x = self.embed(images)
-        found = []
+        shape, found = x.shape[:2], []
+        x = x.flatten(0, 1)
         for number, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, [shape])
             if number in wanted:
-                found.append(self._features(self.norm(x) if norm else x, images))
+                found.append(self._features((self.norm(x) if norm else x).view(*shape, -1), images))
         return found
 
     def class_attention(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B heads H W"]:
@@ -207,10 +217,12 @@ class Vit(nn.Module):
             ValueError: A side is no multiple of the patch.
         """
         x = self.embed(images)
+        shape = x.shape[:2]
+        x = x.flatten(0, 1)
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = block(x, [shape])
         last: Any = self.blocks[-1]
-        weights = last.attn.first_weights(last.norm1(x))
+        weights = last.attn.first_weights(last.norm1(x).view(*shape, -1))
         return weights[..., 1 + self.config.registers :].unflatten(-1, self.grid(images))
 
     def grid(self, images: Float[Tensor, "B C Y X"]) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dinoforge.model.layers import Subset, subset_rows
+from dinoforge.model.features import Subset
+from dinoforge.model.layers import subset_rows
 
 
 def draw_subsets(

@@ -25,8 +25,8 @@ from dinoforge.loss.dino import DinoConfig, dino_loss
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.koleo import koleo_loss
 from dinoforge.loss.targets import Centring, sinkhorn
+from dinoforge.model.features import Inputs, Subset
 from dinoforge.model.heads import Head, HeadConfig
-from dinoforge.model.layers import Subset
 from dinoforge.train.draws import draw_subsets
 from dinoforge.train.plan import Scheduled
 
@@ -167,15 +167,13 @@ class Pretrain(nn.Module):
         """The student's share, for all of a logical batch or for some of its groups."""
         views, images = batch.globals.shape[:2]
         with compute:
-            wide = self.student.backbone(
-                batch.globals.flatten(0, 1), batch.masks.flatten(0, 1), drop=self._drop(batch, views, "global")
-            )
-            image = wide.image
+            inputs = [
+                Inputs(batch.globals.flatten(0, 1), batch.masks.flatten(0, 1), self._drop(batch, views, "global"))
+            ]
             if len(batch.locals):
-                near = self.student.backbone(
-                    batch.locals.flatten(0, 1), drop=self._drop(batch, len(batch.locals), "local")
-                )
-                image = torch.cat([wide.image, near.image])
+                inputs.append(Inputs(batch.locals.flatten(0, 1), None, self._drop(batch, len(batch.locals), "local")))
+            wide, *near = self.student.backbone(inputs)
+            image = torch.cat([wide.image, *(part.image for part in near)])
             scores = self.student.dino_head(image).unflatten(0, (-1, images))
             patch_scores = self.student.patch_head(wide.patches.flatten(0, 2)[batch.masked_index])
 

@@ -57,7 +57,7 @@ def test_rows_of_qkv_are_queries_keys_values_head_by_head():
         attention.proj.weight.copy_(torch.eye(8))
         attention.qkv.weight.copy_(made(24, 8))
         attention.qkv.weight[16:20] = 0  # values of head 0
-    out = attention(made(1, 3, 8))
+    out = attention(made(3, 8), [(1, 3)])
     assert (out[..., :4] == 0).all()
     assert (out[..., 4:] != 0).all()
 
@@ -84,10 +84,11 @@ def test_class_attention_equals_its_definition(registers):
             block.attn.qkv.weight.mul_(30)  # fresh weights attend to all alike
         got = module.class_attention(images)
         x = module.embed(images)
+        shape, x = x.shape[:2], x.flatten(0, 1)
         for block in module.blocks[:2]:
-            x = block(x)
+            x = block(x, [shape])
         last = module.blocks[2]
-        normed = last.norm1(x)
+        normed = last.norm1(x).view(*shape, 12)
         rows = last.attn.qkv.weight.view(3, 3, 4, 12)  # queries, keys, values; heads; channels
         assert got.shape == (2, 3, 2, 3)
         for image in range(2):
@@ -126,16 +127,17 @@ def test_released_sizes(name):
 
 def test_a_branch_on_all_samples_is_the_plain_block():
     block, x = build(VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16), seed=0).blocks[0], made(4, 5, 16)
-    every = Subset(torch.arange(4), 1.0)
-    torch.testing.assert_close(block(x, (every, every)), block(x))
+    every, x = Subset(torch.arange(4), 1.0), x.flatten(0, 1)
+    torch.testing.assert_close(block(x, [(4, 5)], [(every, every)]), block(x, [(4, 5)]))
 
 
 def test_expectation_over_subsets_is_the_plain_branch():
     """Over all pairs of three samples, each scaled by 3/2, the mean is the whole branch (a law of the scale)."""
     block, x = build(VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16), seed=0).blocks[0], made(3, 5, 16)
     nothing = Subset(torch.zeros(0, dtype=torch.long), 1.0)
-    some = [block(x, (Subset(torch.tensor(pair), 1.5), nothing)) for pair in ((0, 1), (0, 2), (1, 2))]
-    want = x + block.ls1(block.attn(block.norm1(x)))
+    x, shapes = x.flatten(0, 1), [(3, 5)]
+    some = [block(x, shapes, [(Subset(torch.tensor(pair), 1.5), nothing)]) for pair in ((0, 1), (0, 2), (1, 2))]
+    want = x + block.ls1(block.attn(block.norm1(x), shapes))
     torch.testing.assert_close(torch.stack(some).mean(0), want)
 
 
