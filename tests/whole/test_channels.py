@@ -152,7 +152,7 @@ CASES = [
     (["data.range=[]"], "data.range: a range takes low < high"),
     (["data.range=wide"], "data.range takes a list; got 'wide'"),
     (["data.max_pixels=0"], "data.max_pixels must be above 0; got 0"),
-    (["data.augment.colour.std=[1,0,1]"], "data.augment.colour.std.1 must be above 0; got 0"),
+    (["data.augment.colour.std=[1,0,1]"], "data.augment.colour: std must be above 0; got [1.0, 0.0, 1.0]"),
     (["data.augment.colour.mean=[]"], "data.augment.colour.mean"),
 ]  # fmt: skip
 

@@ -68,11 +68,16 @@ def recolour(
     size = max(count, 1)
     if views.device.type == "cpu":
         _keep_freed_memory()
-        size = max(_AT_ONCE * torch.get_num_threads() // (height * width), 1)
+        size = views_at_once(height, width)
     out = torch.empty(views.shape, dtype=torch.float32, device=views.device)
     for first in range(0, count, size):
         _recolour(views, plan, slice(first, first + size), out=out)
     return out
+
+
+def views_at_once(height: int, width: int) -> int:
+    """How many views of this size a processor colours together."""
+    return max(_AT_ONCE * torch.get_num_threads() // (height * width), 1)
 
 
 @cache

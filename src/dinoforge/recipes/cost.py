@@ -144,7 +144,7 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
     Raises:
         DataError: Hardly an image of the source can be used.
     """
-    measured = step_pace(recipe, where, precision)
+    measured = step_pace(recipe, where, precision, memory=facts.memory_bytes, flops=facts.flops / facts.steps)
     if isinstance(measured, str):
         warning = f"No time is predicted: {measured}."
         return replace(facts, warnings=[*facts.warnings, warning])
@@ -171,14 +171,20 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
     )
 
 
-def step_pace(recipe: Recipe, where: torch.device, precision: Choice) -> Pace | str:
-    """How long steps of a recipe take here without their data, measured on a few; or why that is not tried."""
+def step_pace(
+    recipe: Recipe, where: torch.device, precision: Choice, *, memory: int, flops: float
+) -> Pace | str:  # fmt: skip
+    """How long steps of a recipe take here without their data, measured on a few; or why that is not tried.
+
+    Args:
+        memory: Bytes that the run is forecast to take.
+        flops: Operations that a step is forecast to take.
+    """
     group, batch = recipe.objective.group, recipe.plan.batch
-    found = forecast(job(recipe, where, precision))
-    if found.memory.total > memory_bytes(where):
+    if memory > memory_bytes(where):
         return "the run does not fit into the memory of this machine"
     dtype = torch.bfloat16 if precision.precision == "bf16" else torch.float32
-    a_group = found.flops / batch * group / matmul_rate(dtype, side=512, device=where)
+    a_group = flops / batch * group / matmul_rate(dtype, side=512, device=where)
     if a_group > PROBE_SECONDS:
         return f"one group of {group} images alone would take about {clock(a_group)}"
     groups = min(batch // group, max(1, int(PROBE_SECONDS / 4 / a_group)))

@@ -146,7 +146,7 @@ def translated(values: Mapping[str, Any], *, batch: int | None = None) -> Transl
         raise ConfigError(f"optim.epochs and train.batch_size_per_gpu must be above 0; got {epochs} and {group}.")
     batch = batch or group
     settings: dict[str, Any] = {"data.masks.exact": False}
-    lines = ["By its code -> data.masks.exact false"]
+    lines: list[str] = []
 
     def put(key: str, path: str, value: Any, note: str = "") -> None:
         settings[path] = value
@@ -175,7 +175,9 @@ def translated(values: Mapping[str, Any], *, batch: int | None = None) -> Transl
     put("ibot.separate_head", "objective.patch_head", head, "" if head else "shared")
     if flat["student.pretrained_weights"]:
         put("student.pretrained_weights", "init", flat["student.pretrained_weights"])
+    code = "Not a key but how its code masks -> data.masks.exact false."
     told = {line.partition(" ")[0] for line in lines} | (PATCH_HEAD.keys() if head else set())
+    lines.append(code)
     lines.append("Without meaning here: " + ", ".join(key for key in flat if key not in told) + ".")
     recipe = with_settings(Recipe(plan=PlanConfig(images=1)), settings)
     return Translation(recipe, lines)

@@ -25,7 +25,7 @@ from dinoforge.base.hardware import Precision, compute_context, resident_bytes
 from dinoforge.data.augment import GLOBAL_VIEWS, PARAMETERS, AugmentConfig
 from dinoforge.data.batch import Batch
 from dinoforge.data.masks import MaskConfig
-from dinoforge.data.photometric import recolour
+from dinoforge.data.photometric import recolour, views_at_once
 from dinoforge.model.table import BACKBONES, BackboneConfig, build
 from dinoforge.model.vit import VitConfig
 from dinoforge.train.loop import Done, fit
@@ -215,14 +215,17 @@ def _look(backbone: nn.Module, job: Job) -> None:
 
 def _colouring(job: Job) -> int:
     """Bytes that colouring a batch takes beyond its result, counted on a few views in which everything changes."""
-    few, views = 4, GLOBAL_VIEWS * job.plan.batch
-    side = job.augment.global_pixels
-    pixels = torch.zeros(few, getattr(job.backbone, "channels", 3), side, side, dtype=torch.uint8)
-    colours = torch.ones(few, len(PARAMETERS))
+    views, side = GLOBAL_VIEWS * job.plan.batch, job.augment.global_pixels
+    # A processor works on a few at once, a graphics card on all: there four views stand for them.
+    few = min(views, views_at_once(side, side)) if job.device.type == "cpu" else 4
+    channels = job.backbone.channels
+    pixels = torch.zeros(few, channels, side, side, dtype=torch.uint8)
+    change = dict.fromkeys(PARAMETERS, 1.0) | ({} if channels == 3 else {"hue": 0.0})
+    colours = torch.tensor([[change[name] for name in PARAMETERS]]).expand(few, -1)
     with Live() as live:
         recolour(pixels, colours, job.augment.colour)
-    result = 4 * pixels.numel()
-    return max(live.peak - result, 0) * views // few
+    extra = max(live.peak - 4 * pixels.numel(), 0)
+    return extra if job.device.type == "cpu" else extra * views // few
 
 
 def _runtime(job: Job) -> int:

@@ -31,9 +31,10 @@ from dinoforge.data.decode import decode
 from dinoforge.data.pace import Stages, stages
 from dinoforge.data.sources.source import first_rows
 from dinoforge.data.sources.table import open_source
-from dinoforge.recipes.cost import step_pace
+from dinoforge.recipes.cost import job, step_pace
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.table import recipe as recipe_of
+from dinoforge.train.forecast import forecast
 
 CAPABILITIES = {
     "AVX2": {"avx2"},
@@ -77,7 +78,8 @@ def doctor(*, data: str | None = None, recipe: str = DEMO) -> dict[str, Any]:
         **versions(),
         "decoded_per_second": round(_rate(_jpeg()), 1),
     }
-    measured = step_pace(chosen, where, choice)
+    predicted = forecast(job(chosen, where, choice))
+    measured = step_pace(chosen, where, choice, memory=predicted.memory.total, flops=predicted.flops)
     steps = None if isinstance(measured, str) else chosen.plan.batch / measured.seconds(chosen.plan.batch)
     facts |= {"recipe": recipe, "step_images_per_second": steps if steps is None else round(steps, 1)}
     advice = list(_advice(facts, where, rates))

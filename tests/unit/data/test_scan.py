@@ -61,7 +61,7 @@ def test_what_is_found_of_an_image(photos, tmp_path, workers, monkeypatch):
         "id": "cat/a.png", "sha256": hashlib.sha256(data).hexdigest(), "uri": "cat/a.png",
         "stamp": f"{len(data)}:{status.st_mtime_ns}", "width": 7, "height": 5, "channels": 3, "bytes": len(data),
         "label": 0, "label_name": "cat", "split": None, "group": None, "group_name": None, "frame": None,
-        "variant": None, "source": str(photos), "copy_of": None, "reason": "", "similarity": None, "cluster": None,
+        "clip": None, "variant": None, "pose": None, "source": str(photos), "copy_of": None, "reason": "", "similarity": None, "cluster": None,
         "seed": None,
     }  # fmt: skip
     assert [row["copy_of"] for row in rows.values()] == [None, "cat/a.png", None, "cat/a.png"]
