@@ -145,7 +145,7 @@ CASES = [
     (["backbone.channels=4"], "data.augment.colour.mean is for 3 channels, backbone.channels=4; `dinoforge stats` prints one"),
     ([*FOUR, "data.augment.colour.std=[1,2]"], "data.augment.colour.std is given twice"),
     ([*FOUR[:2], "data.augment.colour.std=[1,2]"], "data.augment.colour.std is for 2 channels, backbone.channels=4"),
-    (FOUR, "data.augment.colour has saturation=0.6, hue=0.03, which only RGB has; with backbone.channels=4 set them to 0"),
+    (FOUR, "data.augment.colour has saturation=0.6, hue=0.15, grey=0.1, which only RGB has; with backbone.channels=4 set them to 0"),
     ([*FOUR, *NO_COLOUR[:2], "data.augment.colour.grey=0.1"], "data.augment.colour has grey=0.1, which only RGB has"),
     (["data.range=[[0,1],[0,2]]"], "data.range is for 2 channels, backbone.channels=3"),
     (["data.range=[5,1]"], "data.range: a range takes low < high, such as [0, 10000], or one such pair a channel; got [5.0, 1.0]"),
