@@ -18,6 +18,7 @@ import typer
 
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop, UserError, closest, unknown
 from dinoforge.base.files import finite
+from dinoforge.data.sources.options import shown
 from dinoforge.recipes.settle import setting_lines, settle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -39,7 +40,7 @@ def parse(settings: Sequence[str]) -> dict[str, str]:
         if not equals or not key:
             raise ConfigError(f"Settings are written key=value; got {word!r}.")
         if key in found:
-            raise ConfigError(f"{key} is given twice: {found[key]!r} and {value!r}.")
+            raise ConfigError(f"{key} is given twice: {shown(found[key])!r} and {shown(value)!r}.")
         found[key] = value
     return found
 

@@ -26,6 +26,7 @@ from dinoforge.base.hardware import (
 )
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
+from dinoforge.data.order import weights_of
 from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.health import effective_rank
@@ -143,7 +144,7 @@ def labelled(address: str) -> tuple[Source, Source]:
     labels = whole.columns.get("label")
     if labels is None or len(np.unique(labels[labels >= 0])) < 2:
         raise DataError(
-            f"{address} has no labels; a probe takes folders named by class, or a Parquet column 'label' (or ?label=NAME)."
+            f"{whole.address} has no labels; a probe takes folders named by class, or a column 'label' (or ?label=NAME)."
         )
     whole = whole if (labels >= 0).all() else whole.select(np.flatnonzero(labels >= 0))
     test = next((name for name in ("test", "val") if has_split(whole, name)), None)
@@ -183,6 +184,9 @@ class Run:
             "data": source.fingerprint,
             "init": None if start is None else start.fingerprint,
         }
+        weights = weights_of(source.columns, recipe.data.sampling)
+        if weights is not None:  # they decide the order
+            self.identity["sampling"] = fingerprint(weights.tolist())
         self.fingerprint = fingerprint(self.identity)
         colour, augment = recipe.data.augment.colour, recipe.data.augment
         self.preprocessing = Preprocessing(
@@ -352,7 +356,7 @@ class Run:
         return fingerprint(
             [
                 config.neighbours,
-                *(source.select(np.arange(min(count, len(source)))).fingerprint for source, count in rows),
+                *(first_rows(source, count).fingerprint for source, count in rows),
             ]
         )
 

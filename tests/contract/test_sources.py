@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from PIL import Image
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
 from dinoforge.data.journal import Journal
-from dinoforge.data.manifest import write_manifest
+from dinoforge.data.manifest import read_manifest, write_manifest
 from dinoforge.data.scan import scan
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source, agreed, first_rows
@@ -539,3 +540,43 @@ def test_any_toy_address_opens_or_is_one_line(world, options):
         assert f"toy://{world}" in lines[0]
         return
     assert all(len(column) == len(source) for column in source.columns.values())
+
+
+def test_splits_of_a_column_go_by_their_usual_names(tmp_path):
+    (tmp_path / "t.csv").write_text("file,split\na.png,training\nb.png,validation\nc.png,Test\n")
+    source = open_source(str(tmp_path / "t.csv"))
+    assert source.columns["split"].tolist() == ["train", "val", "test"]
+    assert open_source(f"{tmp_path / 't.csv'}?split=validation").columns["id"].tolist() == ["b.png"]
+
+
+@pytest.mark.parametrize("header", ["file,label,label", "file,file,label"])
+def test_two_columns_of_one_name_are_refused(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\na.png,b,c\n")
+    with pytest.raises(DataError, match=r"has two columns '(file|label)'; every column takes a name of its own"):
+        open_source(str(tmp_path / "t.csv"))
+
+
+def test_addresses_that_are_none(tmp_path):
+    for address, said in (("~nobody-of-that-name/x", "not known here"), ("a\0b", "zero byte")):
+        with pytest.raises(DataError, match=said):
+            open_source(address)
+    with pytest.raises(ConfigError, match="too many files"):
+        open_source(f"{tmp_path}/" + "{1..999}{1..999}{1..999}.tar")
+
+
+def test_a_manifest_cannot_allow_itself_private_addresses(tmp_path):
+    path = manifest(tmp_path / "photos")
+    held = read_manifest(Path(path))
+    forged = held.replaced("source", "http://127.0.0.1/x.png?allow_private=true")
+    write_manifest(Path(path), [forged.table], made=held.made)
+    with pytest.raises(DataError, match="only its user may allow private addresses"):
+        open_source(path)
+
+
+def test_weights_come_along_into_a_manifest(tmp_path):
+    folder(tmp_path / "photos")
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    lines = [f"{path},{number + 0.5}" for number, path in enumerate(paths)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,weight", *lines]) + "\n")
+    listed = open_source(manifest(tmp_path / "photos", of=str(tmp_path / "t.csv")))
+    assert listed.columns["weight"].tolist() == [number + 0.5 for number in range(len(paths))]

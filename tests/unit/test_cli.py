@@ -8,6 +8,7 @@ import pytest
 import dinoforge
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
 from dinoforge.cli import execute, parse, run_verb
+from dinoforge.recipes.settle import settle, to_yaml
 from dinoforge.verbs.table import VERBS
 
 
@@ -148,3 +149,15 @@ def test_python_has_every_verb_whatever_was_imported_before(verb, tmp_path, monk
     assert rules.knn_scores
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         dinoforge.pretrian  # noqa: B018
+
+
+def test_passwords_of_addresses_are_not_shown(capsys):
+    """Neither by --print-config nor in errors, nor in what a run writes down."""
+    secret = "https://user:hunter2@example.org/list.txt?X-Amz-Signature=abcdef"
+    assert execute(["pretrain", f"data={secret}", f"probe={secret}", "out=r", "--print-config"]) == 0
+    execute(["doctor", f"data={secret}", f"data={secret}"])
+    shown = capsys.readouterr()
+    assert "example.org/list.txt" in shown.out
+    for word in ("hunter2", "abcdef"):
+        assert word not in shown.out + shown.err
+        assert word not in to_yaml(settle({"data": secret, "probe": secret}).recipe)

@@ -32,7 +32,22 @@ from dinoforge.data.picture import (
 __all__ = ["MAX_PIXELS", "RGB", "SUFFIXES", "Broken", "Picture", "Reading", "as_bytes", "decode", "open_picture"]
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".npy"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".npy",
+        ".avif",
+        ".jfif",
+    }
 )
 """Names under which image files are looked for; what is in them is judged by their bytes alone."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")

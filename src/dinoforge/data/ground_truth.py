@@ -18,6 +18,10 @@ TRUTHS = ("mask", "depth")
 """What a source of files may have; a drawn world has more."""
 
 
+_FORMATS = ("PNG", "TIFF", "BMP", "PPM", "GIF", "WEBP", "JPEG2000")
+"""What Pillow is asked to open: formats that keep numbers as they are, and none that starts another program."""
+
+
 def ground_truth(encoded: bytes, name: str) -> Num[np.ndarray, "Y X"]:
     """A mask or a depth map in the bytes of a PNG, a TIFF or a NumPy file.
 
@@ -43,7 +47,7 @@ def ground_truth(encoded: bytes, name: str) -> Num[np.ndarray, "Y X"]:
 def _array(encoded: bytes) -> np.ndarray:
     try:
         values = np.load(io.BytesIO(encoded), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:
         raise Broken(f"damaged NumPy file: {error}") from None
     if values.dtype.kind not in "iufb":
         raise Broken(f"the NumPy file holds {values.dtype}; it takes numbers")
@@ -54,7 +58,7 @@ def _picture(encoded: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of bombs at half its limit
-            with Image.open(io.BytesIO(encoded)) as image:
+            with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Broken(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
                 return _numbers(ImageOps.exif_transpose(image))

@@ -45,6 +45,8 @@ class Journal:
         self._path, self._schema = path, FACTS.with_metadata({_KEY: json.dumps(dict(about)).encode()})
         self._before, was = _read(path)
         self.same = was == dict(about)
+        if (was or {}).get("data") != about.get("data"):
+            self._before = self._before.slice(0, 0)  # files elsewhere may have the same names, sizes and times
         # Nothing can be added to a stream that was cut off: what is whole of it begins a new one.
         write_atomic(path, self._begin)
         with explained(path):

@@ -8,9 +8,10 @@ Axes: g images of a group, L local views, V views, C channels, Y by X and y by x
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
+from typing import overload
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.errors import ConfigError, DataError, UserError
 from dinoforge.base.random import key, numpy_generator
 from dinoforge.data.augment import GLOBAL_VIEWS, AugmentConfig, Views, draw_views
 from dinoforge.data.batch import Batch, masked_positions
@@ -50,7 +51,7 @@ class Group:
         return replace(self, globals=self.globals.pin_memory(), locals=self.locals.pin_memory())
 
 
-class Groups(Dataset["Group | DataError"]):
+class Groups(Dataset["Group | UserError"]):
     """All groups of a run by their number since its start.
 
     What a user can cause is returned, not raised: on its way out of a worker an exception would take a traceback along.
@@ -73,10 +74,10 @@ class Groups(Dataset["Group | DataError"]):
         self.watched: Int[Tensor, "W"] | None = None
         """Shared with the main process: the row that each worker is reading, or -1."""
 
-    def __getitem__(self, number: int) -> Group | DataError:
+    def __getitem__(self, number: int) -> Group | UserError:
         try:
             return self.made(number)
-        except DataError as error:
+        except UserError as error:
             return error
 
     def made(self, number: int) -> Group:
@@ -106,15 +107,25 @@ class Groups(Dataset["Group | DataError"]):
             DataError: So many in a row are broken that something else must be wrong.
         """
         for attempt in range(_REPLACEMENTS):
-            now = row if attempt == 0 else key(self.seed, "replacement", row, draw, attempt) % len(self.source)
+            now = row if attempt == 0 else self._another(row, draw, attempt)
             try:
                 return self._drawn(now, numpy_generator(self.seed, "views", now, draw, attempt))
             except Broken as error:
-                broken.append((str(self.source.columns["id"][now]), str(error)))
+                reason = str(error)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a library says of a damaged file or container
+                reason = " ".join(f"cannot be read: {type(error).__name__}: {error}".split())
+            broken.append((str(self.source.columns["id"][now]), reason))
         name, reason = broken[-1]
         raise DataError(
             f"{_REPLACEMENTS} images drawn from {self.source.address} could not be used; the last is {name}: {reason}."
         )
+
+    def _another(self, row: int, draw: int, attempt: int) -> int:
+        """A row in place of one that cannot be used, as often as its weight asks for."""
+        place = key(self.seed, "replacement", row, draw, attempt) % len(self.source)
+        return int(self.order.at(np.asarray([place]))[0][0])
 
     def _drawn(self, row: int, rng: np.random.Generator) -> Views:
         """The views of a row, made under the eyes of the main process.
@@ -132,6 +143,34 @@ class Groups(Dataset["Group | DataError"]):
             return draw_views(self.reading.of(self.source.picture(row)), rng, self.augment)
         finally:
             self.watched[worker.id] = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers(Sequence[int]):
+    """Group numbers of a rank from one on, step after step; computed, for a run may have a hundred million."""
+
+    first: int
+    length: int
+    _: KW_ONLY
+    share: int
+    many: int
+    skip: int = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        if isinstance(index, slice):
+            done = index.start or 0
+            return replace(self, length=self.length - done, skip=self.skip + done)
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        step, place = divmod(self.skip + index, self.share)
+        return self.first + step * self.many + place
 
 
 class Loader:
@@ -167,9 +206,9 @@ class Loader:
             DataError: Hardly an image of the source can be used, or one worker after another dies or hangs.
         """
         many = self.batch // self.groups.group
-        numbers = [
-            step * many + self.rank * self.share + place for step in range(first, steps) for place in range(self.share)
-        ]
+        numbers = _Numbers(
+            first * many + self.rank * self.share, (steps - first) * self.share, share=self.share, many=many
+        )
         shipped = ship(
             self.groups, numbers, workers=self.workers, ahead=2 * self.share, pin=self.device.type == "cuda",
             stall_seconds=self.stall_seconds,
@@ -177,8 +216,8 @@ class Loader:
         while members := [self._checked(group) for group in islice(shipped, self.share)]:
             yield self.join(members)
 
-    def _checked(self, group: Group | DataError) -> Group:
-        if isinstance(group, DataError):
+    def _checked(self, group: Group | UserError) -> Group:
+        if isinstance(group, UserError):
             raise group
         for name, reason in group.broken:
             self.on_broken(name, reason)

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("clip", pa.string()),
         ("variant", pa.string()),
         ("pose", pa.string()),
+        ("weight", pa.float64()),
         ("source", pa.string()),
         ("copy_of", pa.string()),
         ("reason", pa.string()),

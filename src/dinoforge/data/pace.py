@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
 
 from dinoforge.base.random import numpy_generator
 from dinoforge.data.augment import AugmentConfig, Views, draw_views
-from dinoforge.data.decode import RGB, Broken, Picture, Reading
+from dinoforge.data.decode import RGB, Broken, Reading, open_picture
 from dinoforge.data.photometric import recolour
 from dinoforge.data.sources.source import Source
 
@@ -24,9 +24,9 @@ class Stages:
     """Seconds an image."""
 
     read: float
-    """Getting the bytes of the file."""
+    """Getting the bytes of the file; of a toy world, drawing the picture."""
     decode: float
-    """Making pixels of them; of a toy world, drawing them."""
+    """Making pixels of them, as small as the views allow."""
     geometry: float
     """Crops, resizes, mirror images of all views."""
     photometric: float
@@ -85,15 +85,20 @@ def _stages(
 ) -> tuple[tuple[float, float, float], Views]:
     """Seconds of reading, decoding and geometry, and what came of them."""
     begun = time.perf_counter()
-    source.encoded(row)
+    # A toy world draws its pictures straight, without a file.
+    picture = source.picture(row) if source.address.startswith("toy://") else open_picture(source.encoded(row))
     was_read = time.perf_counter()
-    pixels = source.pixels(row, reading)
-    decoded = time.perf_counter()
-    views = draw_views(Picture.of(pixels), numpy_generator(0, "pace", row), augment)
-    cut = time.perf_counter()
-    # To be decoded the file was read once more; a toy world draws its pictures straight, without a file.
-    read = min(was_read - begun, decoded - was_read)
-    return (read, decoded - was_read - read, cut - decoded), views
+    inside = 0.0
+
+    def decoded(reduction: int) -> np.ndarray:
+        nonlocal inside
+        begun = time.perf_counter()
+        pixels = reading.of(picture).pixels(reduction)
+        inside += time.perf_counter() - begun
+        return pixels
+
+    views = draw_views(replace(reading.of(picture), decoded=decoded), numpy_generator(0, "pace", row), augment)
+    return (was_read - begun, inside, time.perf_counter() - was_read - inside), views
 
 
 def _coloured(many: list[Views], augment: AugmentConfig, device: torch.device) -> float:

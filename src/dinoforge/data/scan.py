@@ -91,6 +91,8 @@ class Found:
             "source": pa.repeat(source.address, len(rows)), "reason": pa.repeat("", len(rows)),
             "copy_of": pc.if_else(pa.array(copied), originals, None),
         }  # fmt: skip
+        if "weight" in source.columns:
+            columns["weight"] = pa.array(source.columns["weight"][rows], from_pandas=True)
         columns |= {name: _known(source.columns[name][rows], name) for name in KNOWN if name in source.columns}
         return pa.table(
             [

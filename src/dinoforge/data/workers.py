@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from dinoforge.base.errors import DataError
+from dinoforge.base.errors import DataError, UserError
 from dinoforge.base.log import say
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PATIENCE = 8
 
 def ship(
     groups: Groups, numbers: Sequence[int], *, workers: int, ahead: int, pin: bool, stall_seconds: float
-) -> Iterator[Group | DataError]:
+) -> Iterator[Group | UserError]:
     """The groups of these numbers in their order, made by so many processes; by this one where ``workers`` is 0.
 
     A worker that dies, or makes nothing for ``stall_seconds``, is replaced. The image it was reading is read once more; the
@@ -50,6 +50,8 @@ def ship(
             for group in crew:
                 done, lost = done + 1, 0
                 yield group
+            if done < len(numbers):
+                raise DataError(f"The workers ended {len(numbers) - done} groups too early.")
         except _Lost as loss:
             lost += 1
             _blame(groups, loss, blamed)
@@ -103,14 +105,17 @@ class _Crew:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._delivered, self._failed, self._pin = 0, False, pin
 
-    def __iter__(self) -> Iterator[Group | DataError]:
+    def __iter__(self) -> Iterator[Group | UserError]:
         asked = time.monotonic()
         while True:
             try:
                 group = next(self._shipped)
             except StopIteration:
                 return
-            except RuntimeError:  # nothing came for a tick, or a worker is gone
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader"):  # what a worker itself raised
+                    raise
+                # nothing came for a tick, or a worker is gone
                 self._look(time.monotonic() - asked)
                 continue
             self._delivered += 1
@@ -138,9 +143,7 @@ class _Crew:
 
     def dismiss(self) -> None:
         """End all processes, those too that no longer listen."""
-        if (
-            self._failed and not self._pin
-        ):  # a thread that pins would wait for ever for the rest of what one was sending
+        if self._failed and not self._pin:  # a pinning thread would wait for ever for the rest of what one was sending
             self._kill()
         self._shipped._shutdown_workers()
         self._kill()

@@ -33,7 +33,10 @@ class Settled:
 
     def values(self) -> dict[str, tuple[Any, str]]:
         """Every setting's value and origin."""
-        return {path: (value, self.origins[path]) for path, value in paths(self.recipe)}
+        return {
+            path: (shown(value) if value and path in {"data.source", "probe.source"} else value, self.origins[path])
+            for path, value in paths(self.recipe)
+        }
 
 
 def settle(settings: Mapping[str, Any]) -> Settled:

@@ -21,6 +21,7 @@ from dinoforge.curate.exact import keep_first
 from dinoforge.data.augment import centre
 from dinoforge.data.decode import Broken
 from dinoforge.data.manifest import read_manifest, write_manifest
+from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.baseline import BASELINES
@@ -36,7 +37,7 @@ POOL = "toy://species?images=4000&seed={seed}&copies=0.08&junk=0.06"
 """What the demo starts from: creatures to learn, exact and near copies, noise and broken files."""
 RECIPE = "vit_micro.toy"
 SECONDS = 140
-"""Training time by the plan's estimate, which knows nothing of probes; a slower machine sees fewer images in as many minutes."""
+"""Training time by the plan's estimate, which knows nothing of probes; a slower machine sees fewer images in that time."""
 _EXAMPLES = 12
 """Dropped images that the report shows."""
 
@@ -59,7 +60,7 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
             )
     pool = images or POOL.format(seed=number)
     settle({"recipe": RECIPE, **settings, "data": pool})  # a typo is told before anything is read or written
-    say(f"1/5 scan {pool}")
+    say(f"1/5 scan {shown(pool)}")
     scan(data=pool, out=str(folder / "pool.parquet"))
     say("2/5 curate: exact copies and broken files go")
     curated = _curate(folder, open_source(pool))

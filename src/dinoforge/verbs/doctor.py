@@ -29,6 +29,7 @@ from dinoforge.base.hardware import (
 from dinoforge.base.log import clock
 from dinoforge.data.decode import decode
 from dinoforge.data.pace import Stages, stages
+from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import first_rows
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.cost import job, step_pace
@@ -99,7 +100,7 @@ def doctor(*, data: str | None = None, recipe: str = DEMO) -> dict[str, Any]:
                 advice.append(sentence)
         except UserError as error:
             ok = False
-            advice.append(f"data={data} cannot be used: {error}")
+            advice.append(f"data={shown(data)} cannot be used: {error}")
     return {**facts, "ok": ok, "advice": advice}
 
 
@@ -148,10 +149,7 @@ def _stages(address: str, chosen: Recipe, where: torch.device) -> Stages:
 
 
 def _verdict(found: Stages, steps: float, where: torch.device) -> tuple[str, str]:
-    """``data`` or ``compute``, and a sentence on it.
-
-    On a CPU the workers take cores from the model, so what counts there is whose share of them is larger.
-    """
+    """``data`` or ``compute``, and a sentence on it. On a CPU one core at least is the model's."""
     a_worker = 1 / found.worker
     wanted = math.ceil(steps / a_worker)
     slowest = max(("read", "decode", "geometry"), key=lambda name: getattr(found, name))

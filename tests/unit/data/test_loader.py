@@ -1,5 +1,6 @@
 """Batches are functions of (seed, step): laws of the order, of groups, of workers, and of broken images."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -9,11 +10,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.augment import AugmentConfig
 from dinoforge.data.decode import Broken, Picture
-from dinoforge.data.loader import Groups, Loader
+from dinoforge.data.loader import Groups, Loader, _Numbers
 from dinoforge.data.masks import MaskConfig
 from dinoforge.data.order import EVENLY, SamplingConfig
 from dinoforge.data.sources.source import Source
@@ -153,11 +155,26 @@ def test_workers_that_all_die_end_the_run_with_advice(tmp_path):
     assert not multiprocessing.active_children()
 
 
+class Textured(Source):
+    """Noise of several sizes in JPEG files: any other crop, mirror image or decoding shows."""
+
+    def __init__(self, images):
+        self.address, self.files = "textured", []
+        for number in range(images):
+            file = io.BytesIO()
+            shape = (40 + number % 7, 50 + number % 11, 3)
+            Image.fromarray(np.random.default_rng(number).integers(0, 255, shape, np.uint8)).save(file, "JPEG")
+            self.files.append(file.getvalue() if number % 40 != 17 else b"broken")
+        self.columns = {"id": np.arange(images).astype(str), "weight": np.linspace(0.1, 3, images)}
+
+    def encoded(self, row):
+        return self.files[row]
+
+
 def test_the_same_thousand_positions_for_any_workers_ranks_and_start():
     """13 batches of 80 images in groups of 4, by weight: byte for byte the same, whoever makes them and from wherever."""
     first, seed = (int(number) for number in np.random.default_rng(6).integers([2, 0], [11, 2**40]))
-    source = Numbered(90, broken={17, 40})
-    source.columns["weight"] = np.linspace(0.1, 3, 90)
+    source = Textured(90)
     how = {"batch": 80, "group": 4, "seed": seed, "sampling": SamplingConfig(weight="weight")}
     want = list(loader(source, **how).batches(first=0, steps=13))
     assert len(want) * 80 > 1000
@@ -174,6 +191,55 @@ def test_the_same_thousand_positions_for_any_workers_ranks_and_start():
                 joined = torch.cat([getattr(share[step], name) for share in shares], dim=1)
                 assert torch.equal(joined, getattr(other, name)), name
             assert sum((share[step].groups for share in shares), ()) == other.groups
+
+
+class Raising(Numbered):
+    """Reading image 5 meets a fault of a library."""
+
+    def picture(self, row):
+        if row == 5:
+            raise RuntimeError("out of\nluck")
+        return super().picture(row)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_fault_of_a_library_costs_one_image(workers):
+    told = []
+    found = list(loader(Raising(12), workers=workers, told=told).batches(first=0, steps=3))
+    assert set(told) == {("image 5", "cannot be read: RuntimeError: out of luck")}
+    for mine, want in zip(found, loader(Numbered(12, broken={5})).batches(first=0, steps=3), strict=True):
+        equal(mine, want)
+
+
+def test_what_the_user_must_put_right_ends_the_run_from_a_worker_too():
+    class Asking(Numbered):
+        def picture(self, row):
+            raise ConfigError("the extra is missing")
+
+    for workers in (0, 1):
+        with pytest.raises(ConfigError, match=r"^the extra is missing$"):
+            next(loader(Asking(8), workers=workers).batches(first=0, steps=1))
+
+
+def test_what_is_never_to_be_seen_replaces_nothing():
+    source = Numbered(10, broken={0, 1})
+    source.columns["weight"] = np.asarray([1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    seen = set()
+    read = source.picture
+    source.picture = lambda row: (seen.add(row), read(row))[1]
+    list(loader(source, sampling=SamplingConfig(weight="weight")).batches(first=0, steps=4))
+    assert seen == {0, 1, 2}
+
+
+def test_a_run_of_a_thousand_million_groups_begins_at_once():
+    """Group numbers are computed: those of ranks 0 and 1 of a step side by side are the step's."""
+    for rank in range(2):
+        numbers = _Numbers(7 * 8 + rank * 4, 10**9, share=4, many=8)
+        assert len(numbers) == 10**9
+        assert [numbers[n] for n in range(6)] == [56 + rank * 4 + n for n in (0, 1, 2, 3, 8, 9)]
+        assert numbers[10**9 - 1] == 56 + rank * 4 + (10**9 // 4 - 1) * 8 + 3
+        later = numbers[5:]
+        assert (len(later), later[0], later[3]) == (10**9 - 5, numbers[5], numbers[8])
 
 
 def test_groups_that_do_not_divide_among_ranks():

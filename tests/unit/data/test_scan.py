@@ -61,7 +61,7 @@ def test_what_is_found_of_an_image(photos, tmp_path, workers, monkeypatch):
         "id": "cat/a.png", "sha256": hashlib.sha256(data).hexdigest(), "uri": "cat/a.png",
         "stamp": f"{len(data)}:{status.st_mtime_ns}", "width": 7, "height": 5, "channels": 3, "bytes": len(data),
         "label": 0, "label_name": "cat", "split": None, "group": None, "group_name": None, "frame": None,
-        "clip": None, "variant": None, "pose": None, "source": str(photos), "copy_of": None, "reason": "", "similarity": None, "cluster": None,
+        "clip": None, "variant": None, "pose": None, "weight": None, "source": str(photos), "copy_of": None, "reason": "", "similarity": None, "cluster": None,
         "seed": None,
     }  # fmt: skip
     assert [row["copy_of"] for row in rows.values()] == [None, "cat/a.png", None, "cat/a.png"]
@@ -240,9 +240,12 @@ def test_the_journal_keeps_what_is_whole(tmp_path, monkeypatch):
             assert found == ["a", "b", "c", "d", "e"][: len(found)]
             assert len(found) >= 2
             journal.add(rows("z"))
-        with Journal(path, about={"data": "y"}) as journal:
+        with Journal(path, about={"data": "x", "fingerprint": "other"}) as journal:
             assert not journal.same
             assert journal.found().column("id").to_pylist() == [*found, "z"]
+        with Journal(path, about={"data": "y"}) as journal:  # files elsewhere, which may look the same
+            assert not journal.same
+            assert not len(journal.found())
     path.write_bytes(os.urandom(5000))
     with Journal(path, about={"data": "x"}) as journal:
         assert len(journal.found()) == 0
@@ -265,14 +268,14 @@ def test_a_manifest_as_a_source(photos, tmp_path):
     _, manifest = scanned(open_source(str(photos)), tmp_path / "j")
     path = tmp_path / "m.parquet"
     table = manifest.replaced("cluster", pa.array([5, None, 6, 7])).table.append_column(
-        "weight", pa.array([1.0, 2, 3, 4])
+        "clarity", pa.array([1.0, 2, 3, 4])
     )
     write_manifest(path, [table.take([3, 0, 3, 1])], made=manifest.made)
     listed = open_source(str(path))
     assert listed.columns["id"].tolist() == ["dog/d.png", "cat/a.png", "dog/d.png", "cat/b.png"]
     assert listed.columns["label"].tolist() == [1, 0, 1, 0]
     assert listed.columns["cluster"].tolist() == [7, 5, 7, -1]
-    assert listed.columns["weight"].tolist() == [4.0, 1.0, 4.0, 2.0]
+    assert listed.columns["clarity"].tolist() == [4.0, 1.0, 4.0, 2.0]
     assert not {"split", "group", "seed", "similarity"} & listed.columns.keys()
     assert listed.by_name == {"label"}
     assert listed.stamp(1) == manifest.rows()[0]["stamp"]

@@ -6,6 +6,7 @@ Axes: N rows.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -51,9 +52,7 @@ def known_columns(
         DataError: Labels or groups that are neither whole numbers nor texts, or an ``id=`` that does not name every row once.
         ConfigError: A column that was asked for is not there.
     """
-    for asked in (options.label, options.group, options.id):
-        if asked is not None and asked not in table.column_names:
-            raise ConfigError(f"{where} has no column {asked!r}.{closest(asked, table.column_names)}")
+    _check_names(table.column_names, where, options)
     found = {"id": _names(table, where, options, names, called)}
     for column, own in (("label", options.label or "label"), ("group", options.group or "group")):
         if own in table.column_names:
@@ -62,11 +61,37 @@ def known_columns(
     for text, own in (_named_like(options) | {column: column for column in TEXTS}).items():
         if own in table.column_names and text not in found and _is_plain(table[own].type):
             found[text] = texts(table[own])
+    if "split" in found:
+        found["split"] = _usual(found["split"])
     for column in ("label", "group"):
         if f"{column}_name" in found and column not in found:  # names alone are numbered too
             found[column] = numbered(found[f"{column}_name"])
             by_name.add(column)
     return Known(found | _numbers(table), frozenset(by_name))
+
+
+def refuse_doubles(names: Sequence[str], where: str) -> None:
+    """Refuse a table in which a name says nothing.
+
+    Raises:
+        DataError: Two columns have one name.
+    """
+    double = next((name for name, count in Counter(names).items() if count > 1), None)
+    if double is not None:
+        raise DataError(f"{where} has two columns {double!r}; every column takes a name of its own.")
+
+
+def _check_names(names: Sequence[str], where: str, options: Options) -> None:
+    refuse_doubles(names, where)
+    for asked in (options.label, options.group, options.id):
+        if asked is not None and asked not in names:
+            raise ConfigError(f"{where} has no column {asked!r}.{closest(asked, names)}")
+
+
+def _usual(splits: np.ndarray) -> np.ndarray:
+    """Splits by their usual names: ``training`` is train, ``validation`` val."""
+    names, number = np.unique(splits, return_inverse=True)
+    return np.asarray([SPLITS.get(name.lower(), name) for name in names.tolist()], dtype=np.str_)[number]
 
 
 def _numbers(table: Any) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from dinoforge.data.sources.lists import open_list, open_table
 from dinoforge.data.sources.manifest import Listed
 from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, options_of, scheme_of, shown
 from dinoforge.data.sources.parquet import Parquet
-from dinoforge.data.sources.paths import Paths, joined, storage
+from dinoforge.data.sources.paths import Paths, at_home, joined, storage
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.shards import Tar
 from dinoforge.data.sources.source import Opener, Source
@@ -47,7 +47,7 @@ def open_files(address: str, given: Mapping[str, str], opened: Opener) -> Source
     """
     options = options_of(given)
     scheme = scheme_of(address)
-    address = address if scheme else str(Path(address).expanduser())
+    address = address if scheme else str(at_home(address))
     if scheme in WEB:
         return _on_the_web(address, options)
     with on_opening(address):
@@ -199,13 +199,13 @@ def _braces(pattern: str) -> list[str]:
     Raises:
         ConfigError: Too many.
     """
-    waiting, done = [pattern], []
+    waiting, done = [pattern], list[str]()
     while waiting:
         here = waiting.pop()
         numbers, words = _NUMBERS.search(here), re.search(r"\{([^{}]*,[^{}]*)\}", here)
         if numbers:
             first, last = numbers.groups()
-            if abs(int(last) - int(first)) + len(waiting) > _MOST:
+            if abs(int(last) - int(first)) + len(waiting) + len(done) > _MOST:
                 raise ConfigError(f"{numbers.group()} stands for too many files; at most {_MOST:,}.")
             parts = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
             waiting += [here[: numbers.start()] + part + here[numbers.end() :] for part in parts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from dinoforge.data.ground_truth import TRUTHS, ground_truth
 from dinoforge.data.sources.columns import SPLITS, known_columns
 from dinoforge.data.sources.options import COLUMNS, Options, options_of
 from dinoforge.data.sources.parquet import named_classes
+from dinoforge.data.sources.paths import at_home
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.storage import Disk
@@ -96,7 +96,7 @@ def open_huggingface(place: str, given: Mapping[str, str]) -> Source:
         import datasets
     except ImportError:
         raise ConfigError("hf:// needs the extra 'hf': pip install 'dinoforge[hf]'.") from None
-    address, local = f"hf://{place}", Path(place).expanduser()
+    address, local = f"hf://{place}", at_home(place)
     on_disk = any((local / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
     options.only(
         *COLUMNS,

@@ -13,8 +13,8 @@ from pyarrow import csv
 
 from dinoforge.base.errors import ConfigError, DataError, closest
 from dinoforge.data.ground_truth import TRUTHS
-from dinoforge.data.sources.columns import TEXTS, by_folder, known_columns, texts, with_split
-from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, shown
+from dinoforge.data.sources.columns import TEXTS, by_folder, known_columns, refuse_doubles, texts, with_split
+from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, scheme_of, shown
 from dinoforge.data.sources.paths import Paths, storage
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.storage import on_opening
@@ -88,6 +88,7 @@ def path_column(table: Any, address: str, options: Options) -> str:
         DataError: None of the usual ones is.
     """
     names = getattr(table, "column_names", None) or table.names
+    refuse_doubles(names, shown(address))
     if options.image is not None:
         if options.image not in names:
             raise ConfigError(f"{shown(address)} has no column {options.image!r}.{closest(options.image, names)}")
@@ -122,7 +123,7 @@ def _listed(address: str, name: str, options: Options, *, table: Any, where: np.
     if not len(where):
         raise DataError(f"{shown(address)} names no image: it has a header and no row.")
     base = address.partition("?")[0].rpartition("/")[0] or ("" if "/" not in address else "/")
-    names = unique_names(where)
+    names = unique_names(where, web=scheme_of(address) in WEB)
     known = known_columns(table, shown(address), options=options, names=names)
     folders = by_folder(names.tolist())
     if "label" in known.columns:
@@ -134,9 +135,12 @@ def _listed(address: str, name: str, options: Options, *, table: Any, where: np.
     )  # fmt: skip
 
 
-def unique_names(where: np.ndarray) -> np.ndarray:
+def unique_names(where: np.ndarray, *, web: bool = False) -> np.ndarray:
     """Paths and addresses as names of rows: without credentials; a second one of a name gets ``#2``, a third ``#3``."""
     found = where.tolist()
+    if web:  # relative ones may be signed too, or name another host
+        found = [(f"https:{text}" if text.startswith("//") else text) for text in found]
+        found = [text if "://" in text else text.partition("?")[0] for text in found]
     if any("://" in text for text in found):
         found = [shown(text).partition("?")[0] if "://" in text else text for text in found]
     if len(set(found)) < len(found):

@@ -50,11 +50,17 @@ class Listed(Source):
             for name in ("id", *KNOWN, *_numbers(manifest))
             if name == "id" or manifest.holds(name)
         }
+        if len(self._sources) > 1:
+            self.columns["source"] = self._part.astype(np.int64)  # to balance by
 
     def _find(self, manifest: Manifest, opened: Opener) -> None:
         """Which source a row is of, and which of its rows."""
         names = manifest.table["source"].combine_chunks().dictionary_encode()
-        self._sources = [opened(name) for name in names.dictionary.to_pylist()]
+        addresses = names.dictionary.to_pylist()
+        for name in addresses:
+            if "allow_private=" in name:
+                raise DataError(f"{self.address} lists {name}: only its user may allow private addresses, not a file.")
+        self._sources = [opened(name) for name in addresses]
         self._part = names.indices.to_numpy()
         self._row = np.full(len(manifest), -1)
         uris = manifest.table["uri"].cast(pa.large_string()).combine_chunks()

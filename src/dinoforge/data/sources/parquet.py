@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from dinoforge.base.errors import ConfigError, DataError, closest
 from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import ground_truth
-from dinoforge.data.sources.columns import by_folder, known_columns, texts, with_split
+from dinoforge.data.sources.columns import by_folder, known_columns, refuse_doubles, texts, with_split
 from dinoforge.data.sources.lists import path_column, unique_names
 from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, shown
 from dinoforge.data.sources.paths import read, storage
@@ -51,6 +51,7 @@ class Parquet(Source):
             schema, facts = self._file.schema_arrow, self._file.metadata
             if _MANIFEST in (schema.metadata or {}):
                 raise DataError(f"{self.address} is a manifest: give its own path, on this machine.")
+            refuse_doubles(schema.names, self.address)
             self._held = _pictures(schema, address, options)
             if not facts.num_rows:
                 raise DataError(f"{self.address} has no row.")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urljoin
 
 import numpy as np
 
+from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import ground_truth
 from dinoforge.data.sources.bucket import bucket
@@ -15,6 +17,18 @@ from dinoforge.data.sources.options import WEB, Options, scheme_of
 from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.data.sources.storage import Disk, Storage
 from dinoforge.data.sources.web import Web
+
+
+def at_home(path: str) -> Path:
+    """A path with ``~`` and ``~user`` replaced.
+
+    Raises:
+        DataError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"{path} names the home of a user who is not known here.") from None
 
 
 def storage(address: str, options: Options) -> Storage:
@@ -39,7 +53,10 @@ def joined(base: str, name: str) -> str:
     if scheme in WEB:
         if own and own not in WEB:
             raise Broken("a list from the web may name only web addresses")
-        return urljoin(base if base.endswith("/") else f"{base}/", name)
+        try:
+            return urljoin(base if base.endswith("/") else f"{base}/", name)
+        except ValueError as error:
+            raise Broken(f"no address: {error}") from None
     if own:
         return name
     return f"{base.rstrip('/')}/{name}" if scheme else os.path.join(base, name)  # noqa: PTH118 - for each image
@@ -76,11 +93,17 @@ class Paths(Source):
         name = str(self._where[row])
         if not name:
             raise Broken("the row names no file")
-        return read(self._base, name, self._options)
+        try:
+            return read(self._base, name, self._options)
+        except ConfigError as error:
+            raise Broken(str(error)) from None  # of this row alone: others may lie elsewhere
 
     def stamp(self, row: int) -> str | None:
         """Size and time of the last change of a file on the disk."""
-        where = joined(self._base, str(self._where[row]))
+        try:
+            where = joined(self._base, str(self._where[row]))
+        except Broken:
+            return None
         return None if scheme_of(where) else file_stamp(where)
 
     def extra(self, row: int, name: str) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from dinoforge.base.errors import DataError, unknown
+from dinoforge.data.sources.columns import SPLITS
 from dinoforge.data.sources.files import open_files
 from dinoforge.data.sources.huggingface import open_huggingface
 from dinoforge.data.sources.options import scheme_of, shown, split_address
@@ -46,6 +47,8 @@ def open_source(address: str, split: str | None = None) -> Source:
         DataError: Nothing there, no image in it, it cannot be read, or no such split.
         ConfigError: An unknown scheme or option.
     """
+    if "\0" in address:
+        raise DataError(f"data={shown(address)!r} holds a zero byte; no path does.")
     scheme = scheme_of(address)
     if scheme not in SOURCES:
         raise unknown("kind of source", scheme, [name for name in SOURCES if name])
@@ -64,7 +67,7 @@ def _only(source: Source, asked: str | None, wanted: str | None) -> Source:
         if asked:
             raise DataError(f"{source.address} asks for split {asked!r}, but the source has no splits.")
         return source
-    name = asked or wanted
+    name = SPLITS.get(asked.lower(), asked) if asked else wanted
     if name is None:
         return source
     rows = np.flatnonzero(splits == name)

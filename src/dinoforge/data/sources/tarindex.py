@@ -69,7 +69,7 @@ def index_of(address: str, storage: Storage) -> Index:
         with storage.opened(address) as file:
             index = _made(file, address, size)
     table = index.samples.replace_schema_metadata({_KEY: json.dumps({"stamp": stamp, "rejected": index.rejected})})
-    for place in places:
+    for place in places if version else ():  # what cannot be told from another tar of this size is not kept
         try:
             write_atomic(place, lambda target: pq.write_table(table, target, compression="zstd"))
             break
