@@ -75,12 +75,12 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
 def test_a_manifest_of_an_earlier_version_opens(tmp_path):
     path = tmp_path / "m.parquet"
     old = pa.table({"id": ["a", "b"], "label": pa.array([1, 2], pa.int32()), "reason": ["", "exact copy of a"],
-                    "weight": [0.5, 1.5]})  # fmt: skip
+                    "clarity": [0.5, 1.5]})  # fmt: skip
     pq.write_table(old.replace_schema_metadata({b"dinoforge": b'{"verb": "scan"}'}), path)
     found = read_manifest(path)
-    assert found.table.schema.names == [*SCHEMA.names, "weight"]
+    assert found.table.schema.names == [*SCHEMA.names, "clarity"]
     assert found.column("label").dtype == np.int64
-    assert found.column("weight").tolist() == [0.5, 1.5]
+    assert found.column("clarity").tolist() == [0.5, 1.5]
     assert (found.column("stamp").tolist(), found.holds("stamp")) == (["", ""], False)
     some = read_manifest(path, columns=["id", "stamp"])
     assert (some.column("id").tolist(), some.holds("reason")) == (["a", "b"], False)
