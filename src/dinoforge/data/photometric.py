@@ -36,7 +36,7 @@ _REACH = 4
 _TOP = 255.0
 _LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey (ITU-R 601)."""
-_AT_ONCE = 160_000
+_AT_ONCE = 100_000
 """Pixels that a processor's core works on at once, so that they stay in its cache from one change to the next."""
 
 Images = Float[Tensor, "V C Y X"]
@@ -164,12 +164,11 @@ def _recolour(views: UInt8[Tensor, "V C Y X"], plan: _Plan, part: slice, *, out:
     blurred = (-plan.taps[part]).argsort(kind="stable")[: int((plan.taps[part] >= 0).sum())]
     x = _change(x, blurred, lambda some: blur(some, plan.weights[part][blurred], plan.taps[part][blurred]))
     x = _change(x, plan.solarised[part].nonzero()[0], solarise)
-    x.mul_(plan.scale)
     if x.device.type == "cpu":  # a third of the time of sorting back afterwards
         for view, place in zip(x, plan.order[part].tolist(), strict=True):
-            torch.add(view, plan.shift, out=out[place])
+            torch.addcmul(plan.shift, view, plan.scale, out=out[place])
     else:
-        out.index_copy_(0, there(plan.order[part]), x.add_(plan.shift))
+        out.index_copy_(0, there(plan.order[part]), x.mul_(plan.scale).add_(plan.shift))
 
 
 def _change(x: Images, rows: Int[np.ndarray, " n"], change: Callable[[Images], Images]) -> Images:
