@@ -15,6 +15,7 @@ import torch
 
 from dinoforge.base.errors import UserError
 from dinoforge.base.hardware import (
+    Choice,
     choose_precision,
     cores,
     cpu_flags,
@@ -35,7 +36,7 @@ from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.cost import job, step_pace
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.table import recipe as recipe_of
-from dinoforge.train.forecast import forecast
+from dinoforge.train.forecast import Pace, forecast, pace
 
 CAPABILITIES = {
     "AVX2": {"avx2"},
@@ -79,8 +80,7 @@ def doctor(*, data: str | None = None, recipe: str = DEMO) -> dict[str, Any]:
         **versions(),
         "decoded_per_second": round(_rate(_jpeg()), 1),
     }
-    predicted = forecast(job(chosen, where, choice))
-    measured = step_pace(chosen, where, choice, memory=predicted.memory.total, flops=predicted.flops)
+    measured = _pace(chosen, where, choice)
     steps = None if isinstance(measured, str) else chosen.plan.batch / measured.seconds(chosen.plan.batch)
     facts |= {"recipe": recipe, "step_images_per_second": steps if steps is None else round(steps, 1)}
     advice = list(_advice(facts, where, rates))
@@ -131,6 +131,14 @@ def _rate(read: Callable[[], object], *, seconds: float = 0.3) -> float:
         read()
         times += 1
     return times / (time.perf_counter() - began)
+
+
+def _pace(chosen: Recipe, where: torch.device, choice: Choice) -> Pace | str:
+    """How long steps take, or why that is not tried; the smallest recipe goes without the forecast, which takes a second."""
+    if chosen.recipe == DEMO:
+        return pace(job(chosen, where, choice), images=chosen.objective.group)
+    predicted = forecast(job(chosen, where, choice))
+    return step_pace(chosen, where, choice, memory=predicted.memory.total, flops=predicted.flops)
 
 
 def _stages(address: str, chosen: Recipe, where: torch.device) -> Stages:
