@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,14 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from dinoforge.base.config import Config
-from dinoforge.data.decode import Picture
+from dinoforge.data.picture import Picture
 
 GLOBAL_VIEWS = 2
 _TRIALS = 10
 _CUBIC = Image.Resampling.BICUBIC
+_FLIPS = {(False, False): None, (False, True): 1, (True, False): 0, (True, True): -1}
+"""OpenCV's words for exchanging top and bottom, left and right."""
+_TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -162,7 +166,7 @@ def draw_views(picture: Picture, rng: np.random.Generator, config: AugmentConfig
         for count, side in ((GLOBAL_VIEWS, config.global_pixels), (config.local_views, config.local_pixels))
     )
     for view, cut in zip([*wide.numpy(), *near.numpy()], cuts, strict=True):
-        view[:] = _square(pixels, cut, height=picture.height, width=picture.width)
+        _square(pixels, cut, height=picture.height, width=picture.width, out=view)
     return Views(globals=wide, locals=near, colours=colours)
 
 
@@ -187,8 +191,10 @@ def _turned(cuts: list[_Cut], rng: np.random.Generator, config: AugmentConfig) -
     ]
 
 
-def _square(pixels: UInt8[np.ndarray, "Y X C"], cut: _Cut, *, height: int, width: int) -> UInt8[np.ndarray, "C y x"]:
-    """A view out of the pixels of an image whose whole is ``height`` by ``width``."""
+def _square(
+    pixels: UInt8[np.ndarray, "Y X C"], cut: _Cut, *, height: int, width: int, out: UInt8[np.ndarray, "C y x"]
+) -> None:
+    """A view out of the pixels of an image whose whole is ``height`` by ``width``, into its place."""
     top, left, tall, wide = cut.box
     if pixels.shape[:2] != (height, width):
         top, tall = _scaled(top, tall, length=height, pixels=pixels.shape[0])
@@ -196,8 +202,14 @@ def _square(pixels: UInt8[np.ndarray, "Y X C"], cut: _Cut, *, height: int, width
     # Channels innermost and no gaps between rows: what torch's fastest resize takes; it would copy anything else slowly.
     box = np.ascontiguousarray(pixels[top : top + tall, left : left + wide])
     view = resize(torch.from_numpy(box).permute(2, 0, 1), cut.side, cut.side).numpy()
-    view = view[:, :: -1 if cut.upside_down else 1, :: -1 if cut.mirrored else 1]
-    return np.rot90(view, cut.quarters, axes=(1, 2)) if cut.quarters else view
+    flip, turn = _FLIPS[cut.upside_down, cut.mirrored], _TURNS[cut.quarters]
+    for plane, place in zip(view, out, strict=True):
+        if turn is not None:
+            place[:] = cv2.rotate(plane if flip is None else cv2.flip(plane, flip), turn)
+        elif flip is None:
+            place[:] = plane
+        else:
+            cv2.flip(plane, flip, place)
 
 
 def _scaled(start: int, extent: int, *, length: int, pixels: int) -> tuple[int, int]:
@@ -218,11 +230,13 @@ def crop_box(
     """
     low, high = math.log(aspect[0]), math.log(aspect[1])
     for _ in range(_TRIALS):
-        area = height * width * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(low, high))
+        # One call for all four: a call costs more than its numbers.
+        of_area, of_ratio, down, right = rng.random(4).tolist()
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * of_area)
+        ratio = math.exp(low + (high - low) * of_ratio)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
     ratio = min(max(width / height, aspect[0]), aspect[1])
     w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
     w, h = max(w, 1), max(h, 1)
@@ -283,21 +297,19 @@ def _middle(length: int, resized: int, side: int) -> tuple[slice, float, float]:
 
 def _colours(rng: np.random.Generator, view: int, config: ColourConfig) -> Float[np.ndarray, " P"]:
     """The parameters of one view. Every number is drawn whether it is used or not, so probabilities move nothing else."""
-    chance = rng.random(4)
-    change = rng.uniform(-1, 1, 4)
-    sigma, order = rng.uniform(*config.blur_sigma), rng.integers(24)
-    blur = config.blur[min(view, GLOBAL_VIEWS)]
+    jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma, solarise = rng.random(10).tolist()
+    narrow, wide = config.blur_sigma
     return np.asarray(
         [
-            chance[0] < config.jitter,
-            1 + config.brightness * change[0],
-            1 + config.contrast * change[1],
-            1 + config.saturation * change[2],
-            config.hue * change[3],
-            order,
-            chance[1] < config.grey,
-            sigma if chance[2] < blur else 0.0,
-            view == 1 and chance[3] < config.solarise,
+            jitter < config.jitter,
+            1 + config.brightness * (2 * brightness - 1),
+            1 + config.contrast * (2 * contrast - 1),
+            1 + config.saturation * (2 * saturation - 1),
+            config.hue * (2 * hue - 1),
+            int(24 * order),
+            grey < config.grey,
+            narrow + (wide - narrow) * sigma if blur < config.blur[min(view, GLOBAL_VIEWS)] else 0.0,
+            view == 1 and solarise < config.solarise,
         ],
         dtype=np.float32,
     )

@@ -1,8 +1,9 @@
 """Colours of a batch of views: jitter, grey, blur, solarise, normalise, each view by its own parameters.
 
-The order and the formulas are those of the augmentations that DINO was trained with, on numbers between 0 and 255 that are
-not rounded in between. Views are sorted so that those which a change concerns lie side by side: it then works on a slice of
-the batch, in place. What a change needs to know of its views is worked out on the host and sent to the device once.
+The order and the formulas are those of the augmentations that DINO was trained with. On a processor the views are coloured one
+by one in whole levels (``photometric_bytes``); on a device, here, all together, on numbers between 0 and 255 that are not
+rounded in between. Views are sorted so that those which a change concerns lie side by side: it then works on a slice of the
+batch, in place. What a change needs to know of its views is worked out on the host and sent to the device once.
 
 Axes: V views, C channels, Y by X pixels, P parameters (``augment.PARAMETERS``).
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -25,19 +25,17 @@ from dinoforge.data.augment import PARAMETERS, ColourConfig
 
 ORDERS = tuple(permutations(range(4)))
 """The 24 orders of brightness, contrast, saturation and hue."""
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
-_MIXES = np.asarray([[change for change in order if change != _HUE] for order in ORDERS])
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+_MIXES = np.asarray([[change for change in order if change != HUE] for order in ORDERS])
 """What else than hue changes in each order, in its sequence."""
-_AHEAD = np.asarray([order.index(_HUE) for order in ORDERS])
+_AHEAD = np.asarray([order.index(HUE) for order in ORDERS])
 """How many of these come before hue."""
 
-_REACH = 4
+REACH = 4
 """Pixels to each side that blur looks at: a kernel of 9."""
 _TOP = 255.0
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey (ITU-R 601)."""
-_AT_ONCE = 100_000
-"""Pixels that a processor's core works on at once, so that they stay in its cache from one change to the next."""
 
 Images = Float[Tensor, "V C Y X"]
 Column = Float[Tensor, "V 1 1 1"]
@@ -53,8 +51,8 @@ def recolour(
     Raises:
         ConfigError: Something is asked for that only red, green and blue have, or the statistics are of other channels.
     """
-    count, channels, height, width = views.shape
-    if channels != len(_LUMA) and config.needs_rgb:
+    channels = views.shape[1]
+    if channels != len(LUMA) and config.needs_rgb:
         raise ConfigError(
             f"images of {channels} channels have no saturation and no hue to change; set colour.saturation, colour.hue "
             "and colour.grey to 0."
@@ -64,30 +62,31 @@ def recolour(
             raise ConfigError(
                 f"colour.{name} has {len(values)} numbers for images of {channels} channels; give 1 or {channels}."
             )
-    plan = _Plan.of(colours.numpy(), config, views.device, reach=min(_REACH, height - 1, width - 1))
-    size = max(count, 1)
     if views.device.type == "cpu":
-        _keep_freed_memory()
-        size = views_at_once(height, width)
-    out = torch.empty(views.shape, dtype=torch.float32, device=views.device)
-    for first in range(0, count, size):
-        _recolour(views, plan, slice(first, first + size), out=out)
-    return out
+        from dinoforge.data.photometric_bytes import recolour_bytes  # a device needs no OpenCV
+
+        return recolour_bytes(views, colours, config)
+    return recolour_floats(views, colours, config)
 
 
-def views_at_once(height: int, width: int) -> int:
-    """How many views of this size a processor colours together."""
-    return max(_AT_ONCE * torch.get_num_threads() // (height * width), 1)
+def recolour_floats(
+    views: UInt8[Tensor, "V C Y X"], colours: Float[Tensor, "V P"], config: ColourConfig
+) -> Float[Tensor, "V C Y X"]:
+    """See ``recolour``; without rounding."""
+    height, width = views.shape[2:]
+    plan = _Plan.of(colours.numpy(), config, views.device, reach=min(REACH, height - 1, width - 1))
 
+    def there(rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(views.device, non_blocking=True)
 
-@cache
-def _keep_freed_memory() -> None:
-    """Have the C library of Linux keep what is freed below 32 MB for the next tensor.
-
-    It does so from the size of the largest block on that was ever freed, used or not. Otherwise every large tensor is made
-    of fresh pages, which the kernel clears first: an eighth of the time that colours take.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    x = views.index_select(0, there(plan.order)).float()
+    _jitter(x, plan)
+    x = _change(x, plan.grey.nonzero()[0], lambda some: grey(some).repeat(1, some.shape[1], 1, 1))
+    blurred = plan.blurred.nonzero()[0]
+    x = _change(x, blurred, lambda some: blur(some, plan.weights[there(blurred)]))
+    x = _change(x, plan.solarised.nonzero()[0], solarise)
+    back = torch.empty_like(x)
+    return back.index_copy_(0, there(plan.order), x.mul_(plan.scale).add_(plan.shift))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +101,9 @@ class _Plan:
     """The changes other than of hue, in their sequence."""
     turned: np.ndarray
     grey: np.ndarray
+    blurred: np.ndarray
     solarised: np.ndarray
     """Which views these concern."""
-    taps: Int[np.ndarray, " V"]
-    """How many pixels away blur looks; -1 where there is none."""
     shares: tuple[Float[Tensor, "V 3 1 1 1"], ...]
     """On the device, of each of the three changes: share that is kept, that of the mean grey, that of the pixel's grey."""
     way: Float[Tensor, "V 3 1 1"]
@@ -126,8 +124,7 @@ class _Plan:
         kinds = _MIXES[number[order]]
         factors = np.stack([column["brightness"], column["contrast"], column["saturation"]], axis=1)
         kept = np.take_along_axis(factors, kinds, axis=1)
-        shares = np.stack([kept, *((1 - kept) * (kinds == kind) for kind in (_CONTRAST, _SATURATION))], axis=2)
-        weights, taps = _gaussian(column["sigma"], reach)
+        shares = np.stack([kept, *((1 - kept) * (kinds == kind) for kind in (CONTRAST, SATURATION))], axis=2)
         mean, std = (np.asarray(values)[:, None, None] for values in (config.mean, config.std))
 
         def there(values: np.ndarray) -> Tensor:
@@ -135,40 +132,17 @@ class _Plan:
 
         return cls(
             order=order, ahead=ahead[order], kinds=kinds, turned=column["hue"] != 0, grey=column["grey"] > 0,
-            solarised=column["solarise"] > 0, taps=taps, shares=there(shares)[..., None, None, None].unbind(1),
+            blurred=column["sigma"] > 0, solarised=column["solarise"] > 0,
+            shares=there(shares)[..., None, None, None].unbind(1),
             way=there((6 * column["hue"][:, None] - (0, 2, 4) + 3) % 6 - 3)[:, :, None, None],
-            weights=there(weights), scale=there(1 / (_TOP * std)), shift=there(-mean / std),
+            weights=there(half_kernel(column["sigma"], reach)), scale=there(1 / (_TOP * std)), shift=there(-mean / std),
         )  # fmt: skip
 
 
-def _gaussian(sigma: Float[np.ndarray, " V"], reach: int) -> tuple[Float[np.ndarray, "V R"], Int[np.ndarray, " V"]]:
-    """Half kernels of a width each, and how far each of them reaches; -1 where the width is 0.
-
-    What weighs less than one in ten thousand is left out: a fortieth of a grey level.
-    """
+def half_kernel(sigma: Float[np.ndarray, " V"], reach: int) -> Float[np.ndarray, "V R"]:
+    """Weights of a blurred pixel and of those one, two … ``reach`` pixels away, for a width each."""
     weights = np.exp(-0.5 * (np.arange(reach + 1) / np.maximum(sigma, 1e-3)[:, None]) ** 2)
-    weights[weights < 1e-4 * weights.sum(1, keepdims=True)] = 0
-    weights /= 2 * weights.sum(1, keepdims=True) - weights[:, :1]
-    return weights, np.where(sigma > 0, (weights > 0).sum(1) - 1, -1)
-
-
-def _recolour(views: UInt8[Tensor, "V C Y X"], plan: _Plan, part: slice, *, out: Float[Tensor, "V C Y X"]) -> None:
-    """Some of the sorted views, into their places in ``out``."""
-
-    def there(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(views.device, non_blocking=True)
-
-    x = views.index_select(0, there(plan.order[part])).float()
-    _jitter(x, plan, part)
-    x = _change(x, plan.grey[part].nonzero()[0], lambda some: grey(some).repeat(1, some.shape[1], 1, 1))
-    blurred = (-plan.taps[part]).argsort(kind="stable")[: int((plan.taps[part] >= 0).sum())]
-    x = _change(x, blurred, lambda some: blur(some, plan.weights[part][blurred], plan.taps[part][blurred]))
-    x = _change(x, plan.solarised[part].nonzero()[0], solarise)
-    if x.device.type == "cpu":  # a third of the time of sorting back afterwards
-        for view, place in zip(x, plan.order[part].tolist(), strict=True):
-            torch.addcmul(plan.shift, view, plan.scale, out=out[place])
-    else:
-        out.index_copy_(0, there(plan.order[part]), x.mul_(plan.scale).add_(plan.shift))
+    return weights / (2 * weights.sum(1, keepdims=True) - weights[:, :1])
 
 
 def _change(x: Images, rows: Int[np.ndarray, " n"], change: Callable[[Images], Images]) -> Images:
@@ -181,35 +155,35 @@ def _change(x: Images, rows: Int[np.ndarray, " n"], change: Callable[[Images], I
     return x
 
 
-def _jitter(x: Images, plan: _Plan, part: slice) -> None:
+def _jitter(x: Images, plan: _Plan) -> None:
     """Brightness, contrast, saturation and hue of sorted views, in place.
 
     The views that have an n-th change before that of hue are the first ones; those that have it after it end where the
     ones begin whose colours stay.
     """
-    ahead = plan.ahead[part].tolist()
+    ahead = plan.ahead.tolist()
     changed = len(ahead) - ahead.count(-1)
     if not changed:
         return
     before = [sum(number > place for number in ahead) for place in range(3)]
     for place, last in enumerate(before):
-        _mix_rows(x, plan, part, slice(0, last), place)
-    if plan.turned[part][:changed].any():
-        hue(_some(x, slice(0, changed)), plan.way[part][:changed])
+        _mix_rows(x, plan, slice(0, last), place)
+    if plan.turned[:changed].any():
+        hue(_some(x, slice(0, changed)), plan.way[:changed])
     for place, first in enumerate(before):
-        _mix_rows(x, plan, part, slice(first, changed), place)
+        _mix_rows(x, plan, slice(first, changed), place)
 
 
-def _mix_rows(x: Images, plan: _Plan, part: slice, rows: slice, place: int) -> None:
+def _mix_rows(x: Images, plan: _Plan, rows: slice, place: int) -> None:
     if rows.start == rows.stop:
         return
-    shares = plan.shares[place][part.start + rows.start : part.start + rows.stop].unbind(1)
-    kinds = plan.kinds[part.start + rows.start : part.start + rows.stop, place].tolist()
+    shares = plan.shares[place][rows].unbind(1)
+    kinds = plan.kinds[rows, place].tolist()
     mix(
         _some(x, rows),
         shares[0],
-        of_mean=shares[_CONTRAST] if _CONTRAST in kinds else None,
-        of_pixel=shares[_SATURATION] if _SATURATION in kinds else None,
+        of_mean=shares[CONTRAST] if CONTRAST in kinds else None,
+        of_pixel=shares[SATURATION] if SATURATION in kinds else None,
     )
 
 
@@ -219,10 +193,10 @@ def _some(x: Images, rows: slice) -> Float[Tensor, "v C Y X"]:
 
 def grey(x: Images) -> Float[Tensor, "V 1 Y X"]:
     """Luma of red, green and blue; of other channels their mean."""
-    if x.shape[1] != len(_LUMA):
+    if x.shape[1] != len(LUMA):
         return x.mean(1, keepdim=True)
     red, green, blue = x.split(1, dim=1)
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def mix(x: Images, kept: Column, *, of_mean: Column | None, of_pixel: Column | None) -> None:
@@ -273,49 +247,19 @@ def hue(x: Float[Tensor, "V 3 Y X"], way: Float[Tensor, "V 3 1 1"]) -> None:
     torch.add(apart.mul_(chroma), highest.sub_(chroma, alpha=2), out=x)
 
 
-def blur(x: Images, weights: Float[Tensor, "V R"], taps: Int[np.ndarray, " V"]) -> Images:
-    """Gaussian blur, every view by its own weights of a pixel and of those one, two … pixels away, edges mirrored.
+def blur(x: Images, weights: Float[Tensor, "V R"]) -> Images:
+    """Gaussian blur, every view by its own two kernels, edges mirrored.
 
     Args:
-        taps: How many pixels away the weights are more than 0; falls from view to view.
+        weights: Of a pixel and of those one, two … pixels away.
     """
-    return blur_by_shifts(x, weights, taps) if x.device.type == "cpu" else blur_by_convolution(x, weights, taps)
-
-
-def blur_by_convolution(x: Images, weights: Float[Tensor, "V R"], taps: Int[np.ndarray, " V"]) -> Images:
-    """Blur with two kernels a view."""
-    count, channels, reach = *x.shape[:2], int(taps[0])
-    half = weights[:, : reach + 1]
-    kernel = torch.cat([half[:, 1:].flip(1), half], dim=1).repeat_interleave(channels, 0)
+    count, channels = x.shape[:2]
+    reach = weights.shape[1] - 1
+    kernel = torch.cat([weights[:, 1:].flip(1), weights], dim=1).repeat_interleave(channels, 0)
     flat = F.pad(x, (reach,) * 4, mode="reflect").flatten(0, 1).unsqueeze(0)
     flat = F.conv2d(flat, kernel[:, None, None, :], groups=count * channels)
     flat = F.conv2d(flat, kernel[:, None, :, None], groups=count * channels)
     return flat.view(x.shape)
-
-
-def blur_by_shifts(x: Images, weights: Float[Tensor, "V R"], taps: Int[np.ndarray, " V"]) -> Images:
-    """Blur as sums of shifted copies: torch's grouped convolution takes up to ten times as long on a processor.
-
-    A view lies in one row of numbers, so a shift down is a shift by the length of its rows. Where rows or channels meet,
-    what comes out means nothing; it is left out in the end.
-    """
-    reach = int(taps[0])
-    padded = F.pad(x, (reach,) * 4, mode="reflect")
-    flat, (rows, row) = padded.flatten(1), padded.shape[2:]
-    for step in (row, 1):
-        length = flat.shape[1] - 2 * reach * step
-        shifts = flat.as_strided((2 * reach + 1, len(x), length), (step, flat.stride(0), 1)).unbind(0)
-        total, both = shifts[reach] * weights[:, :1], torch.empty(len(x), length)
-        for place in range(1, reach + 1):
-            weight, sums, most = weights[:, place : place + 1], total, both
-            before, after = shifts[reach - place], shifts[reach + place]
-            if taps[-1] < place:  # the last views have no weight here
-                some = slice(0, int((taps >= place).sum()))
-                weight, sums, most, before, after = (part[some] for part in (weight, sums, most, before, after))
-            torch.add(before, after, out=most)
-            sums.addcmul_(most, weight)
-        flat = total
-    return flat.as_strided(x.shape, (flat.stride(0), rows * row, row, 1))
 
 
 def solarise(x: Images) -> Images:
