@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ class Storage:
     def fail(self, count, status=503):
         """Answer the next reads of objects with an error."""
         self._ask(f"-fail/{status}/{count}")
+
+    def fail_every(self, nth, status=503):
+        """Answer the nth, 2nth … read of each object with an error; 0 ends it."""
+        self._ask(f"-every/{status}/{nth}")
 
     def reads(self):
         """Reads of objects since the last call, failed ones included."""
@@ -73,6 +78,7 @@ def serve_objects():
     class Failing:
         def __init__(self):
             self.app, self.left, self.status, self.reads = DomainDispatcherApplication(create_backend_app), 0, "503", 0
+            self.every, self.of_each = 0, Counter()
             self.lock = threading.Lock()
 
         def __call__(self, environment, start):
@@ -80,6 +86,11 @@ def serve_objects():
             if path.startswith("/-fail/"):
                 _, _, self.status, left = path.split("/")
                 self.left = int(left)
+                start("200 OK", [])
+                return [b""]
+            if path.startswith("/-every/"):
+                _, _, self.status, every = path.split("/")
+                self.every = int(every)
                 start("200 OK", [])
                 return [b""]
             if path == "/-reads":
@@ -91,6 +102,8 @@ def serve_objects():
                 self.reads += is_read
                 fails = is_read and self.left > 0
                 self.left -= fails
+                self.of_each[path] += is_read
+                fails |= is_read and self.every > 0 and self.of_each[path] % self.every == 0
             if fails:
                 start(f"{self.status} Made so", [("Content-Type", "text/xml")])
                 return [b"<Error><Code>ServiceUnavailable</Code><Message>made so</Message></Error>"]

@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import dinoforge
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import Broken
 from dinoforge.data.sources import storage
+from dinoforge.data.sources.bucket import Bucket
 from dinoforge.data.sources.table import open_source
 
 
@@ -81,12 +83,66 @@ def test_what_is_not_there_is_one_line(bucket):
         open_source("s3://nowhere/x")
 
 
-def test_ten_steps_of_training_from_object_storage(bucket, tmp_path):
-    bucket.fail(1)
-    done = dinoforge.pretrain(
-        recipe="vit_micro.toy", data="s3://whole/photos", out=str(tmp_path / "run"),
+@pytest.mark.parametrize("address", ["s3://once/photos", "s3://twice/photos/**/*.png"])
+def test_a_second_scan_reads_only_what_changed(address, object_storage, tmp_path):
+    for number in range(5):
+        write(tmp_path / "in" / "photos" / f"{number}.png", number)
+    name = address.split("/")[2]
+    object_storage.put(name, tmp_path / "in")
+
+    def scan():
+        object_storage.reads()
+        return dinoforge.scan(data=address, out=str(tmp_path / "photos.parquet"), workers=1)
+
+    first = scan()
+    assert (first.images, first.read) == (5, 5)
+    assert object_storage.reads() == 5
+    again = scan()
+    assert (again.images, again.read, again.reused) == (5, 0, 5)
+    assert object_storage.reads() == 0
+    before = (tmp_path / "in" / "photos" / "3.png").stat().st_size
+    write(tmp_path / "in" / "photos" / "3.png", 9)
+    assert (tmp_path / "in" / "photos" / "3.png").stat().st_size == before
+    Bucket("s3")._client().pipe_file(f"{name}/photos/3.png", (tmp_path / "in" / "photos" / "3.png").read_bytes())
+    changed = scan()
+    assert (changed.read, changed.reused, changed.changed) == (1, 4, 1)
+    assert object_storage.reads() == 1
+
+
+def write(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (level, 0, 0)).save(path)
+
+
+def ten_steps(out):
+    return dinoforge.pretrain(
+        recipe="vit_micro.toy", data="s3://whole/photos", out=str(out),
         **{"plan.images": 160, "plan.batch": 16, "objective.group": 16, "workers": 2},
     )  # fmt: skip
-    assert done.steps == 10
-    assert all(np.isfinite(value) for value in done.losses.values())
+
+
+def test_errors_within_workers_change_nothing_of_a_training_run(bucket, tmp_path, monkeypatch):
+    quiet = ten_steps(tmp_path / "quiet")
+    notes, transient = tmp_path / "notes", storage.transient
+
+    def noted(error):
+        with notes.open("a") as file:
+            file.write(f"{os.getpid()} {transient(error)} {storage._status(error)}\n")
+        return transient(error)
+
+    monkeypatch.setattr(storage, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(storage, "transient", noted)
+    bucket.fail_every(3)
+    try:
+        done = ten_steps(tmp_path / "run")
+    finally:
+        bucket.fail_every(0)
+    seen = [line.split() for line in notes.read_text().splitlines()]
+    assert {tuple(rest) for _, *rest in seen} == {("True", "503")}
+    in_workers = [process for process, *_ in seen if int(process) != os.getpid()]
+    assert len(in_workers) > 10
+    assert len(set(in_workers)) == 2
+    assert (done.steps, done.quarantined) == (10, 0)
     assert not (tmp_path / "run" / "quarantine.jsonl").exists()
+    assert done.losses == quiet.losses
+    assert all(np.isfinite(value) for value in done.losses.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,8 @@ from dinoforge.data.picture import SIDEWAYS, Broken, Picture, first_line, turned
 NPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of both byte orders, of the classic form and of BigTIFF."""
+_NEEDS = re.compile(r"<\w+\.(\w+): \d+> requires the 'imagecodecs' package")
+"""What tifffile says of a compression or predictor that it leaves to another library."""
 _UNTOUCHED = (np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.float32)
 
 
@@ -43,8 +46,8 @@ def numbers(pixels: Shaped[np.ndarray, "Y X C"]) -> Shaped[np.ndarray, "Y X C"]:
         return np.ascontiguousarray(pixels, dtype=known or other)
 
 
-def open_npy(encoded: bytes) -> Picture:
-    """An array ``[Y, X, C]`` or ``[Y, X]`` as ``numpy.save`` writes it; nothing in it is executed.
+def read_npy(encoded: bytes) -> Shaped[np.ndarray, "Y X"] | Shaped[np.ndarray, "Y X C"]:
+    """An array ``[Y, X, C]`` or ``[Y, X]`` as ``numpy.save`` writes it, a view of the bytes; nothing in it is executed.
 
     Raises:
         Broken: Objects, another number of axes, or another length than the header says.
@@ -54,24 +57,30 @@ def open_npy(encoded: bytes) -> Picture:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, columns_first, kind = read(file)
-        start, count = file.tell(), math.prod(shape)
+        start, needed = file.tell(), math.prod(shape) * kind.itemsize
     except Exception as error:  # the header is a Python literal, and a damaged one may be anything
         raise Broken(f"this is no NumPy array that can be read: {first_line(error)}") from None
     if kind.hasobject:
         raise Broken("holds Python objects, not numbers")
+    if not kind.itemsize:  # any shape would fit no bytes
+        raise Broken(f"holds {kind}, not numbers")
     if len(shape) not in {2, 3}:
         raise Broken(f"has shape {list(shape)}; an image is [Y, X] or [Y, X, C]")
-    if count * kind.itemsize != len(encoded) - start:
-        raise Broken(
-            f"shape {list(shape)} of {kind} needs {count * kind.itemsize:,} bytes, {len(encoded) - start:,} are there"
-        )
+    if needed != len(encoded) - start or min(shape) < 0:
+        raise Broken(f"shape {list(shape)} of {kind} needs {needed:,} bytes, {len(encoded) - start:,} are there")
+    return np.ndarray(shape, kind, encoded, start, order="F" if columns_first else "C")
 
-    def decoded(_reduction: int) -> np.ndarray:
-        flat = np.frombuffer(encoded, kind, count, start)
-        found = flat.reshape(shape, order="F" if columns_first else "C")
-        return numbers(found if found.ndim == 3 else found[:, :, None])
 
-    return Picture(shape[0], shape[1], shape[2] if len(shape) == 3 else 1, decoded=decoded)
+def open_npy(encoded: bytes) -> Picture:
+    """The picture in an array of ``read_npy``.
+
+    Raises:
+        Broken: As ``read_npy``.
+    """
+    found = read_npy(encoded)
+    pixels = found if found.ndim == 3 else found[:, :, None]
+    height, width, channels = pixels.shape
+    return Picture(height, width, channels, decoded=lambda _reduction: numbers(pixels))
 
 
 @cache
@@ -139,6 +148,12 @@ def _told() -> Iterator[None]:
     except Broken:
         raise
     except Exception as error:
+        needed = _NEEDS.search(str(error))
+        if needed:
+            raise Broken(
+                f"is a TIFF file written with {needed[1]}, which needs imagecodecs: pip install it, or store the file with "
+                "deflate or uncompressed"
+            ) from None
         raise Broken(f"damaged TIFF file, or of a kind not read here: {first_line(error)}") from None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Num
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dinoforge.data.bands import NPY, read_npy
 from dinoforge.data.decode import MAX_PIXELS, Broken
 
 TRUTHS = ("mask", "depth")
@@ -31,7 +32,7 @@ def ground_truth(encoded: bytes, name: str) -> Num[np.ndarray, "Y X"]:
     Raises:
         Broken: No picture, a damaged or huge one, colours, or a mask of fractions.
     """
-    values = _array(encoded) if encoded[:6] == b"\x93NUMPY" else _picture(encoded)
+    values = _array(encoded) if encoded.startswith(NPY) else _picture(encoded)
     if values.ndim == 3 and (values == values[:, :, :1]).all():
         values = values[:, :, 0]  # grey that was written as red, green and blue
     if values.ndim != 2:
@@ -45,13 +46,11 @@ def ground_truth(encoded: bytes, name: str) -> Num[np.ndarray, "Y X"]:
 
 
 def _array(encoded: bytes) -> np.ndarray:
-    try:
-        values = np.load(io.BytesIO(encoded), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
-        raise Broken(f"damaged NumPy file: {error}") from None
+    values = read_npy(encoded)
     if values.dtype.kind not in "iufb":
-        raise Broken(f"the NumPy file holds {values.dtype}; it takes numbers")
-    return np.asarray(values)
+        raise Broken(f"holds {values.dtype}, not numbers")
+    kind = values.dtype.newbyteorder("=") if values.dtype != np.bool_ else np.uint8
+    return np.array(values, kind)  # a copy: the bytes may not be written to
 
 
 def _picture(encoded: bytes) -> np.ndarray:

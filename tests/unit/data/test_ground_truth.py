@@ -49,8 +49,33 @@ def test_numpy_files():
     assert ground_truth(file.getvalue(), "depth").dtype == np.float32
     file = io.BytesIO()
     np.save(file, np.asarray([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(Broken, match="damaged NumPy file"):
+    with pytest.raises(Broken, match="holds Python objects"):
         ground_truth(file.getvalue(), "depth")
+
+
+@pytest.mark.parametrize("kind", ["?", "u1", ">u2", ">i4", "<i8", ">f4"])
+def test_numbers_of_a_numpy_file_stay_as_they_are(kind):
+    classes = np.asarray([[0, 1, 1], [1, 0, 1]], kind)
+    for array in (classes, np.asfortranarray(classes), classes[:, :, None]):
+        file = io.BytesIO()
+        np.save(file, array)
+        found = ground_truth(file.getvalue(), "depth")
+        assert found.tolist() == classes.astype(int).tolist()
+        assert found.dtype == np.dtype("u1" if kind == "?" else kind).newbyteorder("=")
+        assert found.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [(np.zeros((2, 2), complex), "holds complex128, not numbers"), (np.zeros(4), r"has shape \[4\]")],
+)
+def test_numpy_files_of_something_else(array, reason):
+    file = io.BytesIO()
+    np.save(file, array)
+    with pytest.raises(Broken, match=reason):
+        ground_truth(file.getvalue(), "mask")
+    with pytest.raises(Broken, match=r"no NumPy array that can be read"):
+        ground_truth(file.getvalue()[:90], "mask")
 
 
 def test_grey_in_three_channels_is_one_and_colours_are_refused():

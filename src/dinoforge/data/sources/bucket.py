@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ _CLIENT: dict[str, dict[str, Any]] = {
     }
 }
 _ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "anon"}, "az": {"anon": True}}
+_TAGS = ("ETag", "etag", "LastModified", "updated", "last_modified")
 EXTRAS = {"s3": "remote", "gs": "gcs", "az": "azure"}
 """Which extra brings a scheme's library."""
 
@@ -56,15 +58,7 @@ class Bucket(Storage):
         """Size, and the tag or date that the storage gives."""
         client = self._client()
         facts = retried(lambda: client.info(address))
-        tag = next(
-            (
-                str(facts[name])
-                for name in ("ETag", "etag", "LastModified", "updated", "last_modified")
-                if facts.get(name)
-            ),
-            "",
-        )
-        return int(facts["size"]), tag
+        return int(facts["size"]), _tag(facts)
 
     def kind(self, address: str) -> str:
         """See ``Storage``."""
@@ -92,8 +86,15 @@ class Bucket(Storage):
             if facts[path].get("type") == "directory" or name.endswith("/"):
                 continue
             found.names.append(name)
+            if tag := _tag(facts[path]):
+                found.stamps[name] = f"{facts[path]['size']}:{tag}"
         found.names.sort(key=lambda name: (name.split("/")[:-1], name))
         return found
+
+
+def _tag(facts: Mapping[str, Any]) -> str:
+    """What a storage says of an object that changes with its content; empty where it says nothing."""
+    return next((str(facts[name]) for name in _TAGS if facts.get(name)), "")
 
 
 def bucket(address: str, *, anonymous: bool) -> Bucket:

@@ -58,7 +58,7 @@ def known_columns(
         if own in table.column_names:
             found |= _classes(table[own], column, f"{where} column {own!r}")
     by_name = {column for column in ("label", "group") if f"{column}_name" in found}
-    for text, own in (_named_like(options) | {column: column for column in TEXTS}).items():
+    for text, own in (named_like(options) | {column: column for column in TEXTS}).items():
         if own in table.column_names and text not in found and _is_plain(table[own].type):
             found[text] = texts(table[own])
     if "split" in found:
@@ -106,7 +106,7 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _named_like(options: Options) -> dict[str, str]:
+def named_like(options: Options) -> dict[str, str]:
     """Which columns hold the names that go with the numbers: label_name, or coarse_name with coarse_label."""
     own = {}
     for column, chosen in (("label", options.label), ("group", options.group)):

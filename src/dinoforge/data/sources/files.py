@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import SUFFIXES
@@ -96,12 +97,13 @@ def _one(address: str, name: str, options: Options) -> Source:
     return known[suffix](address, name, options)
 
 
-def _images(root: str, names: list[str], options: Options) -> Paths:
+def _images(root: str, names: list[str], options: Options, stamps: Mapping[str, str]) -> Paths:
     """Image files of a folder; the relative path is the id, a file's folder its label unless that is a split."""
     where = np.asarray(names, dtype=np.str_)
     columns = {"id": where, **by_folder(names)}
     by_name = frozenset({"label"} & columns.keys())
-    return Paths(shown(root), root, where, columns=columns, options=options, by_name=by_name)
+    listed = pa.array([stamps.get(name) for name in names], pa.large_string()) if stamps else None
+    return Paths(shown(root), root, where, columns=columns, options=options, by_name=by_name, stamps=listed)
 
 
 def _collected(root: str, found: Found, options: Options) -> Source:
@@ -121,7 +123,7 @@ def _collected(root: str, found: Found, options: Options) -> Source:
         else:
             rejected.append((name, _why(name, suffix)))
     options.only(*(COLUMNS + ACCESS if holders else ACCESS if scheme_of(root) else ()), of="a folder of image files")
-    parts: list[Source] = [_images(root, images, options)] if images else []
+    parts: list[Source] = [_images(root, images, options, found.stamps)] if images else []
     for name in sorted(holders, key=lambda name: name.split("/")):
         address = joined(root, name)
         try:
@@ -177,7 +179,7 @@ def _pattern(address: str, options: Options) -> Source:
     names = [name for name in found.names if name in literal or any(part.fullmatch(name) for part in fits)]
     if not names:
         raise DataError(f"{shown(address)} fits none of the {len(found.names):,} files in {shown(place)}.")
-    source = _collected(place, Found(names), options)
+    source = _collected(place, Found(names, stamps=found.stamps), options)
     source.address = shown(address)
     return source
 

@@ -9,15 +9,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from dinoforge.base.errors import ConfigError, DataError, closest
 from dinoforge.data.ground_truth import TRUTHS
-from dinoforge.data.sources.columns import TEXTS, by_folder, known_columns, refuse_doubles, texts, with_split
+from dinoforge.data.sources.columns import (
+    TEXTS,
+    by_folder,
+    known_columns,
+    named_like,
+    refuse_doubles,
+    texts,
+    with_split,
+)
 from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, scheme_of, shown
 from dinoforge.data.sources.paths import Paths, storage
 from dinoforge.data.sources.source import Source
-from dinoforge.data.sources.storage import on_opening
+from dinoforge.data.sources.storage import LONGEST, on_opening
 
 PATHS = ("file", "path", "image", "file_name", "filename", "url")
 """Columns that hold the images' paths, the first that is there."""
@@ -37,10 +46,12 @@ def open_list(address: str, name: str, options: Options) -> Source:
     parts = [line.rstrip("\r").partition("\t") for line in lines]
     if not parts:
         raise DataError(f"{shown(address)} names no image; it takes a path or an address a line.")
-    where = np.asarray([part[0].strip() for part in parts], dtype=np.str_)
     labels = [part[2].strip() for part in parts]
-    table = pa.table({"label": _labels(labels)} if any(labels) else {"": pa.nulls(len(parts))})
-    return _listed(address, name, options, table=table, where=where)
+    table = pa.table(
+        {"path": pa.array([part[0].strip() for part in parts], pa.string())}
+        | ({"label": _labels(labels)} if any(labels) else {})
+    )
+    return _listed(address, name, options, table=table, image="path")
 
 
 def _labels(labels: list[str]) -> Any:
@@ -70,7 +81,7 @@ def open_table(address: str, name: str, options: Options) -> Source:
         )
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{shown(address)} cannot be read as a table: {str(error).splitlines()[0]}") from None
-    return _listed(address, name, options, table=table, where=texts(table[path_column(table, address, options)]))
+    return _listed(address, name, options, table=table, image=path_column(table, address, options))
 
 
 def _texts(options: Options) -> dict[str, Any]:
@@ -118,10 +129,27 @@ def truth_paths(table: Any, address: str, options: Options) -> dict[str, np.ndar
     return found
 
 
-def _listed(address: str, name: str, options: Options, *, table: Any, where: np.ndarray) -> Source:
-    """Rows that a file names."""
-    if not len(where):
+def _overlong(table: Any, image: str, options: Options) -> dict[int, str]:
+    """Rows with a text that is too long for a column of texts, each with the reason."""
+    own = {options.label or "label", options.group or "group", *named_like(options).values()}
+    found: dict[int, str] = {}
+    for column in table.column_names:
+        if column in {image, *own, *_texts(options)} and pa.types.is_string(table[column].type):
+            length = pc.fill_null(pc.utf8_length(table[column]), 0).to_numpy()
+            for row in np.flatnonzero(length > LONGEST).tolist():
+                found[row] = f"its {column} has {length[row]:,} characters, more than {LONGEST:,}"
+    return found
+
+
+def _listed(address: str, name: str, options: Options, *, table: Any, image: str) -> Source:
+    """Rows that a file names in the column ``image``."""
+    if not len(table):
         raise DataError(f"{shown(address)} names no image: it has a header and no row.")
+    overlong = _overlong(table, image, options)
+    table = table.take(pa.array(np.setdiff1d(np.arange(len(table)), list(overlong)))) if overlong else table
+    if not len(table):
+        raise DataError(f"{shown(address)} names no image; of its first row, {next(iter(overlong.values()))}.")
+    where = texts(table[image])
     base = address.partition("?")[0].rpartition("/")[0] or ("" if "/" not in address else "/")
     names = unique_names(where, web=scheme_of(address) in WEB)
     known = known_columns(table, shown(address), options=options, names=names)
@@ -129,10 +157,13 @@ def _listed(address: str, name: str, options: Options, *, table: Any, where: np.
     if "label" in known.columns:
         folders = {column: values for column, values in folders.items() if column == "split"}
     by_name = known.by_name | ({"label"} & folders.keys())
-    return Paths(
+    found = Paths(
         shown(address), base, where, columns=with_split({**folders, **known.columns}, name), options=options,
         by_name=by_name, truths=truth_paths(table, address, options),
     )  # fmt: skip
+    # A signed address or a picture written as text may be what is too long: the row is named by its number alone.
+    found.rejected = [(f"{name}:{row}", reason) for row, reason in sorted(overlong.items())]
+    return found
 
 
 def unique_names(where: np.ndarray, *, web: bool = False) -> np.ndarray:

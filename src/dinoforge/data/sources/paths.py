@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
@@ -79,14 +80,17 @@ class Paths(Source):
         base: Folder that relative paths start from.
         where: Path or address of each row's image.
         truths: The same for ``mask`` and ``depth``; empty where a row has none.
+        stamps: Each row's stamp as its storage listed it, pyarrow texts; None for files that are asked for theirs one by one.
     """
 
     def __init__(
         self, address: str, base: str, where: np.ndarray, *, columns: Mapping[str, np.ndarray],
         options: Options, by_name: frozenset[str] = frozenset(), truths: Mapping[str, np.ndarray] | None = None,
+        stamps: Any = None,
     ) -> None:  # fmt: skip
         self.address, self.columns, self.by_name = address, columns, by_name
         self._base, self._where, self._options, self._truths = base, where, options, truths or {}
+        self._stamps = stamps
 
     def encoded(self, row: int) -> bytes:
         """The file's bytes."""
@@ -99,7 +103,10 @@ class Paths(Source):
             raise Broken(str(error)) from None  # of this row alone: others may lie elsewhere
 
     def stamp(self, row: int) -> str | None:
-        """Size and time of the last change of a file on the disk."""
+        """Size and time of the last change of a file on the disk, size and tag of a listed one in object storage."""
+        if self._stamps is not None:
+            listed: str | None = self._stamps[row].as_py()
+            return listed
         try:
             where = joined(self._base, str(self._where[row]))
         except Broken:

@@ -24,6 +24,8 @@ TRIES = 5
 """How often a read from the network is tried before the file is given up."""
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Status codes of servers that may answer the next time."""
+LONGEST = 4096
+"""Characters that a name may have. Columns of texts give every row as many as the longest of them has."""
 _FIRST_WAIT = 0.5  # seconds; doubled after each try, so that five tries take about 8
 _TRANSIENT = frozenset({
     "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "EndpointConnectionError", "HTTPClientError",
@@ -44,6 +46,8 @@ class Found:
     """Relative paths of its files at any depth, in a fixed order; none is hidden."""
     rejected: list[tuple[str, str]] = field(default_factory=list)
     """What is no file to be read, with the reason; names are printable."""
+    stamps: dict[str, str] = field(default_factory=dict)
+    """By name, a text that changes with the file's content, where the listing gives one."""
 
 
 class Storage(ABC):

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from dinoforge.base.errors import DataError, RunError
 from dinoforge.base.files import write_atomic
 from dinoforge.data.sources.options import shown
-from dinoforge.data.sources.storage import Disk, Storage, on_opening, printable
+from dinoforge.data.sources.storage import LONGEST, Disk, Storage, on_opening, printable
 
-_VERSION = 1
+_VERSION = 2
 _KEY = b"dinoforge tar index"
 _FACTS = 1 << 16  # bytes; a longer .json or .cls is no fact but a document
 _WORDS = 512  # characters; longer texts (captions) stay in the tar
@@ -152,7 +152,9 @@ def _members(
             vars(archive)["members"].clear()  # ours to keep: the library's list of a million takes a gigabyte
             reason = _refused(member, size)
             if reason:
-                rejected.append((printable(member.name), reason))
+                long = len(member.name) > LONGEST
+                called = f"{member.name[:64]}… at byte {member.offset:,}" if long else member.name
+                rejected.append((printable(called), reason))
             elif not Path(member.name).name.startswith("."):
                 yield member
         end = archive.offset
@@ -172,6 +174,8 @@ def _refused(member: tarfile.TarInfo, size: int) -> str:
         return "a link, not a file"
     if not member.isreg():
         return "" if member.isdir() else "not a regular file"
+    if len(member.name) > LONGEST:
+        return f"the name has {len(member.name):,} characters, more than {LONGEST:,}"
     if member.name.startswith("/") or ".." in member.name.replace("\\", "/").split("/") or "\x00" in member.name:
         return "the name leads out of the archive"
     if printable(member.name) != member.name:
@@ -214,6 +218,8 @@ def _note(facts: dict[str, Any], ending: str, content: bytes, name: str, rejecte
             facts.update({k: v for k, v in plain.items() if not isinstance(v, str) or len(v) <= _WORDS})
         else:
             text = content.decode().strip()
+            if len(text) > _WORDS:
+                raise ValueError(f"{len(text):,} characters are no name of a class")
             facts.setdefault("label", int(text) if text.lstrip("-").isdecimal() else text)
     except (ValueError, RecursionError) as error:
         rejected.append((name, f"not read: {str(error).splitlines()[0]}"))

@@ -122,6 +122,30 @@ def test_a_list_names_files_relative_to_itself_and_labels_after_a_tab(tmp_path):
         named.pixels(2)
 
 
+def test_a_line_of_a_list_that_is_endless_costs_itself_alone(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
+    long = "x" * 100_000
+    for name, text in (
+        ("l.txt", f"a.png\tant\n{long}\tant\nb.png\tbee\nb.png\t{long}\n"),
+        ("t.csv", f"path,label,note\na.png,ant,{long}\n{long},ant,\nb.png,bee,\nb.png,{long},\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        source = open_source(f"{tmp_path}/{name}")
+        assert source.columns["id"].tolist() == ["a.png", "b.png"]
+        assert source.columns["label_name"].tolist() == ["ant", "bee"]
+        assert red(source) == [0, 10]
+        assert sum(column.nbytes for column in source.columns.values()) < 1000
+        assert source.rejected == [
+            (f"{name}:1", "its path has 100,000 characters, more than 4,096"),
+            (f"{name}:3", "its label has 100,000 characters, more than 4,096"),
+        ]
+    (tmp_path / "l.txt").write_text(f"{long}\n")
+    with pytest.raises(DataError, match=r"l.txt names no image; of its first row, its path has 100,000 characters"):
+        open_source(f"{tmp_path}/l.txt")
+    (tmp_path / "l.txt").write_text("x" * 4096)
+    assert len(open_source(f"{tmp_path}/l.txt")) == 1
+
+
 def test_a_table_of_paths_has_all_columns(tmp_path, monkeypatch):
     pictures(tmp_path, "007.png", "b.png")
     (tmp_path / "m.png").write_bytes(png(3, "L"))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -86,6 +87,22 @@ def test_what_could_lead_out_is_refused_and_nothing_is_written(tmp_path):
         "a.tar/notes": "no image among .md; ?image= names an ending",
     }  # fmt: skip
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".a.tar.index", "a.tar", "in"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_member_with_an_endless_name_costs_itself_alone(kind, tmp_path):
+    class_file = ("b.cls", b"ant" * 9_000)
+    members = [("a.png", png(1)), ("d/" + "x" * 100_000 + ".png", png(2)), ("b.png", png(3)), class_file]
+    where = tar(tmp_path / "a.tar", members, kind=kind)
+    for _ in range(2):  # made, then kept
+        source = open_source(where)
+        assert source.columns["id"].tolist() == ["a.tar/a.png", "a.tar/b.png"]
+        assert [int(source.pixels(row)[0, 0, 0]) for row in range(2)] == [1, 3]
+        assert sum(column.nbytes for column in source.columns.values()) < 1000
+        (name, reason), (other, unread) = source.rejected
+        assert re.fullmatch(r"a.tar/d/x{62}… at byte \d[\d,]*", name)
+        assert reason == "the name has 100,006 characters, more than 4,096"
+        assert (other, unread) == ("a.tar/b.cls", "not read: 27,000 characters are no name of a class")
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
