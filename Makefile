@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-long check clean
+.PHONY: demo test test-long check gpu-check clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoforge demo out=demo-out
@@ -19,6 +19,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# On a machine with a CUDA device; writes gpu-check.json. Without an installation: PYTHONPATH=src python3 bench/gpu_check.py
+gpu-check: $(VENV)/installed-dev
+	$(BIN)/python bench/gpu_check.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dinoforge needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -1,4 +1,4 @@
-"""Attention, fused against written out, forward and backward: what decides ``model.layers.attend``. One JSON line.
+"""Attention, fused against written out, forward and backward: what decides ``model.attention.attend``. One JSON line.
 
 python bench/attention.py [rounds]
 """
@@ -8,27 +8,29 @@ import sys
 import time
 
 import torch
-import torch.nn.functional as F
 
+from dinoforge.base.allocator import keep_freed_memory
 from dinoforge.base.hardware import cpu_flags, cpu_has_bf16, versions
-from dinoforge.model.layers import attend_written_out
+from dinoforge.model.attention import attend
 
 SHAPES = ((128, 4, 65, 32), (256, 4, 17, 32), (32, 6, 50, 64), (8, 6, 257, 64), (1, 6, 1370, 64))
-KINDS = {"fused": F.scaled_dot_product_attention, "written_out": attend_written_out}
+KINDS = ("fused", "written_out")
 
 
 def seconds(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[float, float]:
     """Forward and backward of one call, laid out as the backbone lays it out."""
     rows, heads, tokens, channels = shape
     x = torch.randn(rows, tokens, 3, heads, channels, dtype=dtype, requires_grad=True)
+    towards = torch.randn(rows, tokens, heads * channels, dtype=dtype)
     began = time.perf_counter()
-    out = KINDS[kind](*x.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2)
+    out = attend(x, kind)
     middle = time.perf_counter()
-    out.sum().backward()
+    out.backward(towards)
     return middle - began, time.perf_counter() - middle
 
 
 def main(rounds: int) -> None:
+    keep_freed_memory()  # as the product does
     dtypes = [torch.float32, *([torch.bfloat16] if cpu_has_bf16(cpu_flags()) else [])]
     rows = []
     for shape in SHAPES:

@@ -27,6 +27,7 @@ from dinoforge.base.hardware import (
 from dinoforge.base.log import progress, say
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.order import weights_of
+from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.health import effective_rank
@@ -42,7 +43,8 @@ from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Observer, fit
 from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
-from dinoforge.train.optim import optimizer
+from dinoforge.train.optim import fused, optimizer
+from dinoforge.train.parallel import quicken
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, library
@@ -131,7 +133,15 @@ def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]
 def training_rows(address: str) -> Source:
     """The images of an address that may be trained on: the train split where it has splits."""
     whole = open_source(address)  # once: a million files take seconds
-    return whole.select(np.flatnonzero(whole.columns["split"] == "train")) if has_split(whole, "train") else whole
+    if has_split(whole, "train"):
+        return whole.select(np.flatnonzero(whole.columns["split"] == "train"))
+    others = sorted(set(whole.columns["split"].tolist()) - {""}) if "split" in whole.columns else []
+    if others and "split" not in split_address(address)[1]:
+        say(
+            f"{whole.address} has no split train, only {', '.join(others)}: all its {len(whole):,} images are used; "
+            "?split=NAME behind the address chooses one."
+        )
+    return whole
 
 
 def labelled(address: str) -> tuple[Source, Source]:
@@ -263,7 +273,7 @@ class Run:
     def _train(self, checkpoints: Checkpoints, latest: Saved | None) -> Pretrained:
         recipe, plan = self.recipe, self.recipe.plan
         step = self._networks()
-        adamw = optimizer(step.student, plan)
+        adamw = optimizer(step.student, plan, fused=fused(recipe.speed.optimizer, self.device))
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         for name, reason in self.source.rejected:
             quarantine(name, reason)
@@ -347,7 +357,9 @@ class Run:
         if self.start is not None:
             backbone.load_state_dict(self.start.module.state_dict())
         student = networks(backbone, recipe.objective, seed=recipe.seed)
-        return Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
+        step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
+        quicken(step, recipe.speed, self.device)
+        return step
 
     def _protocol(self) -> str:
         """What the probe measures, in 16 hexadecimal digits: two accuracies compare where these are the same."""

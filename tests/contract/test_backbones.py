@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinoforge.model.features import Features, Inputs
+from dinoforge.model.features import Features, Inputs, Subset
 from dinoforge.model.table import BACKBONES, build, empty
 from dinoforge.model.toy import ToyConfig
 from dinoforge.model.vit import VitConfig
@@ -28,6 +28,13 @@ def images(*shape, seed=0):
 def close(mine: Features, want: Features, atol=1e-5):
     for name in ("image", "registers", "patches"):
         torch.testing.assert_close(getattr(mine, name), getattr(want, name), rtol=0, atol=atol)
+
+
+def subsets(rows, seed):
+    """For every block half of the samples for attention and as many others, scaled, for the feed-forward branch."""
+    kept = max(rows // 2, 1)
+    orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(10 * seed + block)) for block in range(2)]
+    return [(Subset(order[:kept], rows / kept), Subset(order[-kept:], rows / kept)) for order in orders]
 
 
 def test_every_kind_is_here():
@@ -104,20 +111,22 @@ class TestEveryBackbone:
         without = [key for key, parameter in module.named_parameters() if parameter.grad is None]
         assert not without
 
-
-@pytest.mark.parametrize("name", MEMBERS)
-def test_exports(name):
-    """torch.export looks inside Features; the program gives the same."""
-    module, x = build(MEMBERS[name], seed=0).eval(), images(2, 3, 32, 32)
-    program = torch.export.export(module, (x,))
-    close(program.module()(x), module(x))
-
-    def test_a_packed_pass_is_several_passes(self, name):
-        """Of images of three sizes, masked and not: values, and gradients of every parameter."""
+    @pytest.mark.parametrize("dropping", [(), (0, 1, 2), (1,)])
+    def test_a_packed_pass_is_several_passes(self, name, dropping):
+        """Of images of three sizes, masked and not, with branches for some samples only: values and all gradients."""
+        if name == "toy" and dropping:
+            pytest.skip("the toy has no branch to drop")
         module = build(MEMBERS[name], seed=0).double()
+        with torch.no_grad():
+            for key, parameter in module.named_parameters():
+                if key.endswith("gamma"):
+                    parameter.fill_(0.5)  # at its start a branch is next to nothing
         sizes = [images(3, 3, 32, 32), images(5, 3, 16, 16, seed=1), images(2, 3, 8, 24, seed=2)]
         masks = torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.4
-        inputs = [Inputs(x.double(), masks if number == 0 else None) for number, x in enumerate(sizes)]
+        inputs = [
+            Inputs(x.double(), masks if number == 0 else None, subsets(len(x), number) if number in dropping else None)
+            for number, x in enumerate(sizes)
+        ]
 
         def gradients(found):
             module.zero_grad()
@@ -125,8 +134,20 @@ def test_exports(name):
             return {name: None if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}
 
         packed = module(inputs)
-        alone = [module(part.images, part.masks) for part in inputs]
-        for mine, want in zip(packed, alone, strict=True):
+        alone = [module([part])[0] for part in inputs]
+        for mine, want, part in zip(packed, alone, inputs, strict=True):
             close(mine, want, atol=1e-12)
+            if part.drop is None:
+                close(mine, module(part.images, part.masks), atol=1e-12)
+            else:
+                assert not torch.allclose(mine.image, module(part.images, part.masks).image)
         for (key, mine), want in zip(gradients(packed).items(), gradients(alone).values(), strict=True):
             torch.testing.assert_close(mine, want, rtol=1e-9, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_exports(name):
+    """torch.export looks inside Features; the program gives the same."""
+    module, x = build(MEMBERS[name], seed=0).eval(), images(2, 3, 32, 32)
+    program = torch.export.export(module, (x,))
+    close(program.module()(x), module(x))

@@ -11,6 +11,7 @@ import torch
 from recorded import Case, config, files, items, names, needs_recordings, reading, relative_error
 from safetensors.torch import load_file, save_file
 
+import plain
 from dinoforge.loss.dino import DinoConfig, dino_loss
 from dinoforge.loss.targets import Centring, sinkhorn
 
@@ -19,11 +20,12 @@ TIGHT = 1e-5
 
 
 def undivided(student_global, student_local, target, temperature):
-    """Our two terms as sums over pairs, each the mean over images: what was recorded."""
-    pairs = len(target) * (len(target) - 1) + max(len(student_local) * len(target), 1)
+    """Our loss and its two terms as sums over pairs, each the mean over images: the terms are what was recorded."""
+    teachers = len(student_global)
+    pairs = teachers * (teachers - 1) + max(len(student_local) * teachers, 1)
     scores = torch.cat([student_global, student_local])
-    terms = dino_loss(scores, target, config=DinoConfig(student_temperature=temperature))
-    return terms.wide * pairs, terms.local * pairs
+    terms = dino_loss(plain.scores(scores), target, config=DinoConfig(student_temperature=temperature))
+    return terms.total * pairs, terms.wide * pairs, terms.local * pairs
 
 
 def whole_cases(recorded, _names):
@@ -35,15 +37,17 @@ def test_sinkhorn(path, prefix):
     with reading(path, prefix) as case:
         about = case.config["loss"] if prefix == "loss/" else case.config["cases"][int(prefix[4:-1])]
         scores = case["in/teacher_logits"]
-        target = sinkhorn(scores, temperature=about["temp"], rounds=about["n_iterations"])
-        assert relative_error(target, case["out/teacher_probs"]) <= TIGHT
+        target = sinkhorn(plain.scores(scores), temperature=about["temp"], rounds=about["n_iterations"])
+        assert relative_error(target.rows(), case["out/teacher_probs"]) <= TIGHT
         if prefix != "loss/":
             assert list(scores.shape) == [about["rows"], about["prototypes"]]
             return
         student = case["in/student_local_logits"].requires_grad_()
         images = student.shape[1]
-        _, local = undivided(torch.zeros(2, *student.shape[1:]), student, target.unflatten(0, (-1, images)), 0.1)
-        local.backward()
+        total, _, local = undivided(
+            torch.zeros(2, *student.shape[1:]), student, target.unflatten(len(scores) // images), 0.1
+        )
+        total.backward()
         assert local.item() == pytest.approx(case["out/loss_local_sum"].item(), rel=TIGHT)
         assert relative_error(student.grad, case["grad/student_local_logits"]) <= TIGHT
 
@@ -58,20 +62,20 @@ def test_centring(path):
             scores, images = tensors["in/teacher_logits"], about["batch"]
             assert relative_error(centring.centre, tensors["out/center_used"].flatten()) <= TIGHT
             one_group = torch.zeros(len(scores), dtype=torch.long)
-            target = centring.targets(scores, temperature=temperature, group=one_group, groups=1)
+            target = centring.targets(plain.scores(scores), temperature=temperature, group=one_group, groups=1).rows()
             assert relative_error(target, tensors["out/teacher_probs"]) <= TIGHT
 
             wide = tensors["in/student_global_logits"].unflatten(0, (2, images)).requires_grad_()
             near = tensors["in/student_local_logits"].requires_grad_()
             assert len(near) == about["n_local"]
             # Recorded targets lie opposite the student's view they are compared with: ours are swapped back.
-            global_sum, local_sum = undivided(
-                wide, near, target.unflatten(0, (2, images)).flip(0), about["student_temp"]
+            total, global_sum, local_sum = undivided(
+                wide, near, plain.given(target.unflatten(0, (2, images)).flip(0)), about["student_temp"]
             )
-            (global_sum / 2 + local_sum).backward()
+            total.backward()  # global views take part in the first term only, local ones in the second
             assert global_sum.item() / 2 == pytest.approx(tensors["out/loss_global_sum"].item(), rel=TIGHT)
             assert local_sum.item() == pytest.approx(tensors["out/loss_local_sum"].item(), rel=TIGHT)
-            assert relative_error(wide.grad.flatten(0, 1), tensors["grad/student_global_logits"]) <= TIGHT
+            assert relative_error(wide.grad.flatten(0, 1) / 2, tensors["grad/student_global_logits"]) <= TIGHT
             assert relative_error(near.grad, tensors["grad/student_local_logits"]) <= TIGHT
         assert relative_error(centring.centre, case["final/center"].flatten()) <= TIGHT
 
@@ -79,6 +83,7 @@ def test_centring(path):
 RANK = """
 import sys, torch, torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from dinoforge.loss.scores import Scores
 from dinoforge.loss.targets import Centring, sinkhorn
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
@@ -87,12 +92,12 @@ for name, scores in sorted(load_file(f"{folder}/in{rank}.safetensors").items()):
     kind, what, temperature = name.split("|")
     one_group = torch.zeros(len(scores), dtype=torch.long)
     if what == "sinkhorn":
-        found[name] = sinkhorn(scores, temperature=float(temperature))
+        found[name] = sinkhorn(Scores(scores), temperature=float(temperature)).rows()
     else:
         centring = Centring(scores.shape[1], momentum=0.9)
-        centring.targets(scores, temperature=1.0, group=one_group, groups=1)
+        centring.targets(Scores(scores), temperature=1.0, group=one_group, groups=1)
         found[f"{kind}|center|"] = centring.centre.clone()
-        found[name] = centring.targets(scores, temperature=float(temperature), group=one_group, groups=1)
+        found[name] = centring.targets(Scores(scores), temperature=float(temperature), group=one_group, groups=1).rows()
 save_file(found, f"{folder}/out{rank}.safetensors")
 dist.destroy_process_group()
 """

@@ -4,6 +4,7 @@ import pytest
 import torch
 from recorded import config, files, needs_recordings, reading, relative_error
 
+import plain
 from dinoforge.data.batch import masked_positions
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.targets import Centring, sinkhorn
@@ -29,13 +30,13 @@ def test_steps(path):
             assert relative_error(centring.centre, tensors["centering/center_used"].flatten()) <= TIGHT
             one_group = torch.zeros(len(scores), dtype=torch.long)
             targets = {
-                "centering": centring.targets(scores, temperature=temperature, group=one_group, groups=1),
-                "sinkhorn": sinkhorn(scores, temperature=temperature, rounds=about["n_iterations"]),
+                "centering": centring.targets(plain.scores(scores), temperature=temperature, group=one_group, groups=1),
+                "sinkhorn": sinkhorn(plain.scores(scores), temperature=temperature, rounds=about["n_iterations"]),
             }
             for kind, target in targets.items():
-                assert relative_error(target, tensors[f"{kind}/teacher_probs"]) <= TIGHT
+                assert relative_error(target.rows(), tensors[f"{kind}/teacher_probs"]) <= TIGHT
                 student = tensors["in/student_logits"].clone().requires_grad_()
-                loss = ibot_loss(student, target, weight, views=len(masks), config=settings)
+                loss = ibot_loss(plain.scores(student), target, weight, views=len(masks), config=settings)
                 loss.backward()
                 assert loss.item() == pytest.approx(tensors[f"{kind}/loss"].item(), rel=TIGHT)
                 assert loss.item() == pytest.approx(tensors[f"{kind}/loss_weights_derived"].item(), rel=TIGHT)
@@ -50,7 +51,9 @@ def dense(case, settings):
     masks, student = tensors["in/masks"], tensors["in/student_logits"].requires_grad_()
     index, weight = masked_positions(masks.unsqueeze(0))
     target = tensors["in/teacher_probs"].flatten(0, 1)[index]
-    loss = ibot_loss(student.flatten(0, 1)[index], target, weight, views=len(masks), config=settings)
+    loss = ibot_loss(
+        plain.scores(student.flatten(0, 1)[index]), plain.given(target), weight, views=len(masks), config=settings
+    )
     loss.backward()
     assert loss.item() == pytest.approx(tensors["out/loss"].item(), rel=TIGHT)
     assert relative_error(student.grad, tensors["grad/student_logits"]) <= TIGHT

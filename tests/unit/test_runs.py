@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import dinoforge.runs
@@ -10,7 +11,7 @@ from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import Run, labelled
+from dinoforge.runs import Run, labelled, training_rows
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.optim import clip
 from dinoforge.train.step import Losses, Pretrain
@@ -30,6 +31,27 @@ def tiny(out, *, precision=("fp32", "asked for"), probed=None, **settings):
 
 def killed(*_args, **_settings):
     raise KeyboardInterrupt
+
+
+def folders(root, *names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / name / "a.png")
+    return str(root)
+
+
+def test_of_splits_without_train_all_is_used_and_said(tmp_path, capsys):
+    odd = folders(tmp_path / "odd", "test", "validation/x", "other")
+    assert len(training_rows(odd)) == 3
+    assert capsys.readouterr().err == (
+        f"{odd} has no split train, only test, val: all its 3 images are used; "
+        "?split=NAME behind the address chooses one.\n"
+    )
+    assert len(training_rows(f"{odd}?split=val")) == 1
+    assert len(training_rows(folders(tmp_path / "usual", "train", "test"))) == 1
+    assert len(training_rows(folders(tmp_path / "plain", "cat", "dog"))) == 2
+    assert len(training_rows("toy://species?images=12&size=32&split=test")) > 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("writer", ["write_json", "write_text"])

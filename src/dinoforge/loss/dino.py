@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from dinoforge.base.config import Config
+from dinoforge.loss.scores import Assignment, Scores, cross_entropy
 
 
 class DinoConfig(Config):
@@ -24,15 +24,17 @@ class DinoConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class DinoTerms:
-    """Parts of the loss, in nats, float32; the loss is their sum."""
+    """The loss and its parts, in nats, float32."""
 
+    total: Float[Tensor, ""]
+    """The sum of both parts; it alone has a gradient."""
     local: Float[Tensor, ""]
     """From pairs of a local student view and a global teacher view."""
     wide: Float[Tensor, ""]
     """From pairs of two different global views."""
 
 
-def dino_loss(student: Float[Tensor, "S B K"], target: Float[Tensor, "T B K"], *, config: DinoConfig) -> DinoTerms:
+def dino_loss(student: Scores, target: Assignment, *, config: DinoConfig) -> DinoTerms:
     """Mean cross-entropy over all pairs of different views of the same image.
 
     Spelled out, with ``p = softmax(student / temperature)`` and the mean over images inside ``H``::
@@ -44,17 +46,17 @@ def dino_loss(student: Float[Tensor, "S B K"], target: Float[Tensor, "T B K"], *
     The 1 in ``pairs`` without local views is the released code's; it makes the loss 2/3 of the mean (docs/method.md).
 
     Args:
-        student: Prototype scores, any float dtype; global views first, in the teacher's order.
-        target: Prototype probabilities, rows sum to 1, no gradient.
+        student: Scores ``[S, B, K]``; global views first, in the teacher's order.
+        target: Probabilities ``[T, B, K]``.
     """
-    teachers = len(target)
-    pairs = teachers * (teachers - 1) + max((len(student) - teachers) * teachers, 1)
-    score = student.float() / config.student_temperature
-    # -sum_k t_k log p_k = (sum_k t_k) log Z - sum_k t_k score_k: no [S T B K] tensor, and log p is never kept.
-    log_z = score.logsumexp(-1)
-    target = target.float()
-    mass = target.sum(-1)
-    agreement = torch.einsum("sbk,tbk->stb", score, target)
-    entropy = (log_z.unsqueeze(1) * mass.unsqueeze(0) - agreement).mean(-1)
-    wide = entropy[:teachers]
-    return DinoTerms(local=entropy[teachers:].sum() / pairs, wide=(wide.sum() - wide.diagonal().sum()) / pairs)
+    students, images = student.vectors.shape[:2]
+    teachers = len(target.scores.vectors)
+    pairs = teachers * (teachers - 1) + max((students - teachers) * teachers, 1)
+    # Made on the device: a copy from the host would make it wait.
+    each = target.column.new_zeros(2, students, teachers)
+    each[0, teachers:] = 1 / pairs
+    each[1, :teachers] = 1 / pairs
+    each[1, :teachers].fill_diagonal_(0)
+    weight = target.column.new_full((images,), 1 / images)
+    total, terms = cross_entropy(student, target, temperature=config.student_temperature, pairs=each, weight=weight)
+    return DinoTerms(total, local=terms[0], wide=terms[1])

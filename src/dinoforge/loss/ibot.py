@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dinoforge.base.config import Config
+from dinoforge.loss.scores import Assignment, Scores, cross_entropy
 
 
 class IbotConfig(Config):
@@ -20,8 +21,8 @@ class IbotConfig(Config):
 
 
 def ibot_loss(
-    student: Float[Tensor, "M K"],
-    target: Float[Tensor, "M K"],
+    student: Scores,
+    target: Assignment,
     weight: Float[Tensor, " M"],
     *,
     views: int,
@@ -37,13 +38,15 @@ def ibot_loss(
     those without a mask, so with half of them masked the loss is half a mean.
 
     Args:
-        student: Prototype scores, any float dtype.
-        target: Prototype probabilities, rows sum to 1, no gradient.
+        student: Scores ``[M, K]``.
+        target: Probabilities ``[M, K]``.
         views: Number of global views, masked or not.
 
     Returns:
         The loss in nats, float32; 0 where nothing is masked.
     """
-    score, target = student.float() / config.student_temperature, target.float()
-    entropy = score.logsumexp(-1) * target.sum(-1) - (score * target).sum(-1)
-    return (entropy * weight).sum() / views
+    one = weight.new_full((1, 1, 1), 1 / views)
+    total, _ = cross_entropy(
+        student.unflatten(1), target.unflatten(1), temperature=config.student_temperature, pairs=one, weight=weight
+    )
+    return total

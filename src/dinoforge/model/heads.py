@@ -38,13 +38,13 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(prototypes, 1))
         self.weight_v = nn.Parameter(torch.zeros(prototypes, width))
 
-    def forward(self, x: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
-        """Scores of all prototypes."""
-        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+    def forward(self) -> Float[Tensor, "K E"]:
+        """The layer's weight, ``g_k v_k / |v_k|``."""
+        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
 
 
 class Head(nn.Module):
-    """Tokens in, prototype scores out."""
+    """Tokens in; out comes what prototype scores are the products of."""
 
     def __init__(self, width: int, config: HeadConfig) -> None:
         super().__init__()
@@ -68,9 +68,10 @@ class Head(nn.Module):
         bound = 1 / math.sqrt(self.config.bottleneck)
         nn.init.uniform_(self.last_layer.weight_v, -bound, bound, generator=generator)
 
-    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
-        """Scores of every token, at most ``g_k`` large."""
-        return self.last_layer(self.project(x))
+    def forward(self, x: Float[Tensor, "*rows D"]) -> tuple[Float[Tensor, "*rows E"], Float[Tensor, "K E"]]:
+        """Bottleneck vectors and prototypes. Scores are ``vectors @ prototypes.T``, at most ``g_k`` large; so many of them
+        are not computed before it is known what for."""
+        return self.project(x), self.last_layer()
 
     def project(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows E"]:
         """The bottleneck vectors, of length 1 (a zero vector stays zero)."""

@@ -9,20 +9,18 @@ Axes: B images, T tokens of one, S tokens of all, D channels, N patches, H heads
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinoforge.model.attention import Shapes, Way, attend_packed
 from dinoforge.model.features import Subset
 
 NORM_EPS = 1e-6
-
-Shapes: TypeAlias = Sequence[tuple[int, int]]
-"""Of every group of packed sequences: how many there are, and how many tokens each has."""
 
 
 def subset_rows(rows: int, rate: float) -> int:
@@ -35,55 +33,26 @@ def drop_rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
     return [rate if uniform else rate * block / max(depth - 1, 1) for block in range(depth)]
 
 
-WRITTEN_OUT_TOKENS = 512
-"""Longest sequence whose attention is written out in bf16 on a CPU: up to 257 tokens torch's fused kernel takes 2 to 7 times as
-long, by its backward pass (bench/attention.py, docs/records.md). Beyond, memory decides: the scores are tokens by tokens."""
-
-
-def attend(
-    query: Float[Tensor, "B H T E"], key: Float[Tensor, "B H T E"], value: Float[Tensor, "B H T E"]
-) -> Float[Tensor, "B H T E"]:
-    """``softmax(query key' / sqrt(E)) value``: the one place where attention is computed, and where it is chosen how."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= WRITTEN_OUT_TOKENS:
-        with torch.autocast("cpu", enabled=False):
-            return attend_written_out(query, key, value)
-    return F.scaled_dot_product_attention(query, key, value)
-
-
-def attend_written_out(
-    query: Float[Tensor, "B H T E"], key: Float[Tensor, "B H T E"], value: Float[Tensor, "B H T E"]
-) -> Float[Tensor, "B H T E"]:
-    """The definition: two matrix products and a softmax between them (Vaswani et al. 2017, eq. 1)."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return scores.softmax(-1) @ value
-
-
 class Attention(nn.Module):
     """Multi-head self-attention; rows of ``qkv`` are queries, keys, values, head-major inside each."""
 
-    def __init__(self, width: int, heads: int, *, qkv_bias: bool, proj_bias: bool) -> None:
+    def __init__(self, width: int, heads: int, *, qkv_bias: bool, proj_bias: bool, way: Way = "auto") -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.way = heads, way
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width, bias=proj_bias)
 
-    def forward(self, x: Float[Tensor, "S D"], shapes: Shapes) -> Float[Tensor, "S D"]:
-        """Every token of a sample attends to every token of the same sample."""
-        mixed = [
-            attend(*self._parts(group, shape)).transpose(1, 2).flatten(2).flatten(0, 1)
-            for group, shape in zip(split(self.qkv(x), shapes), shapes, strict=True)
-        ]
-        return self.proj(join(mixed))
+    def forward(
+        self, x: Float[Tensor, "S D"], shapes: Shapes, scale: Float[Tensor, " D"] | None = None
+    ) -> Float[Tensor, "S D"]:
+        """Every token of a sample attends to every token of the same sample; the result times ``scale``."""
+        return F.linear(attend_packed(self.qkv(x), shapes, self.heads, self.way), *scaled(self.proj, scale))
 
     def first_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
         """How the first token of every sample spreads its attention over all tokens: rows sum to 1, float32."""
-        query, key, _ = self._parts(self.qkv(x).flatten(0, 1), x.shape[:2])
+        query, key, _ = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
         return scores.softmax(-1)[:, :, 0]
-
-    def _parts(self, qkv: Float[Tensor, "tokens threeD"], shape: Sequence[int]) -> Float[Tensor, "3 B H T E"]:
-        """Queries, keys and values of one group."""
-        return qkv.view(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -94,9 +63,43 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
-    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        """The same for every token."""
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(
+        self, x: Float[Tensor, "*rows D"], scale: Float[Tensor, " D"] | None = None
+    ) -> Float[Tensor, "*rows D"]:
+        """The same for every token; the result times ``scale``."""
+        weight, bias = scaled(self.fc2, scale)
+        found: Tensor = _GeluLinear.apply(*_cast(self.fc1(x), weight, bias))
+        return found
+
+
+class _GeluLinear(torch.autograd.Function):
+    """``linear(gelu(x))``, which keeps ``x`` alone and computes the GELU again on the way back.
+
+    It is the widest activation of a block, a sixth of all that is kept, and a hundredth of a step's time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "*rows d"], weight: Float[Tensor, "D d"], bias: Float[Tensor, " D"] | None
+    ) -> Float[Tensor, "*rows D"]:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, towards: Float[Tensor, "*rows D"]) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = towards.flatten(0, -2)
+        of_weight = rows.T @ F.gelu(x).flatten(0, -2) if ctx.needs_input_grad[1] else None
+        of_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        return torch.ops.aten.gelu_backward(towards @ weight, x), of_weight, of_bias
+
+
+def _cast(*tensors: Tensor | None) -> Iterator[Tensor | None]:
+    """In the precision of the context that this is called in, as ``F.linear`` does by itself."""
+    kind = next(tensor for tensor in tensors if tensor is not None).device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return (tensor if tensor is None or dtype is None else tensor.to(dtype) for tensor in tensors)
 
 
 class SwiGlu(nn.Module):
@@ -107,15 +110,26 @@ class SwiGlu(nn.Module):
         self.w12 = nn.Linear(width, 2 * hidden, bias=bias)
         self.w3 = nn.Linear(hidden, width, bias=bias)
 
-    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        """The same for every token."""
+    def forward(
+        self, x: Float[Tensor, "*rows D"], scale: Float[Tensor, " D"] | None = None
+    ) -> Float[Tensor, "*rows D"]:
+        """The same for every token; the result times ``scale``."""
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        return F.linear(F.silu(gate) * value, *scaled(self.w3, scale))
 
 
 def swiglu_hidden(requested: int) -> int:
     """Two thirds of the hidden width asked for, rounded up to a multiple of 8 (4D = 6144 gives 4096)."""
     return (requested * 2 // 3 + 7) // 8 * 8
+
+
+def scaled(
+    layer: nn.Linear, scale: Float[Tensor, " D"] | None
+) -> tuple[Float[Tensor, "D d"], Float[Tensor, " D"] | None]:
+    """Weight and bias of ``scale * layer``: they have fewer numbers than what comes out of it, which would be kept."""
+    if scale is None:
+        return layer.weight, layer.bias
+    return layer.weight * scale.unsqueeze(1), None if layer.bias is None else layer.bias * scale
 
 
 class LayerScale(nn.Module):
@@ -126,35 +140,42 @@ class LayerScale(nn.Module):
         self.start = start
         self.gamma = nn.Parameter(torch.full((width,), start))
 
-    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        """``gamma * x``."""
-        return x * self.gamma
+    def forward(self) -> Float[Tensor, " D"]:
+        """The factors."""
+        return self.gamma
+
+
+class NoScale(nn.Module):
+    """Stands where LayerScale would."""
+
+    def forward(self) -> None:
+        """There are no factors."""
 
 
 class Block(nn.Module):
-    """``x + ls1(attn(norm1(x)))``, then ``x + ls2(mlp(norm2(x)))``; a branch may be computed for some samples only."""
+    """``x + ls1 * attn(norm1(x))``, then ``x + ls2 * mlp(norm2(x))``; a branch may be computed for some samples only."""
 
     def __init__(self, width: int, attn: nn.Module, mlp: nn.Module, *, layerscale: float | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = attn
-        self.ls1 = nn.Identity() if layerscale is None else LayerScale(width, layerscale)
+        self.ls1 = NoScale() if layerscale is None else LayerScale(width, layerscale)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = mlp
-        self.ls2 = nn.Identity() if layerscale is None else LayerScale(width, layerscale)
+        self.ls2 = NoScale() if layerscale is None else LayerScale(width, layerscale)
 
     def forward(
         self, x: Float[Tensor, "S D"], shapes: Shapes, drop: Sequence[tuple[Subset, Subset] | None] | None = None
     ) -> Float[Tensor, "S D"]:
         """``drop`` names, for every group, the samples of the attention and of the feed-forward branch; None is all."""
         if drop is None or not any(drop):
-            x = x + self.ls1(self.attn(self.norm1(x), shapes))
-            return x + self.ls2(self.mlp(self.norm2(x)))
+            x = x + self.attn(self.norm1(x), shapes, self.ls1())
+            return x + self.mlp(self.norm2(x), self.ls2())
         attn, mlp = ([None if pair is None else pair[branch] for pair in drop] for branch in range(2))
         some, kept = _subset(x, shapes, attn)
-        x = _add(x, shapes, self.ls1(self.attn(self.norm1(some), kept)), kept, attn)
+        x = _add(x, shapes, self.attn(self.norm1(some), kept, self.ls1()), kept, attn)
         some, kept = _subset(x, shapes, mlp)
-        return _add(x, shapes, self.ls2(self.mlp(self.norm2(some))), kept, mlp)
+        return _add(x, shapes, self.mlp(self.norm2(some), self.ls2()), kept, mlp)
 
 
 def split(x: Float[Tensor, "S D"], shapes: Shapes) -> Sequence[Float[Tensor, "_ D"]]:

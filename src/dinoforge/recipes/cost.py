@@ -92,6 +92,7 @@ def job(recipe: Recipe, where: torch.device, precision: Choice) -> Job:
         masks=recipe.data.masks,
         device=where,
         precision=precision.precision,
+        speed=recipe.speed,
         probe_rows=min(rows, Extraction(where).rows_at_once),
     )
 

@@ -13,6 +13,7 @@ from dinoforge.data.masks import MaskConfig
 from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
+from dinoforge.train.parallel import StepSpeed
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import ObjectiveConfig
 from dinoforge.train.trackers.table import known_trackers
@@ -61,7 +62,7 @@ class ProbeConfig(Config):
     """Training images whose features' effective rank is taken where no labelled source is given."""
 
 
-class Speed(Config):
+class Speed(StepSpeed):
     """How fast, never what: no field may change a result beyond rounding."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"

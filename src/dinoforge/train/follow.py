@@ -11,5 +11,4 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """``teacher = momentum * teacher + (1 - momentum) * student``, for every parameter, in place."""
     mine: list[torch.Tensor] = list(teacher.parameters())
     theirs: list[torch.Tensor] = list(student.parameters())
-    torch._foreach_mul_(mine, momentum)
-    torch._foreach_add_(mine, theirs, alpha=1 - momentum)
+    torch._foreach_lerp_(mine, theirs, 1 - momentum)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 import weakref
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -25,11 +27,13 @@ from dinoforge.base.hardware import Precision, compute_context, resident_bytes
 from dinoforge.data.augment import GLOBAL_VIEWS, PARAMETERS, AugmentConfig
 from dinoforge.data.batch import Batch
 from dinoforge.data.masks import MaskConfig
-from dinoforge.data.photometric import recolour, views_at_once
+from dinoforge.data.photometric import recolour_floats
+from dinoforge.loss import scores
 from dinoforge.model.table import BACKBONES, BackboneConfig, build
 from dinoforge.model.vit import VitConfig
 from dinoforge.train.loop import Done, fit
-from dinoforge.train.optim import optimizer
+from dinoforge.train.optim import fused, optimizer
+from dinoforge.train.parallel import StepSpeed, quicken
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain, networks, teacher_of
 
@@ -53,6 +57,7 @@ class Job:
     masks: MaskConfig
     device: torch.device
     precision: Precision
+    speed: StepSpeed = field(default_factory=StepSpeed)
     probe_rows: int = 0
     """Images whose features the quality probe takes in one forward pass."""
 
@@ -138,7 +143,7 @@ def forecast(job: Job) -> Forecast:
     this one. On a GPU it is the device's memory, as torch counts it, and has no runtime part.
     """
     runtime = _runtime(job)
-    with FakeTensorMode(), Live() as live:
+    with _few_pieces(job), FakeTensorMode(), Live() as live:
         with torch.device(job.device):
             student = _shapes(job)
             weights = live.now
@@ -146,7 +151,9 @@ def forecast(job: Job) -> Forecast:
             both = live.now
             batch = _batch(job)
             data = live.now - both
-        step, adamw = Pretrain(student, teacher, job.objective, seed=0), optimizer(student, job.plan)
+        step = Pretrain(student, teacher, job.objective, seed=0)
+        quicken(step, job.speed.model_copy(update={"compile": False}), job.device)  # there is nothing to compile for
+        adamw = optimizer(student, job.plan, fused=fused(job.speed.optimizer, job.device))
         before_update: list[int] = []
         adamw.register_step_pre_hook(lambda *_: before_update.append(live.peak))
         fit(step, adamw, [batch], plan=job.plan, steps=1, compute=compute_context(job.precision, job.device))
@@ -180,6 +187,26 @@ def forecast(job: Job) -> Forecast:
     return Forecast(memory=memory, flops=flops)
 
 
+@contextmanager
+def _few_pieces(job: Job) -> Iterator[None]:
+    """Count the scores of large batches in some blocks and pieces of a hundredth: by the thousands they would take minutes."""
+    rows = round(GLOBAL_VIEWS * job.plan.batch * _masked_patches(job)) + GLOBAL_VIEWS * job.plan.batch
+    share = rows * job.objective.head.prototypes * 4 // 100
+    block, piece = scores.BLOCK_BYTES, scores.PIECE_BYTES
+    scores.BLOCK_BYTES = max(block, share)
+    scores.PIECE_BYTES = {device: max(size, share) for device, size in piece.items()}
+    try:
+        yield
+    finally:
+        scores.BLOCK_BYTES, scores.PIECE_BYTES = block, piece
+
+
+def _masked_patches(job: Job) -> float:
+    """Of a global view, on average."""
+    patches = (job.augment.global_pixels // job.backbone.patch) ** 2
+    return job.masks.probability * patches * sum(job.masks.ratio) / 2
+
+
 def _shapes(job: Job) -> Networks:
     """Backbone and heads; in a mode of tensors without values nothing is drawn."""
     return networks(BACKBONES[job.backbone.kind][1](job.backbone), job.objective, seed=0)
@@ -189,7 +216,7 @@ def _batch(job: Job, images: int | None = None) -> Batch:
     """A batch of noise, with as many masked patches as a batch has on average and one group for all draws."""
     count, side, near = images or job.plan.batch, job.augment.global_pixels, job.augment.local_pixels
     channels, patches = getattr(job.backbone, "channels", 3), (side // job.backbone.patch) ** 2
-    masked = round(GLOBAL_VIEWS * count * job.masks.probability * patches * sum(job.masks.ratio) / 2)
+    masked = round(GLOBAL_VIEWS * count * _masked_patches(job))
     masks = torch.zeros(GLOBAL_VIEWS * count * patches, dtype=torch.bool)
     return Batch(
         globals=torch.randn(GLOBAL_VIEWS, count, channels, side, side),
@@ -214,18 +241,17 @@ def _look(backbone: nn.Module, job: Job) -> None:
 
 
 def _colouring(job: Job) -> int:
-    """Bytes that colouring a batch takes beyond its result, counted on a few views in which everything changes."""
-    views, side = GLOBAL_VIEWS * job.plan.batch, job.augment.global_pixels
-    # A processor works on a few at once, a graphics card on all: there four views stand for them.
-    few = min(views, views_at_once(side, side)) if job.device.type == "cpu" else 4
+    """Bytes that colouring a batch takes beyond its result, counted on four views in which everything changes."""
+    if job.device.type == "cpu":
+        return 0  # some bytes of one view at a time
+    views, side, few = GLOBAL_VIEWS * job.plan.batch, job.augment.global_pixels, 4
     channels = job.backbone.channels
     pixels = torch.zeros(few, channels, side, side, dtype=torch.uint8)
     change = dict.fromkeys(PARAMETERS, 1.0) | ({} if channels == 3 else {"hue": 0.0})
     colours = torch.tensor([[change[name] for name in PARAMETERS]]).expand(few, -1)
     with Live() as live:
-        recolour(pixels, colours, job.augment.colour)
-    extra = max(live.peak - 4 * pixels.numel(), 0)
-    return extra if job.device.type == "cpu" else extra * views // few
+        recolour_floats(pixels, colours, job.augment.colour)
+    return max(live.peak - 4 * pixels.numel(), 0) * views // few
 
 
 def _runtime(job: Job) -> int:
@@ -237,7 +263,7 @@ def _runtime(job: Job) -> int:
     plan = job.plan.model_copy(update={"batch": 4})
     small = Job(
         backbone=tiny, objective=objective, plan=plan, augment=augment, masks=job.masks, device=job.device,
-        precision=job.precision,
+        precision=job.precision, speed=job.speed.model_copy(update={"compile": False, "checkpointing": "none"}),
     )  # fmt: skip
     pace(small, images=4, steps=2)
     return resident_bytes()
@@ -261,7 +287,8 @@ def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
     """Measured on noise in so many steps of ``images`` images, the first of which does not count."""
     student = networks(build(job.backbone, seed=0), job.objective, seed=0)
     step = Pretrain(student, teacher_of(student), job.objective, seed=0).to(job.device)
-    adamw = optimizer(step.student, job.plan)
+    quicken(step, job.speed, job.device)
+    adamw = optimizer(step.student, job.plan, fused=fused(job.speed.optimizer, job.device))
     marks: list[float] = []
 
     def mark(done: Done | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,12 @@ def depth(module: nn.Module) -> int:
     return max((int(match.group(1)) + 1 for match in found if match), default=0)
 
 
-def optimizer(student: nn.Module, plan: PlanConfig) -> torch.optim.AdamW:
-    """AdamW over the student's sub-modules; parameters with equal multipliers share a group, in order of appearance."""
+def optimizer(student: nn.Module, plan: PlanConfig, *, fused: bool = False) -> torch.optim.AdamW:
+    """AdamW over the student's sub-modules; parameters with equal multipliers share a group, in order of appearance.
+
+    Args:
+        fused: One kernel updates everything of a parameter, instead of one kernel an operation for all parameters.
+    """
     groups: dict[Multipliers, list[Tensor]] = {}
     for module in student.children():
         blocks = depth(module)
@@ -63,7 +67,12 @@ def optimizer(student: nn.Module, plan: PlanConfig) -> torch.optim.AdamW:
                 groups.setdefault(multipliers(name, blocks=blocks, plan=plan), []).append(parameter)
     settings: list[dict[str, Any]] = [{"params": members, "multipliers": key} for key, members in groups.items()]
     # The rate is set before every step; it only must not be AdamW's own default.
-    return torch.optim.AdamW(settings, lr=0.0, betas=plan.betas, weight_decay=0.0, foreach=True)
+    return torch.optim.AdamW(settings, lr=0.0, betas=plan.betas, weight_decay=0.0, foreach=not fused, fused=fused)
+
+
+def fused(wish: Literal["auto", "foreach", "fused"], device: torch.device) -> bool:
+    """Whether one kernel updates everything of a parameter: what is asked for, else what is faster on that device."""
+    return wish == "fused" or (wish == "auto" and device.type in {"cpu", "cuda"})
 
 
 def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled) -> None:

@@ -24,6 +24,7 @@ from dinoforge.data.batch import Batch
 from dinoforge.loss.dino import DinoConfig, dino_loss
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.koleo import koleo_loss
+from dinoforge.loss.scores import Assignment, Scores
 from dinoforge.loss.targets import Centring, sinkhorn
 from dinoforge.model.features import Inputs, Subset
 from dinoforge.model.heads import Head, HeadConfig
@@ -89,6 +90,19 @@ class Networks(nn.Module):
         """The head for patches, which may be the one for class tokens."""
         return self.dino_head if self.ibot_head is None else self.ibot_head
 
+    def scores(self, image: Float[Tensor, "views D"], patches: Float[Tensor, "M D"]) -> tuple[Scores, Scores]:
+        """Of class tokens ``[views, K]`` and of patches ``[M, P]``, in the precision of the context that this is called in."""
+        kind = image.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        if self.ibot_head is None:
+            vectors, prototypes = (part.to(dtype) for part in self.dino_head(torch.cat([image, patches])))
+            return Scores(vectors[: len(image)], prototypes), Scores(vectors[len(image) :], prototypes)
+        first, second = (
+            Scores(*(part.to(dtype) for part in head(tokens)))
+            for head, tokens in ((self.dino_head, image), (self.ibot_head, patches))
+        )
+        return first, second
+
 
 def networks(backbone: Any, config: ObjectiveConfig, *, seed: int) -> Networks:
     """A backbone with freshly drawn heads."""
@@ -109,8 +123,10 @@ def teacher_of(student: Networks) -> Networks:
 class Targets:
     """What the student is to predict; no gradient."""
 
-    images: Float[Tensor, "G B K"]
-    patches: Float[Tensor, "M P"]
+    images: Assignment
+    """``[G, B, K]``"""
+    patches: Assignment
+    """``[M, P]``"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +158,17 @@ class Pretrain(nn.Module):
         views, images = batch.globals.shape[:2]
         with compute:
             seen = self.teacher.backbone(batch.globals.flatten(0, 1))
-            scores = self.teacher.dino_head(seen.image)
-            patch_scores = self.teacher.patch_head(seen.patches.flatten(0, 2)[batch.masked_index])
+            scores, patch_scores = self.teacher.scores(seen.image, seen.patches.flatten(0, 2)[batch.masked_index])
         # Position of a masked patch -> its image in the batch -> that image's group.
         patches = batch.masks.shape[-1]
         group_of_patch = (batch.masked_index // patches) % images // self.config.group
-        group_of_image = torch.arange(images, device=scores.device).repeat(views) // self.config.group
+        group_of_image = torch.arange(images, device=seen.image.device).repeat(views) // self.config.group
         return Targets(
-            images=self._assign("images", scores, group_of_image, images, at).unflatten(0, (views, images)),
+            images=self._assign("images", scores, group_of_image, images, at).unflatten(views),
             patches=self._assign("patches", patch_scores, group_of_patch, images, at),
         )
 
-    def _assign(self, name: str, scores: Tensor, group: Tensor, images: int, at: Scheduled) -> Tensor:
+    def _assign(self, name: str, scores: Scores, group: Tensor, images: int, at: Scheduled) -> Assignment:
         """Scores to probabilities, by the configured rule."""
         if isinstance(self.config.targets, SinkhornConfig):
             return sinkhorn(scores, temperature=at.teacher_temperature, rounds=self.config.targets.rounds)
@@ -174,16 +189,15 @@ class Pretrain(nn.Module):
                 inputs.append(Inputs(batch.locals.flatten(0, 1), None, self._drop(batch, len(batch.locals), "local")))
             wide, *near = self.student.backbone(inputs)
             image = torch.cat([wide.image, *(part.image for part in near)])
-            scores = self.student.dino_head(image).unflatten(0, (-1, images))
-            patch_scores = self.student.patch_head(wide.patches.flatten(0, 2)[batch.masked_index])
+            scores, patch_scores = self.student.scores(image, wide.patches.flatten(0, 2)[batch.masked_index])
 
         config = self.config
-        dino = dino_loss(scores, targets.images, config=config.dino)
+        dino = dino_loss(scores.unflatten(len(image) // images), targets.images, config=config.dino)
         ibot = ibot_loss(patch_scores, targets.patches, batch.mask_weight, views=views * images, config=config.ibot)
         koleo = torch.stack(
             [koleo_loss(view, group=config.group) for view in wide.image.unflatten(0, (views, images))]
         ).sum()
-        total = config.dino_weight * (dino.local + dino.wide) + config.ibot_weight * ibot + config.koleo_weight * koleo
+        total = config.dino_weight * dino.total + config.ibot_weight * ibot + config.koleo_weight * koleo
         terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo, "total": total}
         return Losses(total=total, terms={name: term.detach() for name, term in terms.items()})
 

@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.model.attention import GROUPS, attend, attend_packed
 from dinoforge.model.layers import (
     Attention,
     Subset,
     SwiGlu,
-    attend,
-    attend_written_out,
     drop_rates,
     resize_positions,
     swiglu_hidden,
 )
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
+
+WAYS = ("auto", "fused", "written_out")
 
 
 def made(*shape, seed=0):
@@ -32,22 +33,66 @@ def test_attention_equals_its_definition():
             for t in range(5):
                 weights = torch.stack([query[b, h, t] @ key[b, h, s] / math.sqrt(4) for s in range(5)]).softmax(0)
                 want[b, h, t] = sum(weights[s] * value[b, h, s] for s in range(5))
-    torch.testing.assert_close(attend(query, key, value), want)
-    torch.testing.assert_close(attend_written_out(query, key, value), want)
+    for way in WAYS:
+        got = attend(torch.stack([query, key, value]).permute(1, 3, 0, 2, 4), way)
+        torch.testing.assert_close(got.unflatten(-1, (3, 4)).transpose(1, 2), want)
 
 
-def test_attention_in_bf16_stays_near_its_definition():
-    """Whichever form is taken: values and gradients within bf16's rounding of the answer in float64."""
-    parts = [made(2, 3, 9, 4, seed=seed) for seed in range(3)]
-    exact = [part.bfloat16().double().requires_grad_() for part in parts]
-    rough = [part.bfloat16().requires_grad_() for part in parts]
-    want, got = attend(*exact), attend(*rough)
+@pytest.mark.parametrize("way", WAYS)
+def test_attention_in_bf16_stays_near_its_definition(way):
+    """Values and gradients within bf16's rounding of the answer in float64."""
+    rough = made(2, 9, 3, 3, 4).bfloat16().requires_grad_()
+    exact = rough.detach().double().requires_grad_()
+    want, got = attend(exact, "fused"), attend(rough, way)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.double(), want, rtol=0.02, atol=0.02)
     want.square().sum().backward()
     got.square().sum().backward()
-    for mine, its in zip(rough, exact, strict=True):
-        torch.testing.assert_close(mine.grad.double(), its.grad, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(rough.grad.double(), exact.grad, rtol=0.05, atol=0.05)
+
+
+def test_gradients_of_attention_written_out():
+    """Against finite differences, in float64."""
+    assert torch.autograd.gradcheck(lambda x: attend(x, "written_out"), made(2, 3, 3, 2, 2).double().requires_grad_())
+
+
+SHAPES = [(2, 37), (3, 5), (1, 50), (4, 5), (2, 17), (1, 1)]
+"""Samples and tokens of groups, more than one call for each is made for on a GPU."""
+
+
+def group_by_group(qkv, shapes, heads, way):
+    """Attention of each group on its own."""
+    groups = qkv.split([samples * tokens for samples, tokens in shapes])
+    return torch.cat(
+        [attend(group.view(*shape, 3, heads, -1), way).flatten(0, 1) for group, shape in zip(groups, shapes, strict=True)]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1], SHAPES[:GROUPS]])
+@pytest.mark.parametrize("way", WAYS)
+def test_packed_attention_is_that_of_each_group(way, shapes):
+    packed = made(sum(samples * tokens for samples, tokens in shapes), 3 * 2 * 4).double()
+    got = attend_packed(packed, shapes, 2, way)
+    torch.testing.assert_close(got, group_by_group(packed, shapes, 2, "written_out"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("way", ["auto", "fused"])
+def test_packed_attention_in_one_call_on_a_gpu(way):
+    """Values and gradients within bf16's rounding of each group's own, computed in float32 from the same numbers."""
+    assert len(SHAPES) > GROUPS
+    heads, channels = 2, 64
+    rows = sum(samples * tokens for samples, tokens in SHAPES)
+    rough = made(rows, 3 * heads * channels).cuda().bfloat16().requires_grad_()
+    exact = rough.detach().float().requires_grad_()
+    towards = made(rows, heads * channels, seed=1).cuda().bfloat16()
+    got, want = attend_packed(rough, SHAPES, heads, way), group_by_group(exact, SHAPES, heads, "written_out")
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), want, rtol=0.02, atol=0.02)
+    got.backward(towards)
+    want.backward(towards.float())
+    torch.testing.assert_close(rough.grad.float(), exact.grad, rtol=0.05, atol=0.05)
 
 
 def test_rows_of_qkv_are_queries_keys_values_head_by_head():
@@ -126,18 +171,24 @@ def test_released_sizes(name):
 
 
 def test_a_branch_on_all_samples_is_the_plain_block():
-    block, x = build(VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16), seed=0).blocks[0], made(4, 5, 16)
+    block, x = (
+        build(VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16, layerscale=0.5), seed=0).blocks[0],
+        made(4, 5, 16),
+    )
     every, x = Subset(torch.arange(4), 1.0), x.flatten(0, 1)
     torch.testing.assert_close(block(x, [(4, 5)], [(every, every)]), block(x, [(4, 5)]))
 
 
 def test_expectation_over_subsets_is_the_plain_branch():
     """Over all pairs of three samples, each scaled by 3/2, the mean is the whole branch (a law of the scale)."""
-    block, x = build(VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16), seed=0).blocks[0], made(3, 5, 16)
+    block, x = (
+        build(VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16, layerscale=0.5), seed=0).blocks[0],
+        made(3, 5, 16),
+    )
     nothing = Subset(torch.zeros(0, dtype=torch.long), 1.0)
     x, shapes = x.flatten(0, 1), [(3, 5)]
     some = [block(x, shapes, [(Subset(torch.tensor(pair), 1.5), nothing)]) for pair in ((0, 1), (0, 2), (1, 2))]
-    want = x + block.ls1(block.attn(block.norm1(x), shapes))
+    want = x + block.ls1.gamma * block.attn(block.norm1(x), shapes)
     torch.testing.assert_close(torch.stack(some).mean(0), want)
 
 

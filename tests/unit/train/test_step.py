@@ -3,38 +3,13 @@
 import pytest
 import torch
 
+import plain
 from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.model.heads import HeadConfig
-from dinoforge.model.table import build
-from dinoforge.model.vit import VitConfig
 from dinoforge.train.draws import draw_subsets
 from dinoforge.train.follow import follow
-from dinoforge.train.plan import Scheduled
-from dinoforge.train.step import CentringConfig, ObjectiveConfig, Pretrain, networks, teacher_of
-
-AT = Scheduled(1e-3, 1e-3, 0.04, 0.99, 0.05)
-SMALL = HeadConfig(prototypes=24, hidden=16, bottleneck=8)
-
-
-def made(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def pretrain(drop=0.0, **objective):
-    config = ObjectiveConfig(**{"group": 4, "head": SMALL, **objective})
-    student = networks(
-        build(VitConfig(width=16, depth=2, heads=2, patch=4, pixels=16, drop_path=drop, layerscale=None), seed=0),
-        config,
-        seed=0,
-    )
-    return Pretrain(student, teacher_of(student), config, seed=0)
-
-
-def batch(images=8, local=3, seed=0):
-    masks = torch.rand(2, images, 16, generator=torch.Generator().manual_seed(seed)) < 0.3
-    index, weight = masked_positions(masks)
-    return Batch(made(2, images, 3, 16, 16, seed=seed), made(local, images, 3, 8, 8, seed=seed + 1), masks, index, weight,
-                 tuple(range(images // 4)))  # fmt: skip
+from dinoforge.train.step import CentringConfig
+from tiny import AT, batch, pretrain
 
 
 def part(whole, first, last):
@@ -59,7 +34,10 @@ def test_losses_of_parts_add_up_to_those_of_the_whole(drop):
     total = 0.0
     for first, last in ((0, 4), (4, 8)):
         inside = (image_of >= first) & (image_of < last)
-        mine = type(targets)(images=targets.images[:, first:last], patches=targets.patches[inside])
+        mine = type(targets)(
+            images=plain.given(targets.images.rows()[:, first:last]),
+            patches=plain.given(targets.patches.rows()[inside]),
+        )
         loss = step.losses(part(whole, first, last), mine).total / 2
         loss.backward()
         total += loss.item()
@@ -87,7 +65,7 @@ def test_the_teacher_sees_no_mask_and_no_local_view():
     masks = torch.zeros_like(whole.masks)
     index, weight = masked_positions(masks)
     bare = Batch(whole.globals, whole.locals * 0, masks, index, weight, whole.groups)
-    torch.testing.assert_close(pretrain().targets(whole, AT).images, pretrain().targets(bare, AT).images)
+    torch.testing.assert_close(pretrain().targets(whole, AT).images.rows(), pretrain().targets(bare, AT).images.rows())
 
 
 def test_each_weight_switches_its_own_term():
@@ -116,8 +94,8 @@ def test_a_batch_without_masks_or_local_views_still_trains():
 def test_separate_heads_have_their_own_sizes():
     step = pretrain(patch_head=HeadConfig(prototypes=40, hidden=12, bottleneck=6))
     targets = step.targets(batch(), AT)
-    assert targets.images.shape[-1] == 24
-    assert targets.patches.shape[-1] == 40
+    assert targets.images.rows().shape[-1] == 24
+    assert targets.patches.rows().shape[-1] == 40
     step(batch(), AT).total.backward()
     assert set(dict(step.student.named_children())) == {"backbone", "dino_head", "ibot_head"}
 

@@ -1,0 +1,34 @@
+"""A step of a tiny transformer and batches for it."""
+
+import torch
+
+from dinoforge.data.batch import Batch, masked_positions
+from dinoforge.model.heads import HeadConfig
+from dinoforge.model.table import build
+from dinoforge.model.vit import VitConfig
+from dinoforge.train.plan import Scheduled
+from dinoforge.train.step import ObjectiveConfig, Pretrain, networks, teacher_of
+
+AT = Scheduled(1e-3, 1e-3, 0.04, 0.99, 0.05)
+VIT = VitConfig(width=16, depth=2, heads=2, patch=4, pixels=16, layerscale=None)
+SMALL = HeadConfig(prototypes=24, hidden=16, bottleneck=8)
+
+
+def made(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pretrain(drop=0.0, backbone=None, **objective):
+    """A student and its teacher."""
+    config = ObjectiveConfig(**{"group": 4, "head": SMALL, **objective})
+    backbone = backbone or VIT.model_copy(update={"drop_path": drop})
+    student = networks(build(backbone, seed=0), config, seed=0)
+    return Pretrain(student, teacher_of(student), config, seed=0)
+
+
+def batch(images=8, local=3, seed=0):
+    """Noise, with a third of the patches masked."""
+    masks = torch.rand(2, images, 16, generator=torch.Generator().manual_seed(seed)) < 0.3
+    index, weight = masked_positions(masks)
+    return Batch(made(2, images, 3, 16, 16, seed=seed), made(local, images, 3, 8, 8, seed=seed + 1), masks, index, weight,
+                 tuple(range(images // 4)))  # fmt: skip
