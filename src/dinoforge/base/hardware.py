@@ -19,7 +19,13 @@ from dinoforge.base.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
 
-LIBRARIES = {"numpy": "numpy", "pillow": "Pillow", "pyarrow": "pyarrow", "faiss": "faiss-cpu"}
+LIBRARIES = {
+    "numpy": "numpy",
+    "pillow": "Pillow",
+    "opencv": "opencv-python-headless",
+    "pyarrow": "pyarrow",
+    "faiss": "faiss-cpu",
+}
 """Libraries whose versions are recorded, by the name of their package."""
 
 
