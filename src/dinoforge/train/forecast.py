@@ -38,12 +38,12 @@ from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain, networks, teacher_of
 
 SMALL = 32 * 2**20
-"""Bytes from which on glibc gives a block back to the system as soon as it is freed (DEFAULT_MMAP_THRESHOLD_MAX)."""
+"""Bytes from which on a block leaves a hole that the next large one fits into; smaller ones leave pieces."""
 
-PIECES = {"fp32": 0.25, "bf16": 0.4}
+PIECES = {"fp32": 0.8, "bf16": 0.7}
 """What the C library's allocator holds beyond what is alive on a CPU, as a share of the most that was alive in small blocks,
-which it keeps in pieces and can seldom give back. Measured as what is missing without it (glibc 2.36, AMD EPYC with
-AVX512-BF16, one thread): vit_micro.toy, vit_tiny.small_images at 128 images, ViT-S/14 at 16."""
+which it keeps in pieces. Measured as what is missing without it, freed memory kept (glibc 2.36, AMD EPYC with AVX512-BF16, one
+thread): vit_micro.toy, vit_tiny.small_images at 128 images, ViT-S/14 at 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
