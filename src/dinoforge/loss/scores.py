@@ -135,10 +135,8 @@ class _CrossEntropy(torch.autograd.Function):
         towards_vectors = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
         towards_prototypes: Tensor | None = None
         for rows in student.blocks():
-            block, aim = (
-                student.rows(rows),
-                target.block(rows),
-            )  # our own, and from here on what is left is written over it
+            # The block is our own: slopes are written over its scores.
+            block, aim = student.rows(rows), target.block(rows)
             for part in pieces(block):
                 loss, slope = _entropies(block[:, part], aim.rows(part), pairs, weight[rows][part], slope=wanted)
                 terms += loss
