@@ -131,7 +131,7 @@ def ours(
             plan=plan,
             steps=10**6,
             compute=compute,
-            observers=[lambda done: losses.append(done.losses.total)],
+            observers=[lambda done: losses.append(done.losses["total"])],
         )
         return losses.pop().item()
 

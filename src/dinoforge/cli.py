@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop, UserError, closest, unknown
+from dinoforge.base import dist
+from dinoforge.base.errors import ConfigError, Interrupted, RankLost, SentinelStop, UserError, closest, unknown
 from dinoforge.base.files import finite
 from dinoforge.data.sources.options import shown
 from dinoforge.recipes.settle import setting_lines, settle
@@ -63,6 +64,8 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
         _print_config(_described(function, arguments), as_json=as_json)
         return
     result = function(**arguments)
+    if dist.rank():
+        return  # the first rank says it
     facts = result if isinstance(result, Mapping) else dataclasses.asdict(result)
     print(json.dumps(finite(facts), default=str) if as_json else _plainly(facts))
 
@@ -139,11 +142,17 @@ def _help(function: Callable[..., Any]) -> str:
     return "\n\n".join("\b\n" + paragraph for paragraph in text.split("\n\n"))
 
 
-def _complain(message: str, *, as_json: bool) -> None:
-    line = " ".join(message.split())
-    if as_json:
+def _complain(error: Exception | str, *, as_json: bool) -> None:
+    """One line. What all ranks know of is said by the first of them; what happened to one alone, by that one."""
+    line, happened_to = " ".join(str(error).split()), getattr(error, "rank", None)
+    if dist.rank() and (happened_to is not None or isinstance(error, (Interrupted, SentinelStop))):
+        return
+    if dist.rank() > 1 and isinstance(error, RankLost):  # the first two, for the first may be the one that is lost
+        return
+    place = happened_to or dist.rank()
+    if as_json and dist.rank() == 0:
         print(json.dumps({"error": line}))
-    print(f"dinoforge: {line}", file=sys.stderr)
+    print(f"dinoforge: {f'rank {place}: ' if place else ''}{line}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -158,20 +167,20 @@ def execute(words: list[str]) -> int:
     try:
         verbs = _build()
         verb = next((word for word in words if not word.startswith("-")), None)
-        if verb is not None and verb not in verbs:
-            raise ConfigError(f"No such verb {verb!r}.{closest(verb, verbs)} Verbs: {', '.join(verbs)}.")
+        if verb is not None:
+            _check(verb, verbs)
         result = app(words or ["--help"], standalone_mode=False, prog_name="dinoforge")
         if result == _INTERRUPTED:  # the parser catches Ctrl-C itself
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except UserError as error:
-        _complain(str(error), as_json=as_json)
+        _complain(error, as_json=as_json)
         return 2
     except SentinelStop as error:
-        _complain(str(error), as_json=as_json)
+        _complain(error, as_json=as_json)
         return 3
     except Interrupted as error:
-        _complain(str(error), as_json=as_json)
+        _complain(error, as_json=as_json)
         return 75
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.", as_json=as_json)
@@ -185,6 +194,20 @@ def execute(words: list[str]) -> int:
         traceback.print_exc()
         _complain(f"this is a bug in dinoforge, please report it: {type(error).__name__}: {error}", as_json=as_json)
         return 1
+
+
+def _check(verb: str, known: Sequence[str]) -> None:
+    """Refuse what is no verb, or one that several processes cannot do as one.
+
+    Raises:
+        ConfigError: It is.
+    """
+    from dinoforge.verbs import table
+
+    if verb not in known:
+        raise ConfigError(f"No such verb {verb!r}.{closest(verb, known)} Verbs: {', '.join(known)}.")
+    if dist.launched() and verb not in table.VERBS_ON_RANKS:
+        raise ConfigError(f"{verb} runs in one process; start it without torchrun, or unset WORLD_SIZE.")
 
 
 def _build() -> list[str]:

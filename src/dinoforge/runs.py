@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoforge.base import dist
 from dinoforge.base.config import differences, fingerprint, science
-from dinoforge.base.errors import ConfigError, DataError, RunError
+from dinoforge.base.errors import ConfigError, RunError
 from dinoforge.base.files import append_line, clear_leftovers, locked, read_lines, write_json, write_text
 from dinoforge.base.hardware import (
     Choice,
@@ -25,26 +27,26 @@ from dinoforge.base.hardware import (
     versions,
 )
 from dinoforge.base.log import progress, say
-from dinoforge.data.loader import Groups, Loader
+from dinoforge.data.loader import Groups, Loader, share_of
 from dinoforge.data.order import weights_of
-from dinoforge.data.sources.options import split_address
+from dinoforge.data.quarantine import Quarantine
 from dinoforge.data.sources.source import Source, first_rows
-from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.health import effective_rank
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
-from dinoforge.features.extract import Extraction, image_features
-from dinoforge.model.table import build
-from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
-from dinoforge.recipes.cost import planned
+from dinoforge.features.extract import Extraction, shared_features
+from dinoforge.model.table import build, empty
+from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
+from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
+from dinoforge.recipes.opened import labelled, opened
 from dinoforge.recipes.recipe import Recipe
-from dinoforge.recipes.settle import settle, to_yaml
+from dinoforge.recipes.settle import to_yaml
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Observer, fit
-from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
+from dinoforge.train.observe import Agreement, Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
 from dinoforge.train.optim import fused, optimizer
-from dinoforge.train.parallel import quicken
+from dinoforge.train.parallel import gathered, quicken, shard
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, library
@@ -72,7 +74,7 @@ class Pretrained:
     """Wall time of the steps, quality probes and checkpoints, over all starts whose steps count."""
     images_per_second: float
     peak_memory_bytes: int
-    """The most that the main process held (on a GPU: that torch took there) in this start."""
+    """The most that the main process of a rank held (on a GPU: that torch took there) in this start."""
 
 
 def pretrain(**settings: Any) -> Pretrained:
@@ -86,7 +88,12 @@ def pretrain(**settings: Any) -> Pretrained:
         probe: Labelled images whose k-NN accuracy is measured during the run.
         init: A backbone to start from; its architecture is taken too.
     """
-    rest = dict(settings)
+    with dist.joined():
+        return dist.together(lambda: _run(dict(settings))).go()
+
+
+def _run(rest: dict[str, Any]) -> Run:
+    """What was asked for, checked as far as that is possible before anything is written."""
     out = rest.pop("out", None)
     if not out:
         raise ConfigError("out= is required: the folder of the run.")
@@ -95,88 +102,9 @@ def pretrain(**settings: Any) -> Pretrained:
     for tracker in recipe.speed.trackers:
         library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
+    share_of(recipe.plan.batch, group=recipe.objective.group, world=dist.world())
     precision = choose_precision(recipe.speed.precision, where)
-    return Run(recipe, source, probed, start, Path(str(out)), where, precision).go()
-
-
-def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None]:
-    """The settled recipe, the images that are trained on, and the backbone to start from.
-
-    Raises:
-        ConfigError: No data, or settings that are unknown, wrong, or contradict one another.
-        DataError: Nothing there.
-        WeightsError: The backbone to start from cannot be read.
-    """
-    recipe = settle(settings).recipe
-    if recipe.data.source is None:
-        raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
-    source = training_rows(recipe.data.source)
-    start = load_backbone(recipe.init) if recipe.init else None
-    if start is not None:
-        say(f"init={recipe.init}: {start.loaded}")
-        recipe = _with_architecture(recipe, start, settings)
-    return recipe, source, start
-
-
-def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]) -> Recipe:
-    """The recipe with the architecture of the backbone it starts from; what only training needs stays the recipe's."""
-    own = {name: getattr(recipe.backbone, name, None) for name in ("drop_path", "drop_path_uniform")}
-    keep = {name: value for name, value in own.items() if name in type(start.config).model_fields}
-    architecture = start.config.model_copy(update=keep)
-    for path in given:
-        name = path.removeprefix("backbone.")
-        if path.startswith("backbone.") and name not in keep:
-            raise ConfigError(f"{path} cannot be set together with init=: the architecture is that of {recipe.init}.")
-    return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
-
-
-def training_rows(address: str) -> Source:
-    """The images of an address that may be trained on: the train split where it has splits."""
-    whole = open_source(address)  # once: a million files take seconds
-    if has_split(whole, "train"):
-        return whole.select(np.flatnonzero(whole.columns["split"] == "train"))
-    others = sorted(set(whole.columns["split"].tolist()) - {""}) if "split" in whole.columns else []
-    if others and "split" not in split_address(address)[1]:
-        say(
-            f"{whole.address} has no split train, only {', '.join(others)}: all its {len(whole):,} images are used; "
-            "?split=NAME behind the address chooses one."
-        )
-    return whole
-
-
-def labelled(address: str) -> tuple[Source, Source]:
-    """A labelled source's rows that vote and rows that are asked: train and test, else val, else every fifth.
-
-    Raises:
-        DataError: The source has no labels, or only one class.
-    """
-    whole = open_source(address)
-    labels = whole.columns.get("label")
-    if labels is None or len(np.unique(labels[labels >= 0])) < 2:
-        raise DataError(
-            f"{whole.address} has no labels; a probe takes folders named by class, or a column 'label' (or ?label=NAME)."
-        )
-    whole = whole if (labels >= 0).all() else whole.select(np.flatnonzero(labels >= 0))
-    test = next((name for name in ("test", "val") if has_split(whole, name)), None)
-    if has_split(whole, "train") and test:
-        splits = whole.columns["split"]
-        return whole.select(np.flatnonzero(splits == "train")), whole.select(np.flatnonzero(splits == test))
-    asked = np.arange(len(whole)) % 5 == 4
-    return whole.select(np.flatnonzero(~asked)), whole.select(np.flatnonzero(asked))
-
-
-class Quarantine:
-    """Images set aside: one JSON line each, with the reason; told of once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seen = {str(row["id"]) for row in read_lines(path)}
-
-    def __call__(self, name: str, reason: str) -> None:
-        """Note one; again is no news."""
-        if name not in self.seen:
-            self.seen.add(name)
-            append_line(self.path, {"id": name, "reason": reason})
+    return Run(recipe, source, probed, start, Path(str(out)), where, precision)
 
 
 class Run:
@@ -189,6 +117,7 @@ class Run:
         self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
         self.device, self.precision, self.start = where, precision, start
         self.steps = recipe.plan.steps(len(source))
+        self.micro_batch = 0
         self.identity = {
             "settings": science(recipe),
             "data": source.fingerprint,
@@ -212,38 +141,82 @@ class Run:
             Interrupted: Stopped on request, after a checkpoint.
             SentinelStop: A loss or a gradient is not finite.
         """
-        self._refuse_strangers()
-        with locked(self.out):
-            self._refuse_strangers()
-            self._clear_leftovers()
-            # First of all files: from here on, whatever is cut off, the folder is known as this run's.
-            write_json(
-                self.out / "run.json",
-                {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
-            )
-            write_text(self.out / "config.yaml", to_yaml(self.recipe))
-            checkpoints = Checkpoints(self.out / "checkpoints", keep=self.recipe.plan.checkpoints)
-            latest = next(reversed(checkpoints.all()), None)
+        self._compare_ranks()
+        dist.leading(self._refuse_strangers)
+        with ExitStack() as held:
+            dist.leading(lambda: held.enter_context(locked(self.out)))
+            dist.leading(self._open_folder)
+            background = {"auto": self.device.type == "cuda", "background": True, "at_once": False}
+            checkpoints = Checkpoints(
+                self.out / "checkpoints", keep=self.recipe.plan.checkpoints,
+                background=background[self.recipe.speed.checkpoints],
+            )  # fmt: skip
+            latest = checkpoints.latest()
             before = latest.facts.get("precision") if latest else None
-            self.precision = resumed_precision(self.recipe.speed.precision, self.precision, before)
-            say(f"Device {self.device}, precision {self.precision.precision}: {self.precision.why}.")
-            self._plan()
-            return self._train(checkpoints, latest)
+            # Measured where it is automatic: the first rank's choice is everyone's.
+            self.precision = dist.tell(resumed_precision(self.recipe.speed.precision, self.precision, before))
+            say(f"Device {self._where()}, precision {self.precision.precision}: {self.precision.why}.")
+            self.micro_batch = dist.leading(self._plan)
+            try:
+                return self._train(checkpoints, latest)
+            except Exception:
+                with suppress(Exception):  # whatever ended the run, a checkpoint that is being written is finished
+                    checkpoints.wait()
+                raise
 
-    def _plan(self) -> None:
-        """Say and keep what the run will be; speed is not probed, the first steps show it."""
+    def _where(self) -> str:
+        return str(self.device) if not dist.active() else f"{self.device.type} on {dist.world()} ranks"
+
+    def _compare_ranks(self) -> None:
+        """Refuse to train with ranks that were told something else or see other data."""
+        prints = dist.gather(self.fingerprint)
+
+        def compare() -> None:
+            other = next((rank for rank, found in enumerate(prints) if found != prints[0]), None)
+            if other is not None:
+                raise RunError(
+                    f"Rank {other} has another run than rank 0: other settings, or other rows under "
+                    f"{self.source.address}. Start all ranks with the same command, on the same files."
+                )
+
+        dist.leading(compare)  # all know of it, so it is said once
+
+    def _open_folder(self) -> None:
+        """Make the folder this run's, or take up the run in it."""
+        self._refuse_strangers()
+        self._clear_leftovers()
+        # First of all files: from here on, whatever is cut off, the folder is known as this run's.
+        write_json(
+            self.out / "run.json",
+            {"fingerprint": self.fingerprint, **self.identity, "images": len(self.source), "versions": versions()},
+        )
+        write_text(self.out / "config.yaml", to_yaml(self.recipe))
+
+    def _plan(self) -> int:
+        """Say and keep what the run will be; speed is not probed, the first steps show it.
+
+        Returns:
+            Images that a rank computes at once.
+
+        Raises:
+            ConfigError: Nothing fits into the memory that there is.
+        """
         facts = planned(self.recipe, self.source, self.device, self.precision)
+        if facts.memory_bytes > memory_of_a_rank(self.device) and self.recipe.speed.micro_batch == "auto":
+            raise ConfigError(too_large(self.recipe, facts.memory_bytes, self.device))
         write_json(self.out / "plan.json", asdict(facts))
         for line in (facts.line(), *(f"Warning: {warning}" for warning in facts.warnings)):
             say(line)
+        return facts.micro_batch
 
     def _clear_leftovers(self) -> None:
         """Remove what an earlier start was writing when it was killed; a backbone or checkpoint set aside is put back."""
         clear_leftovers(
             self.out, "run.json", "config.yaml", "plan.json", "metrics.jsonl", "summary.json", "backbone"
         )  # fmt: skip
-        clear_leftovers(self.out / "checkpoints", "step_*")
         clear_leftovers(self.out / "film", "*.npz")
+        for path in clear_leftovers(self.out / "checkpoints", "step_*"):
+            say(f"Removed {path}: a checkpoint that was not finished.")
 
     def _refuse_strangers(self) -> None:
         """Leave folders alone that are not this run's."""
@@ -283,72 +256,101 @@ class Run:
         first, history, events = _memory(latest)
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         metrics_file = self.out / "metrics.jsonl"
-        written = cut_metrics(metrics_file, latest.step if latest else None)
-
-        def keep(done: int, scores: Mapping[str, float]) -> None:
-            lineage = {"run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": recipe.recipe}
-            backbone = Backbone(step.teacher.backbone, recipe.backbone, self.preprocessing, lineage)
-            save_backbone(self.out / "backbone", backbone, scores=scores)
-
+        written = dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
         every = max(1, round(plan.probe_images / plan.batch))
         film = Film(
             self.out / "film", self.probed[1] if self.probed else self.source, self.preprocessing,
             Extraction(self.device, self.precision.precision), on_broken=quarantine,
         )  # fmt: skip
+
+        def look(done: int) -> None:
+            with gathered(step.teacher.backbone):
+                dist.leading(lambda: film(step.teacher.backbone, done))
+
         probe = Probe(
-            self._measure(step, quarantine), keep, every=every, steps=self.steps, history=history,
-            protocol=self._protocol(),
-            film=lambda done: film(step.teacher.backbone, done),
+            self._measure(step, quarantine), self._keep(step), every=every, steps=self.steps, history=history,
+            protocol=self._protocol(), film=look,
         )  # fmt: skip
         if latest is None:
             scores = probe.look(0)
-            append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores})
+            dist.leading(lambda: append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores}))
             say("Before the first step: " + _named(scores))
-        groups = Groups(
-            self.source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
-            seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch, reading=recipe.reading,
-        )  # fmt: skip
-        loader = Loader(
-            groups,
-            batch=plan.batch,
-            workers=recipe.speed.workers,
-            device=self.device,
-            on_broken=quarantine,
-            stall_seconds=recipe.speed.stall_seconds,
-        )
         opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
+        loader = self._loader(quarantine)
         with (
             Stop() as stop,
             progress("pretrain", self.steps * plan.batch, start=first * plan.batch) as tick,
-            tracking(recipe.speed.trackers, opening) as trackers,
+            tracking(recipe.speed.trackers if dist.rank() == 0 else (), opening) as trackers,
         ):
             metrics = Metrics(
                 metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu", trackers=trackers
             )
             between = max(1, round(plan.checkpoint_images / plan.batch))
+            agreement = Agreement(stop, quarantine.news, lambda report: quarantine(*report))
             finite = Finite(
                 lambda done: stop.asked or any(due(done, every=n, steps=self.steps) for n in (every, between)),
                 metrics.last, precision=self.precision.precision, rows_at_once=metrics.rows_at_once,
             )  # fmt: skip
-
-            def settle_steps() -> None:
-                metrics.flush()
-                finite.check()  # a stop may have been asked for since this step was passed
-
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
                                     "precision": self.precision.precision, "history": history, "events": events,
                                     "seconds": time.monotonic() - began},
-                settle=settle_steps, stop=stop, every=between, steps=self.steps,
+                settle=metrics.flush, stop=stop, every=between, steps=self.steps,
             )  # fmt: skip
-            observers: list[Observer] = [finite, probe, metrics, checkpointing]
+            observers: list[Observer] = [agreement, finite, probe, metrics, checkpointing]
             fit(
                 step, adamw, loader.batches(first=first, steps=self.steps), plan=plan, steps=self.steps, first=first,
-                compute=compute_context(self.precision.precision, self.device), observers=observers,
+                parts=loader.parts, compute=compute_context(self.precision.precision, self.device), observers=observers,
             )  # fmt: skip
+            agreement.exchange()  # what the last probe found
         seconds = time.monotonic() - began
-        return self._summary(metrics_file, history, events, first, quarantine, seconds)
+        most = max(dist.gather(peak_bytes(self.device)))
+        return dist.leading(
+            lambda: self._summary(metrics_file, history, events, first, quarantine, seconds=seconds, peak=most)
+        )
+
+    def _loader(self, quarantine: Quarantine) -> Loader:
+        """This rank's share of every batch."""
+        recipe = self.recipe
+        groups = Groups(
+            self.source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
+            seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch, reading=recipe.reading,
+        )  # fmt: skip
+        return Loader(
+            groups,
+            batch=recipe.plan.batch,
+            workers=recipe.speed.workers,
+            device=self.device,
+            on_broken=quarantine,
+            stall_seconds=recipe.speed.stall_seconds,
+            rank=dist.rank(),
+            world=dist.world(),
+            parts=recipe.plan.batch // dist.world() // self.micro_batch,
+        )
+
+    def _keep(self, step: Pretrain) -> Callable[[int, Mapping[str, float]], None]:
+        """How the best backbone is kept: put together from all ranks, written by the first."""
+
+        def keep(done: int, scores: Mapping[str, float]) -> None:
+            state = {}
+            for name, tensor in step.teacher.backbone.state_dict().items():
+                whole = dist.whole(tensor)  # one at a time: together they may be more than a device has room for
+                if dist.rank() == 0:
+                    state[name] = whole.cpu()
+
+            def write() -> None:
+                module = empty(self.recipe.backbone)
+                module.load_state_dict(state, assign=True)
+                lineage = {
+                    "run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": self.recipe.recipe,
+                }  # fmt: skip
+                backbone = Backbone(module, self.recipe.backbone, self.preprocessing, lineage)
+                save_backbone(self.out / "backbone", backbone, scores=scores)
+
+            dist.leading(write)
+
+        return keep
 
     def _networks(self) -> Pretrain:
         """Student and teacher, from the backbone to start from or freshly drawn."""
@@ -359,6 +361,7 @@ class Run:
         student = networks(backbone, recipe.objective, seed=recipe.seed)
         step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
         quicken(step, recipe.speed, self.device)
+        shard(step, recipe.speed, self.device, self.precision.precision)
         return step
 
     def _protocol(self) -> str:
@@ -378,29 +381,37 @@ class Run:
         how = Extraction(self.device, self.precision.precision)
 
         def features(source: Source) -> tuple[torch.Tensor, np.ndarray]:
-            return image_features(module, source, self.preprocessing, how, on_broken=quarantine)
+            return shared_features(module, source, self.preprocessing, how, on_broken=quarantine)
+
+        def knn(bank: torch.Tensor, voting: np.ndarray, asked: torch.Tensor, asking: np.ndarray) -> float:
+            labels = (torch.from_numpy(labels) for labels in (voting, asking))
+            score = knn_scores(bank, next(labels), asked, next(labels), config=KnnConfig(neighbours=config.neighbours))
+            return score[0].value
 
         def measure() -> dict[str, float]:
-            if self.probed is None:
-                return {"rank": effective_rank(features(first_rows(self.source, config.rank_rows))[0])}
-            train, test = (
-                first_rows(source, rows)
-                for source, rows in zip(self.probed, (config.train_rows, config.test_rows), strict=True)
+            with gathered(module):
+                if self.probed is None:
+                    found, _ = features(first_rows(self.source, config.rank_rows))
+                    return dist.leading(lambda: {"rank": effective_rank(found)})
+                train, test = (
+                    first_rows(source, rows)
+                    for source, rows in zip(self.probed, (config.train_rows, config.test_rows), strict=True)
+                )
+                bank, voting = features(train)
+                asked, asking = features(test)
+            # Judged once: whether a backbone is kept must be the same everywhere.
+            return dist.leading(
+                lambda: {
+                    "knn": knn(bank, train.columns["label"][voting], asked, test.columns["label"][asking]),
+                    "rank": effective_rank(asked),
+                }
             )
-            bank, bank_rows = features(train)
-            asked, asked_rows = features(test)
-            score = knn_scores(
-                bank, torch.from_numpy(train.columns["label"][bank_rows]),
-                asked, torch.from_numpy(test.columns["label"][asked_rows]),
-                config=KnnConfig(neighbours=config.neighbours),
-            )[0]  # fmt: skip
-            return {"knn": score.value, "rank": effective_rank(asked)}
 
         return measure
 
     def _summary(
         self, metrics: Path, history: list[dict[str, Any]], events: list[str], first: int, quarantine: Quarantine,
-        seconds: float,
+        *, seconds: float, peak: int,
     ) -> Pretrained:  # fmt: skip
         rows = read_lines(metrics)
         knn = [row["knn"] for row in comparable(history, self._protocol())]
@@ -416,7 +427,7 @@ class Run:
             backbone=str(self.out / "backbone"),
             seconds=seconds,
             images_per_second=self.steps * self.recipe.plan.batch / seconds,
-            peak_memory_bytes=peak_bytes(self.device),
+            peak_memory_bytes=peak,
         )
         facts = {name: getattr(done, name) for name in Pretrained.__slots__}
         write_json(self.out / "summary.json", {**facts, "history": history, "versions": versions()})

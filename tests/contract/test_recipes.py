@@ -53,7 +53,7 @@ class TestEveryRecipe:
         before = {key: value.clone() for key, value in student.state_dict().items()}
         totals = []
         fit(step, optimizer(student, made.plan), loader.batches(first=0, steps=2), plan=made.plan, steps=2,
-            observers=[lambda done: totals.append(done.losses.total.item())])  # fmt: skip
+            observers=[lambda done: totals.append(done.losses["total"].item())])  # fmt: skip
         assert len(totals) == 2
         assert all(math.isfinite(total) for total in totals)
         assert before.keys() == student.state_dict().keys()

@@ -82,7 +82,7 @@ def trained(speed, *, drop, precision):
     losses = []
     fit(
         step, adamw, [batch(seed=10 * number) for number in range(STEPS)], plan=plan, steps=STEPS,
-        compute=compute_context(precision, CPU), observers=[lambda done: losses.append(done.losses.terms)],
+        compute=compute_context(precision, CPU), observers=[lambda done: losses.append(done.losses)],
     )  # fmt: skip
     weights = {name: parameter.detach() for name, parameter in step.named_parameters()}
     return torch.tensor([[float(term) for term in terms.values()] for terms in losses]), weights

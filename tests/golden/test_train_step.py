@@ -15,13 +15,14 @@ import torch
 from recorded import Case, config, files, names, needs_recordings, relative_error
 from test_param_groups import unchunked
 
+from dinoforge.base import dist
 from dinoforge.base.schedule import Cosine
 from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.vit import Vit, VitConfig
 from dinoforge.train.follow import follow
 from dinoforge.train.optim import clip, fused, optimizer, set_rates
-from dinoforge.train.parallel import StepSpeed, quicken
+from dinoforge.train.parallel import StepSpeed, quicken, shard
 from dinoforge.train.plan import PlanConfig, Scheduled
 from dinoforge.train.step import CentringConfig, ObjectiveConfig, Pretrain, SinkhornConfig, networks, teacher_of
 
@@ -85,6 +86,7 @@ def built(name: str, speed: StepSpeed) -> tuple[Pretrain, torch.optim.AdamW, Cas
         betas=tuple(setup["adamw"]["betas"]), clip=setup["clip"], learning_rate=Cosine(peak=1.0, end=1.0),
     )  # fmt: skip
     quicken(pretrain, speed, CPU)
+    shard(pretrain, speed, CPU, "fp32")
     adamw = optimizer(pretrain.student, plan, fused=fused(speed.optimizer, CPU))
     assert all(group["eps"] == setup["adamw"]["eps"] for group in adamw.param_groups)
     return pretrain, adamw, inputs
@@ -115,7 +117,7 @@ def run(name: str, *, restart: bool) -> list[SimpleNamespace]:
 
 
 def computed(name: str, *, restart: bool, speed: StepSpeed) -> list[SimpleNamespace]:
-    """All steps of a variant, each with everything that was recorded of it."""
+    """All steps of a variant, each with everything that was recorded of it; on ranks, each has the recorded batch."""
     pretrain, adamw, inputs = built(name, speed)
     outputs, setup = Case(OUTPUTS[name]), inputs.config
     calls: dict[str, torch.Tensor] = {}
@@ -136,10 +138,10 @@ def computed(name: str, *, restart: bool, speed: StepSpeed) -> list[SimpleNamesp
         )
         set_rates(adamw, at)
         used = {k: v.centre.clone() for k, v in pretrain.centres.items()}
-        targets = pretrain.targets(batch, at)
+        targets = pretrain.targets([batch], at)[0]
         losses = pretrain.losses(batch, targets)
         losses.total.backward()
-        grads = {key: p.grad.clone() for key, p in pretrain.student.named_parameters()}
+        grads = {key: dist.whole(p.grad).clone() for key, p in pretrain.student.named_parameters()}
         norms = clip(pretrain.student, setup["clip"])
         adamw.step()
         adamw.zero_grad()
@@ -149,8 +151,8 @@ def computed(name: str, *, restart: bool, speed: StepSpeed) -> list[SimpleNamesp
         found.append(
             SimpleNamespace(
                 batch=batch, targets=targets, losses=losses, grads=grads, norms=norms, calls=dict(calls),
-                student={k: v.detach().clone() for k, v in pretrain.student.named_parameters()},
-                teacher={k: v.detach().clone() for k, v in pretrain.teacher.named_parameters()},
+                student={k: dist.whole(v.detach()).clone() for k, v in pretrain.student.named_parameters()},
+                teacher={k: dist.whole(v.detach()).clone() for k, v in pretrain.teacher.named_parameters()},
                 centres=used,
                 adam={k: adamw.state[p] for k, p in pretrain.student.named_parameters()},
             )

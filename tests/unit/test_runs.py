@@ -10,8 +10,9 @@ from dinoforge.base.errors import RunError, SentinelStop
 from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
+from dinoforge.recipes.opened import labelled, training_rows
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import Run, labelled, training_rows
+from dinoforge.runs import Run
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.optim import clip
 from dinoforge.train.step import Losses, Pretrain
@@ -104,7 +105,7 @@ def test_killed_before_the_first_checkpoint_no_row_is_doubled(tmp_path, monkeypa
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_leaves_the_kept_weights_alone(tmp_path, monkeypatch, what):
     """At a step where both the probe and a checkpoint are due, the file of neither is touched."""
-    out, forward = tmp_path / "out", Pretrain.forward
+    out, whole = tmp_path / "out", Pretrain.losses
 
     def last():  # what the plan is forecast by takes steps too, before there are metrics
         return (out / "metrics.jsonl").exists() and len(read_lines(out / "metrics.jsonl")) == 4
@@ -117,14 +118,14 @@ def test_a_step_that_is_not_finite_leaves_the_kept_weights_alone(tmp_path, monke
         return norms
 
     def broken(self, *words):
-        losses = forward(self, *words)
+        losses = whole(self, *words)
         bad = losses.total * (float("nan") if last() else 1.0)
         return Losses(total=bad, terms=losses.terms | {"total": bad.detach()})
 
     if what == "gradient":
         monkeypatch.setattr("dinoforge.train.loop.clip", infinite)
     else:
-        monkeypatch.setattr(Pretrain, "forward", broken)
+        monkeypatch.setattr(Pretrain, "losses", broken)
     with pytest.raises(SentinelStop, match="Step 4 is not finite"):
         tiny(out).go()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_000000002"]
@@ -151,7 +152,7 @@ def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypat
             tiny(out).go()
         capsys.readouterr()
         run = tiny(out, **again)
-        monkeypatch.setattr(run, "_plan", lambda: None)
+        monkeypatch.setattr(run, "_plan", lambda run=run: run.recipe.plan.batch)
         run.go()
         err = capsys.readouterr().err
         assert f"precision {want}" in err

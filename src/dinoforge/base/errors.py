@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can put right. Shown as one plain line, exit status 2, never with a traceback."""
 
+    rank: int | None = None
+    """Of several processes that run together, the one it happened to, once all of them know of it."""
+
 
 class ConfigError(UserError, ValueError):
     """A setting is unknown, of the wrong type, out of range, or contradicts another."""
@@ -24,6 +27,10 @@ class WeightsError(UserError, ValueError):
 
 class RunError(UserError, RuntimeError):
     """A run folder is in use, holds another run, or cannot be written."""
+
+
+class RankLost(UserError, RuntimeError):
+    """Another of the processes that run together is gone."""
 
 
 class Interrupted(Exception):

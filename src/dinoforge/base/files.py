@@ -69,8 +69,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(finite(value), indent=2) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
-    """Write a ``.safetensors`` file.
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None, flush: bool = False
+) -> None:
+    """Write a ``.safetensors`` file; with ``flush`` it is on the disk when this returns.
 
     Raises:
         RunError: The disk is full or must not be written.
@@ -80,6 +82,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[s
         try:
             save_file(plain, path, metadata=metadata)
             path.chmod(0o644)  # as every other file of ours; the library writes it for its owner alone
+            if flush:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
@@ -129,25 +134,35 @@ def place_for(path: Path) -> None:
         path.open("a").close()
 
 
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}|old)")
-"""What ``write_atomic`` and ``new_folder`` call their temporary neighbours (eight characters are tempfile's)."""
+UNFINISHED = "new"
+"""Ending of a folder's temporary neighbour that several processes write and must all know the name of."""
+
+_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?:[a-z0-9_]{{8}}|old|{UNFINISHED})")
+"""What writers call their temporary neighbours (eight characters are tempfile's)."""
 
 
-def clear_leftovers(folder: Path, *names: str) -> None:
+def clear_leftovers(folder: Path, *names: str) -> list[Path]:
     """Remove what writers of the given names (``fnmatch`` patterns) left in ``folder`` when they were killed.
 
     A predecessor whose successor never arrived is put back, not removed. The caller sees to it that nobody is writing.
+
+    Returns:
+        What was removed unfinished.
     """
+    removed = []
     for path in sorted(folder.glob(".*")):
         found = _LEFTOVER.fullmatch(path.name)
         if found is None or not any(fnmatch(found["name"], name) for name in names):
             continue
         if path == _aside(folder / found["name"]):
             put_back(folder / found["name"])
+        else:
+            removed.append(path)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    return removed
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

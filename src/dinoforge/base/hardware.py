@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
@@ -38,21 +39,34 @@ class Choice:
 
 
 def device(wish: str = "auto") -> torch.device:
-    """The device to compute on: CUDA, else Apple's MPS, else the CPU; or the one wished for.
+    """The device to compute on: CUDA, else Apple's MPS, else the CPU; or the one wished for. Each rank has a GPU of its own.
 
     Raises:
-        ConfigError: No such device here.
+        ConfigError: No such device here, or not one for every rank.
     """
     if wish != "auto":
         try:
-            return torch.empty(0, device=wish).device
+            found = torch.empty(0, device=wish).device
         except (RuntimeError, AssertionError):
             raise ConfigError(
                 f"speed.device={wish} is not on this machine; auto, cpu, and where there are any cuda, cuda:1, mps are."
             ) from None
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    elif torch.cuda.is_available():
+        found = torch.device("cuda", torch.cuda.current_device())
+    else:
+        found = torch.device("mps" if torch.backends.mps.is_available() and not dist.launched() else "cpu")
+    if dist.launched() and found.type != "cpu":
+        return _own_gpu(wish, found)
+    return found
+
+
+def _own_gpu(wish: str, found: torch.device) -> torch.device:
+    if found.type != "cuda" or (wish != "auto" and ":" in wish):
+        raise ConfigError(f"speed.device={wish} is one device for several ranks; auto, cuda and cpu give each its own.")
+    gpus = torch.cuda.device_count()
+    if dist.local_world() > gpus:
+        raise ConfigError(f"{dist.local_world()} ranks on a machine with {gpus} GPUs; start at most {gpus} there.")
+    return found
 
 
 def cpu_flags() -> frozenset[str]:

@@ -11,14 +11,17 @@ from typing import Protocol, TypeVar, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dinoforge.base import dist
+
 T = TypeVar("T")
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person at the terminal; of several ranks only the first one speaks."""
+    if dist.rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 @runtime_checkable
@@ -31,7 +34,10 @@ class Ticker(Protocol):
 
 @contextmanager
 def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator[Ticker]:
-    """A bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
+    """A bar with rate and time left on a terminal, a line every ten seconds elsewhere; nothing on ranks but the first."""
+    if dist.rank():
+        yield lambda _done, _note="": None
+        return
     began = time.monotonic()
 
     def rate(done: int) -> float:

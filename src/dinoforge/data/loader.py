@@ -176,7 +176,8 @@ class _Numbers(Sequence[int]):
 class Loader:
     """Batches of a run, from any step on: all of each batch, or the share of one of several ranks.
 
-    A rank's share is a run of whole groups, so the shares side by side are the batch, whatever ``world`` is.
+    A rank's share is a run of whole groups, so the shares side by side are the batch, whatever ``world`` is; and so is each
+    of the ``parts`` that a share comes in.
 
     Args:
         batch: Images of the whole batch, over all ranks.
@@ -184,23 +185,21 @@ class Loader:
         on_broken: Told the id and the reason of every image that could not be used.
 
     Raises:
-        ConfigError: The groups of a batch do not divide among so many ranks.
+        ConfigError: The groups of a batch do not divide among so many ranks and parts.
     """
 
     def __init__(
         self, groups: Groups, *, batch: int, workers: int, device: torch.device, on_broken: Callable[[str, str], None],
-        stall_seconds: float = 120.0, rank: int = 0, world: int = 1,
+        stall_seconds: float = 120.0, rank: int = 0, world: int = 1, parts: int = 1,
     ) -> None:  # fmt: skip
         self.groups, self.batch, self.workers, self.device, self.on_broken = groups, batch, workers, device, on_broken
-        self.stall_seconds, self.rank, self.share = stall_seconds, rank, batch // groups.group // world
-        if self.share * world * groups.group != batch:
-            raise ConfigError(
-                f"plan.batch={batch} is {batch // groups.group} groups of {groups.group}, which do not divide among "
-                f"{world} ranks."
-            )
+        self.stall_seconds, self.rank, self.parts = stall_seconds, rank, parts
+        self.share = share_of(batch, group=groups.group, world=world) // groups.group
+        if self.share % parts:
+            raise ConfigError(f"{self.share} groups a rank do not come in {parts} equal parts.")
 
     def batches(self, *, first: int, steps: int) -> Iterator[Batch]:
-        """The batches of steps ``first`` to ``steps``.
+        """The batches of steps ``first`` to ``steps``, part by part.
 
         Raises:
             DataError: Hardly an image of the source can be used, or one worker after another dies or hangs.
@@ -213,7 +212,7 @@ class Loader:
             self.groups, numbers, workers=self.workers, ahead=2 * self.share, pin=self.device.type == "cuda",
             stall_seconds=self.stall_seconds,
         )  # fmt: skip
-        while members := [self._checked(group) for group in islice(shipped, self.share)]:
+        while members := [self._checked(group) for group in islice(shipped, self.share // self.parts)]:
             yield self.join(members)
 
     def _checked(self, group: Group | UserError) -> Group:
@@ -245,3 +244,21 @@ class Loader:
     ) -> Float[Tensor, "W B C Y X"]:
         flat = recolour(views.flatten(0, 1), colours.flatten(0, 1), self.groups.augment.colour)
         return flat.unflatten(0, views.shape[:2])
+
+
+def share_of(batch: int, *, group: int, world: int) -> int:
+    """Images of a batch that each rank takes: whole groups, equally many.
+
+    Raises:
+        ConfigError: They do not divide so.
+    """
+    groups = batch // group
+    if groups % world:
+        fitting = [count for count in range(1, groups + 1) if groups % count == 0]
+        near = [max(n for n in fitting if n < world), *[n for n in fitting if n > world][:1]]
+        smaller = f", or objective.group={batch // world} (another run)" if batch % world == 0 else ""
+        raise ConfigError(
+            f"plan.batch={batch} is {groups} groups of objective.group={group} images, which do not divide among {world} "
+            f"ranks; {' or '.join(map(str, near))} would do{smaller}."
+        )
+    return batch // world

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from dinoforge.base import dist
 from dinoforge.base.errors import DataError
 from dinoforge.base.hardware import Precision, compute_context
 from dinoforge.data.augment import centre
@@ -120,3 +121,30 @@ def image_features(
     """The image tokens of all usable rows, and those rows."""
     parts = list(extract(module, source, preprocessing, how, on_broken=on_broken))
     return torch.cat([part.features.image for part in parts]), np.concatenate([part.rows for part in parts])
+
+
+def shared_features(
+    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, *, on_broken: Callable[[str, str], None]
+) -> tuple[Float[Tensor, "N D"], Int[np.ndarray, " N"]]:
+    """The image tokens of all usable rows, and those rows, on every rank; each computes those of its share.
+
+    Raises:
+        DataError: Not one image could be used.
+    """
+    if not dist.active():
+        return image_features(module, source, preprocessing, how, on_broken=on_broken)
+    share = np.arange(dist.rank(), len(source), dist.world())
+    found: tuple[Tensor, np.ndarray] | None = None
+    failed: DataError | None = None
+    if len(share):
+        try:
+            tokens, rows = image_features(module, source.select(share), preprocessing, how, on_broken=on_broken)
+            found = tokens, share[rows]
+        except DataError as error:  # others may have usable ones
+            failed = error
+    parts = [part for part in dist.gather(found) if part is not None]
+    if not parts:
+        raise next(error for error in dist.gather(failed) if error is not None)
+    rows = np.concatenate([rows for _, rows in parts])
+    order = rows.argsort()
+    return torch.cat([tokens for tokens, _ in parts])[torch.from_numpy(order)], rows[order]

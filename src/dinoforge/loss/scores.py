@@ -48,6 +48,10 @@ class Scores:
         """Rows that are multiplied at once."""
         return _slices(self.vectors.shape, BLOCK_BYTES // (self.count * self.vectors.itemsize))
 
+    def part(self, rows: slice) -> Scores:
+        """These rows alone."""
+        return replace(self, vectors=self.vectors[..., rows, :])
+
     def unflatten(self, views: int) -> Scores:
         """Rows that lie view after view, with an axis for the views."""
         return replace(self, vectors=self.vectors.unflatten(-2, (views, -1)))
@@ -90,6 +94,10 @@ class Assignment:
     def block(self, part: slice) -> Assignment:
         """These rows alone, their scores computed."""
         return replace(self, scores=Scores(self.scores.rows(part)))
+
+    def part(self, rows: slice) -> Assignment:
+        """These rows alone, still not computed."""
+        return replace(self, scores=self.scores.part(rows))
 
     def unflatten(self, views: int) -> Assignment:
         """Rows that lie view after view, with an axis for the views."""

@@ -33,6 +33,15 @@ def drop_rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
     return [rate if uniform else rate * block / max(depth - 1, 1) for block in range(depth)]
 
 
+class LayerNorm(nn.LayerNorm):
+    """Torch's, also where its weights are in another precision than the tokens, as those of sharded blocks are."""
+
+    def forward(self, input: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """In the precision of the tokens."""
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; rows of ``qkv`` are queries, keys, values, head-major inside each."""
 
@@ -157,10 +166,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int, attn: nn.Module, mlp: nn.Module, *, layerscale: float | None) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = LayerNorm(width, eps=NORM_EPS)
         self.attn = attn
         self.ls1 = NoScale() if layerscale is None else LayerScale(width, layerscale)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm2 = LayerNorm(width, eps=NORM_EPS)
         self.mlp = mlp
         self.ls2 = NoScale() if layerscale is None else LayerScale(width, layerscale)
 

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
+from dinoforge.base import dist
+from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Choice, cores, cpu_flags, cpu_has_bf16, matmul_rate, memory_bytes
 from dinoforge.base.log import clock
-from dinoforge.data.loader import Group, Groups, Loader
+from dinoforge.data.loader import Group, Groups, Loader, share_of
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
 from dinoforge.recipes.recipe import Recipe
@@ -24,6 +26,8 @@ SMALL_BATCH = 64
 """Images below which a batch that is one group is warned of."""
 SMALL_GROUP = 8
 """Images of a group below which KoLeo's nearest neighbours say little."""
+MOST_MEMORY = 0.85
+"""Share of a device's memory that a step may be forecast to take."""
 PROBE_SECONDS = 5.0
 """Longest that a step of the probe may be expected to take."""
 
@@ -38,9 +42,13 @@ class Planned:
     passes: float
     """Times that the data are gone through."""
     batch: int
+    micro_batch: int
+    """Images of it that a device computes at once."""
+    ranks: int
+    """Devices that share it."""
     data_images: int
     memory_bytes: int
-    """Peak of the main process (on a GPU: of the device), predicted."""
+    """Peak of the main process (on a GPU: of the device) of each rank, predicted."""
     memory: dict[str, int]
     """By part, in bytes, at the moment of the peak."""
     flops: float
@@ -56,9 +64,12 @@ class Planned:
     def line(self) -> str:
         """The plan in one line."""
         time_ = f", about {clock(self.seconds)}" if self.seconds is not None else ""
+        shared = f" on {self.ranks} ranks" if self.ranks > 1 else ""
+        at_once = f" ({self.micro_batch:,} at once)" if self.micro_batch * self.ranks < self.batch else ""
         return (
-            f"Plan: {self.steps:,} steps of {self.batch:,} images, {self.passes:,.1f} passes over {self.data_images:,} "
-            f"images, about {self.memory_bytes / 2**30:.1f} GiB of memory{time_}."
+            f"Plan: {self.steps:,} steps of {self.batch:,} images{shared}{at_once}, {self.passes:,.1f} passes over "
+            f"{self.data_images:,} images, about {self.memory_bytes / 2**30:.1f} GiB of memory{' a rank' if shared else ''}"
+            f"{time_}."
         )
 
 
@@ -66,12 +77,14 @@ def planned(recipe: Recipe, source: Source, where: torch.device, precision: Choi
     """Steps, passes, memory and warnings, without running a step of the recipe."""
     plan, images = recipe.plan, len(source)
     steps = plan.steps(images)
-    found = forecast(job(recipe, where, precision))
+    found, micro_batch = _fitted(recipe, where, precision)
     facts = Planned(
         steps=steps,
         images=steps * plan.batch,
         passes=steps * plan.batch / images,
         batch=plan.batch,
+        micro_batch=micro_batch,
+        ranks=dist.world(),
         data_images=images,
         memory_bytes=found.memory.total,
         memory=asdict(found.memory),
@@ -80,7 +93,50 @@ def planned(recipe: Recipe, source: Source, where: torch.device, precision: Choi
     return replace(facts, warnings=[*_doubts(recipe, facts), *_lacks(recipe, found, where, precision)])
 
 
-def job(recipe: Recipe, where: torch.device, precision: Choice) -> Job:
+def _fitted(recipe: Recipe, where: torch.device, precision: Choice) -> tuple[Forecast, int]:
+    """How many images a rank computes at once, as asked or as many as fit into the budget, and what a step then needs.
+
+    Where not even one group fits, that is what is returned.
+
+    Raises:
+        ConfigError: The batch does not divide among the ranks, or their share not into such parts.
+    """
+    group, wish = recipe.objective.group, recipe.speed.micro_batch
+    share = share_of(recipe.plan.batch, group=group, world=dist.world())
+    fitting = [size for size in range(share, 0, -group) if share % size == 0]
+    if wish != "auto":
+        if wish not in fitting:
+            raise ConfigError(
+                f"speed.micro_batch={wish} does not divide a rank's {share} images into whole groups of "
+                f"{group}; {', '.join(map(str, reversed(fitting)))} would."
+            )
+        return forecast(job(recipe, where, precision, wish)), wish
+    budget, at_once = memory_budget(recipe, where), share
+    while True:
+        found = forecast(job(recipe, where, precision, at_once))
+        smaller = [size for size in fitting if size < at_once]
+        if found.memory.total <= budget or not smaller:
+            return found, at_once
+        # Activations grow with the images: from what these take, the size is told that may fit.
+        an_image = found.memory.activations / at_once
+        spare = budget - found.memory.total + found.memory.activations
+        at_once = next((size for size in smaller if size * an_image <= spare), smaller[-1])
+
+
+def memory_budget(recipe: Recipe, where: torch.device) -> float:
+    """Bytes that a rank may take: as asked, or most of what its device has. What happens to be free now does not count, so
+    that the same command does the same tomorrow."""
+    if recipe.speed.memory_gib is not None:
+        return recipe.speed.memory_gib * 2**30
+    return MOST_MEMORY * memory_of_a_rank(where)
+
+
+def memory_of_a_rank(where: torch.device) -> float:
+    """Bytes of its GPU, or its share of the machine's memory."""
+    return memory_bytes(where) / (1 if where.type == "cuda" else dist.local_world())
+
+
+def job(recipe: Recipe, where: torch.device, precision: Choice, micro_batch: int | None = None) -> Job:
     """What the cost of a recipe's steps depends on."""
     probe = recipe.probe
     rows = max(probe.train_rows, probe.test_rows) if probe.source else probe.rank_rows
@@ -94,6 +150,8 @@ def job(recipe: Recipe, where: torch.device, precision: Choice) -> Job:
         precision=precision.precision,
         speed=recipe.speed,
         probe_rows=min(rows, Extraction(where).rows_at_once),
+        micro_batch=micro_batch,
+        ranks=dist.world(),
     )
 
 
@@ -128,15 +186,22 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
 
 def _lacks(recipe: Recipe, found: Forecast, where: torch.device, precision: Choice) -> Iterator[str]:
     """What this machine lacks."""
-    there = memory_bytes(where)
-    if found.memory.total > there:
-        yield (
-            f"The run needs about {found.memory.total / 2**30:,.1f} GiB, this {'GPU' if where.type == 'cuda' else 'machine'} "
-            f"has {there / 2**30:,.1f}: lower plan.batch={recipe.plan.batch} (with objective.group), "
-            "data.augment.local_views or objective.head.prototypes, or take a smaller backbone."
-        )
+    if found.memory.total > memory_of_a_rank(where):
+        yield too_large(recipe, found.memory.total, where)
     if precision.precision == "bf16" and where.type == "cpu" and not cpu_has_bf16(cpu_flags()):
         yield "precision=bf16 on a CPU without bf16 instructions is many times slower than fp32; leave precision=auto."
+
+
+def too_large(recipe: Recipe, needed: int, where: torch.device) -> str:
+    """That a run does not fit here, and what to change."""
+    kind = "GPU" if where.type == "cuda" else "machine"
+    a_rank = f" for each of {dist.local_world()} ranks" if where.type != "cuda" and dist.local_world() > 1 else ""
+    settings = f"objective.group={recipe.objective.group}, data.augment.local_views or objective.head.prototypes"
+    checkpointing = "" if recipe.speed.checkpointing == "full" else "set speed.checkpointing=full, "
+    return (
+        f"The run needs about {needed / 2**30:,.1f} GiB, this {kind} has {memory_of_a_rank(where) / 2**30:,.1f}{a_rank}: "
+        f"{checkpointing}lower {settings}, start more ranks on other machines, or take a smaller backbone."
+    )
 
 
 def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, precision: Choice) -> Planned:

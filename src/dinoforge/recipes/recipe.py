@@ -69,8 +69,16 @@ class Speed(StepSpeed):
     """Of the networks; losses and master weights are always fp32. ``auto``: what this device is fast in, printed."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Images that a device computes at once; a larger share of the batch comes in parts, with the same result. ``auto``: as
+    many as fit."""
+    memory_gib: float | None = Field(default=None, gt=0)
+    """Memory that each rank may take, in GiB, for ``micro_batch=auto``; null: most of what its device has."""
+    checkpoints: Literal["auto", "background", "at_once"] = "auto"
+    """Whether training goes on while a checkpoint is written, from a copy in main memory; ``auto``: on a GPU, where the state
+    must be copied anyway."""
     workers: int = Field(default=1, ge=0)
-    """Processes that decode and crop; 0 does it in the main one."""
+    """Processes that decode and crop, on each rank; 0 does it in the main one."""
     stall_seconds: float = Field(default=120.0, gt=0)
     """How long one group of images may take before its worker is given up and the image tried once more."""
     trackers: Annotated[tuple[str, ...], BeforeValidator(known_trackers)] = ()

@@ -33,9 +33,7 @@ def vit_tiny_small_images() -> Recipe:
             ),
             resize=32,
         ),
-        objective=ObjectiveConfig(
-            head=HeadConfig(prototypes=512, hidden=512, bottleneck=32), group=64, koleo_weight=0.06
-        ),
+        objective=ObjectiveConfig(head=HeadConfig(prototypes=512, hidden=512, bottleneck=32), koleo_weight=0.06),
         plan=PlanConfig(
             images=130_000,
             batch=64,
@@ -78,7 +76,6 @@ def vit_micro_toy() -> Recipe:
                 ),
                 resize=48,
             ),
-            "objective": base.objective.model_copy(update={"group": 16}),
             "plan": base.plan.model_copy(
                 update={
                     "images": 32_000, "batch": 32, "probe_images": 16_000,
@@ -96,7 +93,7 @@ def vit_small_small_data() -> Recipe:
     return Recipe(
         recipe="vit_small.small_data",
         backbone=VitConfig(width=384, depth=12, heads=6, drop_path=0.1),
-        objective=ObjectiveConfig(head=HeadConfig(prototypes=16_384), group=16),
+        objective=ObjectiveConfig(head=HeadConfig(prototypes=16_384)),
         plan=PlanConfig(
             images=5_000_000,
             batch=256,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import write_atomic
+from dinoforge.base.hardware import compute_context
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, image_features, normalised, pictures
 from dinoforge.model.weights import Preprocessing
@@ -91,7 +92,7 @@ class Film:
             for old in (*self.folder.glob("step_*.npz"), self.folder / "images.npz"):
                 old.unlink(missing_ok=True)
             self._write_cast(rows, count)
-        patches, attention = looked_at(module, images, self.preprocessing, self.how.device)
+        patches, attention = looked_at(module, images, self.preprocessing, self.how)
         _save(
             self.folder / f"step_{step:09d}.npz",
             patches=patches.half().numpy(), attention=attention.mean(1).numpy(),
@@ -136,16 +137,16 @@ def spread(labels: Int[np.ndarray, " N"] | None, *, rows: int, count: int) -> In
 
 
 def looked_at(
-    module: Any, images: UInt8[Tensor, "Q C Y X"], preprocessing: Preprocessing, device: torch.device
+    module: Any, images: UInt8[Tensor, "Q C Y X"], preprocessing: Preprocessing, how: Extraction
 ) -> tuple[Float[Tensor, "Q H W D"], Float[Tensor, "Q heads H W"]]:
-    """Patch features and class-token attention of a few images, one at a time, in float32 on the CPU."""
+    """Patch features and class-token attention of a few images, computed one at a time; float32, on the CPU."""
     was_training = module.training
     module.eval()
     patches, attention = [], []
     try:
-        with torch.no_grad():
+        with torch.no_grad(), compute_context(how.precision, how.device):
             for image in images.split(1):
-                x = normalised(image.to(device), preprocessing)
+                x = normalised(image.to(how.device), preprocessing)
                 patches.append(module(x).patches.float().cpu())
                 attention.append(module.class_attention(x).float().cpu())
     finally:

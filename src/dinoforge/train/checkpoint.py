@@ -1,27 +1,35 @@
-"""Checkpoints: whole or absent, free of code, newest few kept.
+"""Checkpoints: whole or absent, free of code, newest few kept, the same for any number of ranks.
 
-A checkpoint is a folder ``step_000001200/`` with ``state.safetensors`` (student, teacher, centres, optimiser moments, by name)
-and ``state.json`` (step, images, what the run is, what it has seen so far).
+A checkpoint is a folder ``step_000001200/``. Every rank that wrote it left a ``shard-00001-of-00004.safetensors`` with its part
+of everything (student, teacher, both heads, centres, optimiser moments, by name) and where each part belongs; ``state.json``
+says the rest: step, images, what the run is, what it has seen so far, and the files with their sizes.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dinoforge.base import dist
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import new_folder, write_json, write_tensors
+from dinoforge.base.files import UNFINISHED, explained, write_json
 from dinoforge.base.log import say
 from dinoforge.train.optim import load_named_state, named_state
 
+# One process is no mistake.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
 _OPTIMIZER = "optimizer:"
+_SCALAR = "step"
+"""The one piece of AdamW's state that does not have its parameter's shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,72 +46,146 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. With several ranks all of them call everything here, in the same order.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    Args:
+        background: Write while the training goes on, from a copy in main memory.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, background: bool = False) -> None:
+        self.folder, self.keep, self.background = folder, keep, background
+        self._writing: Callable[[], None] | None = None
 
     def all(self) -> list[Saved]:
-        """Every readable checkpoint, oldest first; an unreadable one is named and passed over."""
+        """Every whole checkpoint, oldest first; one that is not is named and passed over."""
         found = []
         for path in sorted(self.folder.glob("step_*")):
             try:
                 facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                wrong = next((name for name, size in facts["files"].items() if _size(path / name) != size), None)
+                int(facts["step"])  # whoever finds it asks for it
+            except (OSError, ValueError, LookupError, AttributeError, TypeError):
+                wrong = "state.json"
+            if wrong is None:
                 found.append(Saved(path, facts))
-            except (OSError, ValueError):
-                say(f"Passing over checkpoint {path}: it is not whole.")
+            else:
+                say(f"Passing over checkpoint {path}: it is not whole ({wrong}).")
         return found
+
+    def latest(self) -> Saved | None:
+        """The newest whole one, on which all ranks agree; None where there is none yet.
+
+        Raises:
+            RunError: There are some, and not one is whole: to begin again would be to lose what the run has done.
+        """
+
+        def newest() -> Saved | None:
+            found = self.all()
+            if not found and any(self.folder.glob("step_*")):
+                raise RunError(f"No checkpoint in {self.folder} is whole. Remove that folder to begin the run again.")
+            return found[-1] if found else None
+
+        return dist.leading(newest)
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> Path:
         """Write the state after ``facts["step"]`` steps, then remove the oldest beyond ``keep``.
 
+        In the background this returns once the state is copied, and what goes wrong is raised by the next call or by ``wait``.
+
         Raises:
             RunError: The disk is full or cannot be written; earlier checkpoints stay untouched.
         """
+        from dinoforge.train.shards import write
+
+        self.wait()
         path = self.folder / f"step_{facts['step']:09d}"
-        tensors = dict(module.state_dict())
-        tensors |= {_OPTIMIZER + name: value for name, value in named_state(optimizer, module.named_parameters())}
-        with new_folder(path) as folder:
-            write_tensors(folder / "state.safetensors", tensors)
-            write_json(folder / "state.json", facts)
-        for old in self.all()[: -self.keep]:
-            shutil.rmtree(old.folder, ignore_errors=True)
+        fresh = path.parent / f".{path.name}.{UNFINISHED}"
+
+        def make_room() -> None:
+            shutil.rmtree(fresh, ignore_errors=True)
+            with explained(fresh):
+                fresh.mkdir(parents=True)
+
+        dist.leading(make_room)
+        state = dict(module.state_dict())
+        state |= {_OPTIMIZER + name: value for name, value in named_state(optimizer, module.named_parameters())}
+        self._writing = write(
+            state, fresh, finish=lambda: self._publish(fresh, path, facts), background=self.background
+        )  # fmt: skip
         return path
 
-    def load(self, saved: Saved, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put a checkpoint's state into a module and its optimiser.
+    def wait(self) -> None:
+        """Return when nothing is being written any more.
 
         Raises:
-            RunError: The file is damaged, or holds other tensors than this run has.
+            RunError: The last checkpoint could not be written.
         """
-        path = saved.folder / "state.safetensors"
-        try:
-            tensors = load_file(path)
-        except Exception as error:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing()
+
+    def _publish(self, fresh: Path, path: Path, facts: dict[str, Any]) -> None:
+        """Give a checkpoint that every rank has written its name. On the first rank alone."""
+        files = {file.name: file.stat().st_size for file in sorted(fresh.iterdir())}
+        write_json(fresh / "state.json", {**facts, "files": files})
+        shutil.rmtree(path, ignore_errors=True)  # passed over before, as it was not whole
+        with explained(path):
+            fresh.replace(path)
+        for old in self.all()[: -self.keep]:
+            shutil.rmtree(old.folder, ignore_errors=True)
+
+    def load(self, saved: Saved, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put a checkpoint's state into a module and its optimiser; each rank reads what it needs.
+
+        Raises:
+            RunError: A file is damaged, or holds other tensors than this run has.
+        """
+        from dinoforge.train.shards import read, shapes
+
+        state: dict[str, Tensor] = dict(module.state_dict())
+
+        def check() -> list[str]:
+            there = shapes(saved.folder)
+            moments = sorted(name.removeprefix(_OPTIMIZER) for name in there if name.startswith(_OPTIMIZER))
+            wrong = _misfits(state, {name: size for name, size in there.items() if not name.startswith(_OPTIMIZER)})
+            if wrong:
+                raise RunError(f"Checkpoint {saved.folder} belongs to other networks: {'; '.join(wrong[:4])}.")
+            return moments
+
+        # A rank of its own may fail to read what the others can; then all say so.
+        moments = dist.together(check)
+        parameters = dict(module.named_parameters())
+        unknown = [name for name in moments if name.rpartition("/")[0] not in parameters]
+        if unknown:
             raise RunError(
-                f"Checkpoint {path} cannot be read ({error}). Remove its folder to go on from the one before."
-            ) from None
-        moments = {
-            name.removeprefix(_OPTIMIZER): tensors.pop(name) for name in list(tensors) if name.startswith(_OPTIMIZER)
-        }
-        wrong = _misfits(module.state_dict(), tensors)
-        if wrong:
-            raise RunError(f"Checkpoint {path} belongs to other networks: {'; '.join(wrong[:4])}.")
-        module.load_state_dict(tensors)
-        load_named_state(optimizer, module.named_parameters(), moments)
-        if moments:
-            raise RunError(
-                f"Checkpoint {path} holds optimiser state for unknown parameters: {', '.join(sorted(moments)[:4])}."
+                f"Checkpoint {saved.folder} holds optimiser state for unknown parameters: {', '.join(unknown[:4])}."
             )
+        found = {name: _room(parameters, name) for name in moments}
+        read(saved.folder, state | {_OPTIMIZER + name: value for name, value in found.items()})
+        load_named_state(optimizer, module.named_parameters(), found)
 
 
-def _misfits(want: dict[str, Tensor], got: dict[str, Tensor]) -> list[str]:
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _room(parameters: Mapping[str, Tensor], name: str) -> Tensor:
+    """Where a piece of optimiser state is read into: spread over the ranks as its parameter is."""
+    parameter, _, kind = name.rpartition("/")
+    return torch.zeros(()) if kind == _SCALAR else torch.zeros_like(parameters[parameter], requires_grad=False)
+
+
+def _misfits(want: dict[str, Tensor], got: Mapping[str, Sequence[int]]) -> list[str]:
     """What is missing, unknown or of another shape."""
     missing = [f"{name} is missing" for name in want if name not in got]
     unknown = [f"{name} is unknown" for name in got if name not in want]
     shapes = [
-        f"{name} is {list(got[name].shape)}, not {list(want[name].shape)}"
+        f"{name} is {list(got[name])}, not {list(want[name].shape)}"
         for name in want
-        if name in got and got[name].shape != want[name].shape
+        if name in got and tuple(got[name]) != tuple(want[name].shape)
     ]
     return missing + unknown + shapes

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+from dinoforge.base import dist
 from dinoforge.base.hardware import Precision, compute_context, resident_bytes
 from dinoforge.data.augment import GLOBAL_VIEWS, PARAMETERS, AugmentConfig
 from dinoforge.data.batch import Batch
@@ -60,6 +61,20 @@ class Job:
     speed: StepSpeed = field(default_factory=StepSpeed)
     probe_rows: int = 0
     """Images whose features the quality probe takes in one forward pass."""
+    micro_batch: int | None = None
+    """Images computed at once, of which a rank's share holds several; null: the share."""
+    ranks: int = 1
+    """Processes that the batch and the state are divided among."""
+
+    @property
+    def images(self) -> int:
+        """Computed at once."""
+        return self.micro_batch or self.plan.batch // self.ranks
+
+    @property
+    def parts(self) -> int:
+        """Of a rank's share."""
+        return self.plan.batch // self.ranks // self.images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +107,7 @@ class Forecast:
 
     memory: Memory
     flops: float
-    """Floating-point operations of the matrix products of a step."""
+    """Floating-point operations of the matrix products of a step, on all ranks together."""
 
 
 class Live(TorchDispatchMode):
@@ -142,26 +157,36 @@ def forecast(job: Job) -> Forecast:
     The runtime's part is what this very process holds after a tiny real step, so the figure is for a run in a process like
     this one. On a GPU it is the device's memory, as torch counts it, and has no runtime part.
     """
+    with dist.apart():
+        return _forecast(job)
+
+
+def _forecast(job: Job) -> Forecast:
     runtime = _runtime(job)
+    parts = min(job.parts, 2)  # the second is as every further one
     with _few_pieces(job), FakeTensorMode(), Live() as live:
         with torch.device(job.device):
             student = _shapes(job)
             weights = live.now
             teacher = _shapes(job).requires_grad_(False).eval()
             both = live.now
-            batch = _batch(job)
+            batches = [_batch(job, job.images) for _ in range(parts)]
             data = live.now - both
         step = Pretrain(student, teacher, job.objective, seed=0)
         quicken(step, job.speed.model_copy(update={"compile": False}), job.device)  # there is nothing to compile for
         adamw = optimizer(student, job.plan, fused=fused(job.speed.optimizer, job.device))
         before_update: list[int] = []
         adamw.register_step_pre_hook(lambda *_: before_update.append(live.peak))
-        fit(step, adamw, [batch], plan=job.plan, steps=1, compute=compute_context(job.precision, job.device))
+        fit(
+            step, adamw, batches, plan=job.plan, steps=1, parts=parts,
+            compute=compute_context(job.precision, job.device),
+        )  # fmt: skip
         updating, flops, pieces = live.peak, live.flops, live.most_pieces
         live.peak = alive = live.now
         _look(teacher.backbone, job)
         looking = live.peak - alive
     moments = 2 * sum(p.nbytes for p in student.parameters() if p.requires_grad)
+    more = data // parts * (job.parts - parts)
     data += data // 4  # the bytes that it was made from, which the loader holds until the next batch
     steady = both + moments + data
     extra = {
@@ -173,18 +198,21 @@ def forecast(job: Job) -> Forecast:
     busiest = max(extra, key=lambda name: extra[name])
     moving = extra[busiest]
     gradients = min(weights, moving) if busiest == "step" else 0
+    data += more + more // 4
+    # Between forward and backward every rank has the student's weights whole, or one block's; blocks travel in bf16.
+    gathered = 0 if job.ranks == 1 or job.speed.sharding == "all" else weights // (2 if job.precision == "bf16" else 1)
     on_cpu = job.device.type == "cpu"
     memory = Memory(
         runtime=runtime if on_cpu else 0,
-        weights=weights,
-        teacher=both - weights,
-        gradients=gradients,
-        optimizer=moments,
-        activations=moving - gradients,
+        weights=weights // job.ranks,
+        teacher=(both - weights) // job.ranks,
+        gradients=gradients // job.ranks,
+        optimizer=moments // job.ranks,
+        activations=moving - gradients + gathered,
         data=data,
         allocator=int(PIECES[job.precision] * pieces) if on_cpu else 0,
     )
-    return Forecast(memory=memory, flops=flops)
+    return Forecast(memory=memory, flops=flops / parts * job.parts * job.ranks)
 
 
 @contextmanager
@@ -212,9 +240,9 @@ def _shapes(job: Job) -> Networks:
     return networks(BACKBONES[job.backbone.kind][1](job.backbone), job.objective, seed=0)
 
 
-def _batch(job: Job, images: int | None = None) -> Batch:
+def _batch(job: Job, count: int) -> Batch:
     """A batch of noise, with as many masked patches as a batch has on average and one group for all draws."""
-    count, side, near = images or job.plan.batch, job.augment.global_pixels, job.augment.local_pixels
+    side, near = job.augment.global_pixels, job.augment.local_pixels
     channels, patches = getattr(job.backbone, "channels", 3), (side // job.backbone.patch) ** 2
     masked = round(GLOBAL_VIEWS * count * _masked_patches(job))
     masks = torch.zeros(GLOBAL_VIEWS * count * patches, dtype=torch.bool)
@@ -244,7 +272,7 @@ def _colouring(job: Job) -> int:
     """Bytes that colouring a batch takes beyond its result, counted on four views in which everything changes."""
     if job.device.type == "cpu":
         return 0  # some bytes of one view at a time
-    views, side, few = GLOBAL_VIEWS * job.plan.batch, job.augment.global_pixels, 4
+    views, side, few = GLOBAL_VIEWS * job.images, job.augment.global_pixels, 4
     channels = job.backbone.channels
     pixels = torch.zeros(few, channels, side, side, dtype=torch.uint8)
     change = dict.fromkeys(PARAMETERS, 1.0) | ({} if channels == 3 else {"hue": 0.0})
@@ -284,7 +312,12 @@ class Pace:
 
 
 def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
-    """Measured on noise in so many steps of ``images`` images, the first of which does not count."""
+    """Measured on noise in so many steps of ``images`` images on this rank alone, the first of which does not count."""
+    with dist.apart():
+        return _pace(job, images, steps)
+
+
+def _pace(job: Job, images: int, steps: int) -> Pace:
     student = networks(build(job.backbone, seed=0), job.objective, seed=0)
     step = Pretrain(student, teacher_of(student), job.objective, seed=0).to(job.device)
     quicken(step, job.speed, job.device)

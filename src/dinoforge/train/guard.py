@@ -73,6 +73,6 @@ class Finite:
 
 
 def _named(done: Done) -> dict[str, torch.Tensor]:
-    return {f"loss {name}": value for name, value in done.losses.terms.items()} | {
+    return {f"loss {name}": value for name, value in done.losses.items()} | {
         f"gradient norm {name}": norm for name, norm in done.norms.items()
     }

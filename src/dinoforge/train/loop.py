@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dinoforge.base import dist
 from dinoforge.data.batch import Batch
 from dinoforge.train.follow import follow
 from dinoforge.train.optim import clip, set_rates
 from dinoforge.train.plan import PlanConfig, Scheduled
-from dinoforge.train.step import PLAIN, Compute, Losses, Pretrain
+from dinoforge.train.step import PLAIN, Compute, Pretrain
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Done:
 
     step: int
     """Steps done, this one included."""
-    losses: Losses
+    losses: dict[str, Tensor]
+    """Terms of the loss, over the whole logical batch."""
     norms: dict[str, Tensor]
     """Gradient norm of each sub-module before clipping."""
     at: Scheduled
@@ -50,17 +53,25 @@ def fit(
     plan: PlanConfig,
     steps: int,
     first: int = 0,
+    parts: int = 1,
     compute: Compute = PLAIN,
     observers: Sequence[Observer] = (),
 ) -> None:
-    """Train from step ``first`` to ``steps``; ``batches`` must begin at step ``first`` too."""
+    """Train from step ``first`` to ``steps``.
+
+    Args:
+        batches: From step ``first`` on, this rank's share of the logical batches, each in so many ``parts``.
+    """
     step.student.train()
-    for index, batch in zip(range(first, steps), batches, strict=False):
+    stream = iter(batches)
+    for index in range(first, steps):
+        share = list(islice(stream, parts))
+        if not share:
+            return
         at = plan.at(index, steps=steps)
         set_rates(optimizer, at)
 
-        losses = step(batch, at, compute)
-        losses.total.backward()
+        losses = descend(step, share, at, compute)
         norms = clip(step.student, plan.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -69,3 +80,17 @@ def fit(
         done = Done(step=index + 1, losses=losses, norms=norms, at=at)
         for observer in observers:
             observer(done)
+
+
+def descend(step: Pretrain, share: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> dict[str, Tensor]:
+    """Leave the gradient of a logical batch on the student, and return its loss terms.
+
+    Targets know the whole batch; the student sees one part after another, so that activations of one part are alive at a time.
+    Parts are equally many whole groups on every rank, so the batch's loss is the mean of theirs, whatever the split.
+    """
+    terms = []
+    for part, targets in zip(share, step.targets(share, at, compute), strict=True):
+        losses = step.losses(part, targets, compute)
+        (losses.total / len(share)).backward()
+        terms.append(torch.stack(list(losses.terms.values())))
+    return dict(zip(losses.terms, dist.all_mean(torch.stack(terms).mean(0)).unbind(), strict=True))

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from dinoforge.base import dist
 from dinoforge.base.errors import Interrupted
 from dinoforge.base.files import append_line, read_lines, write_lines
 from dinoforge.base.log import Ticker, say
@@ -20,6 +21,7 @@ from dinoforge.train.loop import Done
 from dinoforge.train.trackers.tracker import Tracker, numbers
 
 Scores = Mapping[str, float]
+T = TypeVar("T")
 
 
 def due(step: int, *, every: int, steps: int) -> bool:
@@ -77,7 +79,7 @@ def comparable(history: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapp
 
 
 class Metrics:
-    """One JSON line a step in ``metrics.jsonl``."""
+    """One JSON line a step in ``metrics.jsonl``, written by the first rank."""
 
     def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()) -> None:
         self.path, self.batch, self.tick, self.trackers = path, batch, tick, trackers
@@ -99,14 +101,13 @@ class Metrics:
 
     def flush(self) -> None:
         """Write every step not yet written."""
-        if not self._pending:
+        if not self._pending or dist.rank():
+            self._pending.clear()
             return
         seconds = (time.monotonic() - self._since) / len(self._pending)
         self._since = time.monotonic()
-        names = list(self._pending[0].losses.terms)
-        values = torch.stack(
-            [torch.stack([done.losses.terms[name] for name in names]) for done in self._pending]
-        ).tolist()
+        names = list(self._pending[0].losses)
+        values = torch.stack([torch.stack([done.losses[name] for name in names]) for done in self._pending]).tolist()
         pending, self._pending = self._pending, []
         for done, terms in zip(pending, values, strict=True):
             losses = dict(zip(names, terms, strict=True))
@@ -154,10 +155,13 @@ def cut_metrics(path: Path, step: int | None) -> int:
 
 
 class Stop:
-    """Turns SIGTERM and SIGINT into a checkpoint and exit status 75."""
+    """Turns SIGTERM and SIGINT into a checkpoint and exit status 75, on all ranks after the same step."""
 
     def __init__(self) -> None:
         self.asked = False
+        """Whether any rank was asked, as of their last exchange (``Agreement``)."""
+        self.signalled = False
+        """Whether this rank was."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -173,17 +177,43 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:  # asked twice: at once
+        if self.signalled:  # asked twice: at once
             raise KeyboardInterrupt
-        self.asked = True
+        self.signalled = True
         say(f"{signal.Signals(number).name} received: finishing this step, then a checkpoint.")
+
+
+class Agreement:
+    """What ranks tell one another after every step: a stop that was asked for, images that could not be used. Comes first.
+
+    Args:
+        news: Takes what this rank has to report and leaves nothing.
+        note: Writes one report down; called on the first rank.
+    """
+
+    def __init__(self, stop: Stop, news: Callable[[], list[T]], note: Callable[[T], None]) -> None:
+        self.stop, self.news, self.note = stop, news, note
+
+    def __call__(self, done: Done) -> None:
+        """Speak with the others."""
+        self.exchange()
+
+    def exchange(self) -> None:
+        """All ranks at once."""
+        mine = self.news()
+        asked, told = dist.counts(self.stop.signalled, len(mine))
+        self.stop.asked = asked > 0
+        if told:
+            for report in (report for reports in dist.gather(mine) for report in reports):
+                if dist.rank() == 0:
+                    self.note(report)
 
 
 class Checkpointing:
     """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found.
 
     Args:
-        settle: Called before: writes and checks the steps that wait for either.
+        settle: Called before: writes the steps that wait for it.
     """
 
     def __init__(
@@ -211,7 +241,10 @@ class Checkpointing:
             return
         self.settle()
         path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
-        if self.stop.asked and done.step < self.steps:
+        if done.step < self.steps and not self.stop.asked:
+            return
+        self.checkpoints.wait()
+        if done.step < self.steps:
             raise Interrupted(
                 f"Stopped after step {done.step}; checkpoint {path} is written. Run the same command to go on."
             )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dinoforge.base import dist
 from dinoforge.train.plan import PlanConfig, Scheduled
 
 _TOKENS = ("cls_token", "pos_embed", "mask_token", "register_tokens", "patch_embed.")
@@ -86,7 +87,7 @@ def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled) -> None:
 def clip(student: nn.Module, largest: float) -> dict[str, Tensor]:
     """Clip the gradients of each sub-module to norm ``largest`` on its own; the norms before, on the device."""
     return {
-        name: nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True)
+        name: dist.whole(nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True))
         for name, module in student.named_children()
     }
 

@@ -3,13 +3,19 @@
 1. memory that is freed is kept for the next tensor (on a processor);
 2. how attention is computed (``model.attention``);
 3. activation checkpointing of the student's blocks, so that compiling sees what is computed again;
-4. compiling of every block of both networks: blocks are alike, so one of them is compiled for all.
+4. compiling of every block of both networks: blocks are alike, so one of them is compiled for all;
+5. sharding over the ranks, last: it takes a block's parameters away between uses, and what computes the block again or was
+   compiled from it must find them there.
+
+Optimiser and moving average come after it: they are made of the shards, so each rank updates its own part alone.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -17,12 +23,17 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from dinoforge.base import dist
 from dinoforge.base.allocator import keep_freed_memory
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.hardware import Precision
 from dinoforge.model.attention import Way
 from dinoforge.model.layers import Attention
 from dinoforge.train.step import Pretrain
+
+# Features are views of a backbone's last tokens, and nothing is ever written into them.
+warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view tensor")
 
 _PRODUCTS = frozenset(
     {
@@ -50,6 +61,11 @@ class StepSpeed(Config):
     """Compile every block of the backbone (torch.compile): the first step takes a minute or more, the others less."""
     optimizer: Literal["auto", "foreach", "fused"] = "auto"
     """How AdamW updates: kernel by kernel for all parameters, in one kernel, or what is faster here."""
+    sharding: Literal["state", "all"] = "state"
+    """What several ranks divide among them: gradients, moments and the weights between steps (state), or the weights between
+    uses too (all): less memory, and the student's weights travel twice a step (FSDP; ZeRO stages 2 and 3)."""
+    reduce: Literal["fp32", "bf16"] = "fp32"
+    """In which precision ranks add up the blocks' gradients; heads, tokens and norms always in fp32."""
 
 
 def quicken(step: Pretrain, speed: StepSpeed, device: torch.device) -> None:
@@ -74,6 +90,53 @@ def quicken(step: Pretrain, speed: StepSpeed, device: torch.device) -> None:
         check_compiler(device)
         for block in (*student, *teacher):
             block.compile()
+
+
+def shard(step: Pretrain, speed: StepSpeed, device: torch.device, precision: Precision) -> None:
+    """Spread student and teacher over all ranks, alike (FSDP2; Zhao et al. 2023); on one process nothing happens.
+
+    A unit is what is gathered at once: each block, the tokens around them, the layers of a head, its prototypes. In bf16
+    blocks travel in bf16; what stands outside of them stays in fp32, as on one process, and so does the residual stream.
+    Gradients are averaged over the ranks.
+    """
+    if not dist.active():
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.world(),))
+    half = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16,
+        reduce_dtype=torch.bfloat16 if speed.reduce == "bf16" else torch.float32,
+        cast_forward_inputs=False,
+    )
+    for role in (step.student, step.teacher):
+        how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": speed.sharding == "all" or role is step.teacher}
+        for block in _blocks(role.backbone):
+            fully_shard(block, mp_policy=half if precision == "bf16" else MixedPrecisionPolicy(), **how)
+        fully_shard(role.backbone, **how)
+        for head in dict.fromkeys((role.dino_head, role.patch_head)):
+            # On their own, for their gradient is complete only when both losses have had their say.
+            fully_shard(head.last_layer, **how)
+            fully_shard(head, **how)
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Have all of a sharded module's weights on every rank, so that a rank may use it without the others.
+
+    All ranks enter and leave together. A module that is not sharded is left as it is.
+    """
+    units: list[Any] = [unit for unit in module.modules() if hasattr(unit, "unshard")]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.reshard()
+            unit.set_reshard_after_forward(True, recurse=False)
 
 
 def check_compiler(device: torch.device) -> None:

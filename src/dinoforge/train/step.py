@@ -11,6 +11,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -150,23 +151,49 @@ class Pretrain(nn.Module):
 
     def forward(self, batch: Batch, at: Scheduled, compute: Compute = PLAIN) -> Losses:
         """Losses of one logical batch. ``compute`` is the precision's context for everything but the losses."""
-        return self.losses(batch, self.targets(batch, at, compute), compute)
+        return self.losses(batch, self.targets([batch], at, compute)[0], compute)
 
     @torch.no_grad()
-    def targets(self, batch: Batch, at: Scheduled, compute: Compute = PLAIN) -> Targets:
-        """The teacher's view of every unmasked global view, centred and sharpened."""
-        views, images = batch.globals.shape[:2]
+    def targets(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Targets]:
+        """The teacher's view of every unmasked global view, centred and sharpened over the whole logical batch.
+
+        Args:
+            parts: This rank's share of the batch, in parts of equally many groups.
+        """
+        views, images = parts[0].globals.shape[:2]
+        seen = [self._seen(part, compute) for part in parts]
+        # Prototypes are the same for all parts; of a part only its bottleneck vectors are kept.
+        scores, patch_scores = (
+            Scores(torch.cat([score.vectors for score in found]), found[0].prototypes)
+            for found in zip(*seen, strict=True)
+        )
+        device, share = scores.vectors.device, images * len(parts)
+        group = (
+            torch.arange(share, device=device).view(len(parts), 1, images).expand(-1, views, -1) // self.config.group
+        )
+        # Position of a masked patch -> its image in the part -> that image's group.
+        patch_group = torch.cat(
+            [
+                (part.masked_index // part.masks.shape[-1] % images + images * number) // self.config.group
+                for number, part in enumerate(parts)
+            ]
+        )
+        whole = self._assign("images", scores, group.flatten(), share, at)
+        patches = self._assign("patches", patch_scores, patch_group, share, at)
+        ends = [0, *accumulate(len(part.masked_index) for part in parts)]
+        return [
+            Targets(
+                images=whole.part(slice(number * views * images, (number + 1) * views * images)).unflatten(views),
+                patches=patches.part(slice(*ends[number : number + 2])),
+            )
+            for number in range(len(parts))
+        ]
+
+    def _seen(self, batch: Batch, compute: Compute) -> tuple[Scores, Scores]:
+        """The teacher's scores of the global views and of their masked patches."""
         with compute:
             seen = self.teacher.backbone(batch.globals.flatten(0, 1))
-            scores, patch_scores = self.teacher.scores(seen.image, seen.patches.flatten(0, 2)[batch.masked_index])
-        # Position of a masked patch -> its image in the batch -> that image's group.
-        patches = batch.masks.shape[-1]
-        group_of_patch = (batch.masked_index // patches) % images // self.config.group
-        group_of_image = torch.arange(images, device=seen.image.device).repeat(views) // self.config.group
-        return Targets(
-            images=self._assign("images", scores, group_of_image, images, at).unflatten(views),
-            patches=self._assign("patches", patch_scores, group_of_patch, images, at),
-        )
+            return self.teacher.scores(seen.image, seen.patches.flatten(0, 2)[batch.masked_index])
 
     def _assign(self, name: str, scores: Scores, group: Tensor, images: int, at: Scheduled) -> Assignment:
         """Scores to probabilities, by the configured rule."""
@@ -179,7 +206,7 @@ class Pretrain(nn.Module):
         )
 
     def losses(self, batch: Batch, targets: Targets, compute: Compute = PLAIN) -> Losses:
-        """The student's share, for all of a logical batch or for some of its groups."""
+        """The student's part, for all of a logical batch or for some of its groups: of a batch the mean over equal parts."""
         views, images = batch.globals.shape[:2]
         with compute:
             inputs = [

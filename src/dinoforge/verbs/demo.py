@@ -26,9 +26,10 @@ from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.baseline import BASELINES
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
+from dinoforge.recipes.opened import labelled
 from dinoforge.recipes.recipe import ProbeConfig
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import labelled, pretrain
+from dinoforge.runs import pretrain
 from dinoforge.verbs.plan import plan
 from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan

@@ -16,7 +16,7 @@ from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.table import EVALUATIONS
 from dinoforge.features.extract import image_features
-from dinoforge.runs import labelled
+from dinoforge.recipes.opened import labelled
 from dinoforge.verbs.opening import extraction, opened, told
 
 

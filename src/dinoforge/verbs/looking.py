@@ -14,7 +14,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.hardware import device
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.extract import pictures
+from dinoforge.features.extract import Extraction, pictures
 from dinoforge.model.weights import Preprocessing
 from dinoforge.report.film import looked_at, visible
 from dinoforge.verbs.opening import opened, told
@@ -67,7 +67,7 @@ def look(backbone: str, images: str, rows: list[str] | int, *, side: str | int |
     usable = np.concatenate([place for place, _ in parts])
     where = device("auto")
     pixels = torch.cat([part for _, part in parts])
-    patches, attention = looked_at(found.module.to(where), pixels, preprocessing, where)
+    patches, attention = looked_at(found.module.to(where), pixels, preprocessing, Extraction(where))
     ids = [str(name) for name in chosen.columns["id"][usable]]
     return Looked(visible(pixels).contiguous(), patches, attention, ids, found.module.patch)
 

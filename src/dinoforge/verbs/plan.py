@@ -7,7 +7,7 @@ from typing import Any
 from dinoforge.base.hardware import choose_precision, device
 from dinoforge.base.log import say
 from dinoforge.recipes.cost import Planned, planned, probed
-from dinoforge.runs import opened
+from dinoforge.recipes.opened import opened
 
 
 def plan(**settings: Any) -> Planned:

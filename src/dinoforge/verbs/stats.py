@@ -12,7 +12,7 @@ from dinoforge.base.config import with_settings
 from dinoforge.base.log import say, track
 from dinoforge.data.sources.source import first_rows
 from dinoforge.data.stats import PERCENTILES, Stats, StatsConfig, measured
-from dinoforge.runs import training_rows
+from dinoforge.recipes.opened import training_rows
 from dinoforge.verbs.opening import told
 
 

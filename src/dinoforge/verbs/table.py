@@ -25,3 +25,5 @@ _VERBS = (
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})
 """Verbs that take any setting of a recipe besides their own keys."""
+VERBS_ON_RANKS = frozenset({"pretrain"})
+"""Verbs that several processes started together do as one."""

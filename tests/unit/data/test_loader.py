@@ -245,5 +245,5 @@ def test_a_run_of_a_thousand_million_groups_begins_at_once():
 
 
 def test_groups_that_do_not_divide_among_ranks():
-    with pytest.raises(ConfigError, match=r"plan.batch=24 is 6 groups of 4, which do not divide among 4 ranks"):
+    with pytest.raises(ConfigError, match=r"24 is 6 groups of .*=4 images, which do not divide among 4 ranks; 3 or 6 "):
         loader(Numbered(30), batch=24, world=4)

@@ -12,7 +12,7 @@ from dinoforge.data.decode import Broken, decode
 from dinoforge.data.sources.table import open_source
 from dinoforge.data.sources.toy import EXTRAS
 from dinoforge.data.toyworld.pollution import COPY_KINDS, JUNK
-from dinoforge.runs import labelled
+from dinoforge.recipes.opened import labelled
 
 ADDRESS = "toy://species?images=240&size=64&copies=0.2&leaks=0.1&junk=0.15&seed=4"
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.base import hardware
+from dinoforge.base import dist, hardware
 from dinoforge.base.config import with_settings
+from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes import cost
@@ -79,7 +80,7 @@ def test_bf16_without_instructions(told, monkeypatch):
 
 def facts(**changes):
     made = {
-        "steps": 100, "images": 6_400, "passes": 2.0, "batch": 64, "data_images": 3_200, "memory_bytes": 2**30,
+        "steps": 100, "images": 6_400, "passes": 2.0, "batch": 64, "micro_batch": 64, "ranks": 1, "data_images": 3_200, "memory_bytes": 2**30,
         "memory": {}, "flops": 1.0,
     }  # fmt: skip
     return cost.Planned(**made | changes)
@@ -115,12 +116,15 @@ def test_what_does_not_fit_or_takes_too_long_is_not_probed(source):
     assert found.warnings == ["No time is predicted: the run does not fit into the memory of this machine."]
     found = cost.probed(facts(flops=1e18), recipe("vit_tiny.small_images"), source, CPU, FP32)
     assert found.seconds is None
-    assert "one group of 64 images alone would take about" in found.warnings[0]
+    assert "one group of 16 images alone would take about" in found.warnings[0]
 
 
 def test_the_line():
     assert facts(seconds=75.0).line() == (
         "Plan: 100 steps of 64 images, 2.0 passes over 3,200 images, about 1.0 GiB of memory, about 1 min 15 s."
+    )
+    assert facts(ranks=2, micro_batch=16).line() == (
+        "Plan: 100 steps of 64 images on 2 ranks (16 at once), 2.0 passes over 3,200 images, about 1.0 GiB of memory a rank."
     )
 
 
@@ -129,3 +133,53 @@ def test_the_machine_is_known():
     assert hardware.peak_bytes(CPU) >= hardware.resident_bytes() * 0.9
     assert 0 < hardware.free_memory_bytes(CPU) <= hardware.memory_bytes(CPU)
     assert hardware.cores() >= 1
+
+
+def needing(monkeypatch, bytes_an_image, fixed=0):
+    """Steps that need so many bytes, of which as many jobs were forecast as are listed."""
+    jobs = []
+
+    def forecast(job):
+        jobs.append(job)
+        memory = Memory(**PARTS | {"weights": fixed, "activations": bytes_an_image * job.images})
+        return Forecast(memory=memory, flops=1.0)
+
+    monkeypatch.setattr(cost, "forecast", forecast)
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("gib", "at_once", "needed"),
+    [(100, 64, 74), (74, 64, 74), (73, 32, 42), (41, 16, 26), (1, 16, 26)],
+    ids=["plenty", "just", "a little less", "a quarter", "never enough"],
+)
+def test_as_many_images_at_once_as_fit(monkeypatch, source, gib, at_once, needed):
+    """1 GiB an image and 10 besides, groups of 16 in a batch of 64: the smallest part is a group, whether it fits or not."""
+    needing(monkeypatch, 2**30, fixed=10 * 2**30)
+    made = with_settings(recipe("vit_tiny.small_images"), {"speed.memory_gib": gib, "objective.group": 16})
+    found = cost.planned(made, source, CPU, FP32)
+    assert (found.micro_batch, found.memory_bytes) == (at_once, needed * 2**30)
+    assert ("at once" in found.line()) == (at_once < 64)
+
+
+def test_what_is_asked_for_is_not_second_guessed(monkeypatch, source):
+    jobs = needing(monkeypatch, 2**60)
+    settings = {"objective.group": 16, "speed.micro_batch": 32}
+    assert cost.planned(with_settings(recipe("vit_tiny.small_images"), settings), source, CPU, FP32).micro_batch == 32
+    assert [(job.images, job.parts) for job in jobs] == [(32, 2)]
+    with pytest.raises(ConfigError, match=r"speed.micro_batch=24 does not divide a rank's 64 .* 16, 32, 64 would"):
+        cost.planned(
+            with_settings(recipe("vit_tiny.small_images"), settings | {"speed.micro_batch": 24}), source, CPU, FP32
+        )
+
+
+def test_ranks_share_the_machine_and_the_batch(monkeypatch, source):
+    jobs = needing(monkeypatch, 1)
+    monkeypatch.setattr(dist, "world", lambda: 4)
+    monkeypatch.setattr(dist, "local_world", lambda: 4)
+    made = with_settings(recipe("vit_tiny.small_images"), {"objective.group": 16})
+    found = cost.planned(made, source, CPU, FP32)
+    assert (found.micro_batch, found.ranks) == (16, 4)
+    assert [(job.images, job.parts, job.ranks) for job in jobs] == [(16, 1, 4)]
+    assert cost.memory_of_a_rank(CPU) == hardware.memory_bytes(CPU) / 4
+    assert "for each of 4 ranks" in cost.too_large(made, 2**40, CPU)

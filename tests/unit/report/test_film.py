@@ -141,8 +141,8 @@ def test_images_are_looked_at_alone():
     """Each map is that of its image alone, so memory does not grow with their number."""
     images = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     module = build(VIT, seed=0)
-    patches, attention = looked_at(module, images, PREPROCESSING, torch.device("cpu"))
+    patches, attention = looked_at(module, images, PREPROCESSING, Extraction(torch.device("cpu")))
     assert patches.shape == (3, 4, 4, 16)
     assert attention.shape == (3, 2, 4, 4)
-    again = looked_at(module, images[1:2], PREPROCESSING, torch.device("cpu"))[0]
+    again = looked_at(module, images[1:2], PREPROCESSING, Extraction(torch.device("cpu")))[0]
     torch.testing.assert_close(again[0], patches[1], rtol=0, atol=0)

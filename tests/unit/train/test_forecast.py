@@ -1,6 +1,7 @@
 """Memory that is counted is that which is there: by hand, by the parameters, and by the operating system (tests/whole)."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,20 @@ def test_activations_grow_with_the_batch_and_shrink_in_bf16():
     half = forecast(made("vit_micro.toy", "bf16", **{"plan.batch": 64})).memory
     assert 0.5 < half.activations / one.activations < 0.8
     assert one.total == sum(getattr(one, part) for part in type(one).__slots__)
+
+
+def test_parts_and_ranks_need_less_each_and_compute_as_much_together():
+    whole = made("vit_micro.toy", **{"plan.batch": 128})
+    one, parts, ranks = (forecast(replace(whole, **how)) for how in ({}, {"micro_batch": 32}, {"ranks": 4}))
+    assert (parts.memory.weights, parts.memory.data) == (one.memory.weights, pytest.approx(one.memory.data, rel=0.02))
+    assert parts.memory.activations == pytest.approx(one.memory.activations / 4, rel=0.2)
+    for part in ("weights", "teacher", "optimizer"):
+        assert getattr(ranks.memory, part) == getattr(one.memory, part) // 4
+    assert ranks.memory.data == pytest.approx(one.memory.data / 4, rel=0.02)
+    # What a rank computes with is whole between a step's forward and backward pass.
+    assert ranks.memory.activations == pytest.approx(parts.memory.activations + one.memory.weights, rel=0.2)
+    assert parts.flops == pytest.approx(one.flops, rel=0.05)
+    assert ranks.flops == pytest.approx(one.flops, rel=0.05)
 
 
 def test_a_large_probe_of_quality_is_the_peak_of_a_small_batch():

@@ -24,7 +24,7 @@ def part(whole, first, last):
 def test_losses_of_parts_add_up_to_those_of_the_whole(drop):
     """The student's share is a mean over groups: halves, averaged, give the loss and the gradients of the whole."""
     whole, step = batch(), pretrain(drop)
-    targets = step.targets(whole, AT)
+    targets = step.targets([whole], AT)[0]
     want = step.losses(whole, targets)
     want.total.backward()
     grads = {name: p.grad.clone() for name, p in step.student.named_parameters()}
@@ -65,7 +65,8 @@ def test_the_teacher_sees_no_mask_and_no_local_view():
     masks = torch.zeros_like(whole.masks)
     index, weight = masked_positions(masks)
     bare = Batch(whole.globals, whole.locals * 0, masks, index, weight, whole.groups)
-    torch.testing.assert_close(pretrain().targets(whole, AT).images.rows(), pretrain().targets(bare, AT).images.rows())
+    seen, same = (pretrain().targets([one], AT)[0].images.rows() for one in (whole, bare))
+    torch.testing.assert_close(seen, same)
 
 
 def test_each_weight_switches_its_own_term():
@@ -93,7 +94,7 @@ def test_a_batch_without_masks_or_local_views_still_trains():
 
 def test_separate_heads_have_their_own_sizes():
     step = pretrain(patch_head=HeadConfig(prototypes=40, hidden=12, bottleneck=6))
-    targets = step.targets(batch(), AT)
+    targets = step.targets([batch()], AT)[0]
     assert targets.images.rows().shape[-1] == 24
     assert targets.patches.rows().shape[-1] == 40
     step(batch(), AT).total.backward()

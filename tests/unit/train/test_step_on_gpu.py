@@ -50,7 +50,7 @@ def losses(device, precision, steps=5, **settings):
     found = []
     fit(
         step, adamw, batches(device, steps), plan=PLAN, steps=100, compute=compute_context(precision, device),
-        observers=[lambda done: found.append(done.losses.terms)],
+        observers=[lambda done: found.append(done.losses)],
     )  # fmt: skip
     return torch.stack([torch.stack(list(terms.values())) for terms in found]).cpu()
 

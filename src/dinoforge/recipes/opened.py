@@ -1,0 +1,83 @@
+"""A settled recipe, and what its addresses name: the images to train on, those to probe with, the backbone to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.log import say
+from dinoforge.data.sources.options import split_address
+from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.table import has_split, open_source
+from dinoforge.model.weights import Backbone, load_backbone
+from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.settle import settle
+
+
+def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None]:
+    """The settled recipe, the images that are trained on, and the backbone to start from.
+
+    Raises:
+        ConfigError: No data, or settings that are unknown, wrong, or contradict one another.
+        DataError: Nothing there.
+        WeightsError: The backbone to start from cannot be read.
+    """
+    recipe = settle(settings).recipe
+    if recipe.data.source is None:
+        raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
+    source = training_rows(recipe.data.source)
+    start = load_backbone(recipe.init) if recipe.init else None
+    if start is not None:
+        say(f"init={recipe.init}: {start.loaded}")
+        recipe = _with_architecture(recipe, start, settings)
+    return recipe, source, start
+
+
+def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with the architecture of the backbone it starts from; what only training needs stays the recipe's."""
+    own = {name: getattr(recipe.backbone, name, None) for name in ("drop_path", "drop_path_uniform")}
+    keep = {name: value for name, value in own.items() if name in type(start.config).model_fields}
+    architecture = start.config.model_copy(update=keep)
+    for path in given:
+        name = path.removeprefix("backbone.")
+        if path.startswith("backbone.") and name not in keep:
+            raise ConfigError(f"{path} cannot be set together with init=: the architecture is that of {recipe.init}.")
+    return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
+
+
+def training_rows(address: str) -> Source:
+    """The images of an address that may be trained on: the train split where it has splits."""
+    whole = open_source(address)  # once: a million files take seconds
+    if has_split(whole, "train"):
+        return whole.select(np.flatnonzero(whole.columns["split"] == "train"))
+    others = sorted(set(whole.columns["split"].tolist()) - {""}) if "split" in whole.columns else []
+    if others and "split" not in split_address(address)[1]:
+        say(
+            f"{whole.address} has no split train, only {', '.join(others)}: all its {len(whole):,} images are used; "
+            "?split=NAME behind the address chooses one."
+        )
+    return whole
+
+
+def labelled(address: str) -> tuple[Source, Source]:
+    """A labelled source's rows that vote and rows that are asked: train and test, else val, else every fifth.
+
+    Raises:
+        DataError: The source has no labels, or only one class.
+    """
+    whole = open_source(address)
+    labels = whole.columns.get("label")
+    if labels is None or len(np.unique(labels[labels >= 0])) < 2:
+        raise DataError(
+            f"{whole.address} has no labels; a probe takes folders named by class, or a column 'label' (or ?label=NAME)."
+        )
+    whole = whole if (labels >= 0).all() else whole.select(np.flatnonzero(labels >= 0))
+    test = next((name for name in ("test", "val") if has_split(whole, name)), None)
+    if has_split(whole, "train") and test:
+        splits = whole.columns["split"]
+        return whole.select(np.flatnonzero(splits == "train")), whole.select(np.flatnonzero(splits == test))
+    asked = np.arange(len(whole)) % 5 == 4
+    return whole.select(np.flatnonzero(~asked)), whole.select(np.flatnonzero(asked))

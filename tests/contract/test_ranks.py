@@ -1,0 +1,237 @@
+"""What the number of ranks and of parts promises: whatever they are, losses, gradients and weights are the same.
+
+Ranks are real: processes that speak by gloo. What they make is compared with one process that sees the whole batch at once.
+"""
+
+import functools
+import shutil
+import warnings
+from types import SimpleNamespace
+
+import jaxtyping
+import pytest
+import torch
+from recorded import Case, needs_recordings
+from test_train_step import LATER_GRADIENT, LATER_WEIGHT, OUTPUTS, TIGHT, VARIANTS, compare, computed
+
+from dinoforge.base import dist
+from dinoforge.base.hardware import compute_context
+from dinoforge.base.schedule import Cosine
+from dinoforge.data.batch import Batch, masked_positions
+from dinoforge.loss.koleo import koleo_loss
+from dinoforge.model.heads import HeadConfig
+from dinoforge.model.toy import ToyConfig
+from dinoforge.train.loop import fit
+from dinoforge.train.optim import fused, optimizer
+from dinoforge.train.parallel import StepSpeed, gathered, quicken, shard
+from dinoforge.train.plan import PlanConfig
+from dinoforge.train.step import CentringConfig
+from ranks import on_ranks
+from tiny import VIT, batch, pretrain
+
+pytestmark = pytest.mark.dist
+
+CPU = torch.device("cpu")
+PLAIN = StepSpeed()
+TERMS = 5
+"""Columns that are losses; gradient norms follow."""
+STEPS, IMAGES, GROUP = 10, 16, 4
+COMPILED = (
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="no g++, which torch compiles with"),
+)
+KINDS = {
+    "sinkhorn": {},
+    "centring": {"targets": CentringConfig()},
+    "two heads": {"patch_head": HeadConfig(prototypes=40, hidden=12, bottleneck=6)},
+}
+
+
+def cut(whole, count):
+    """A batch in so many parts of whole groups."""
+    size = whole.globals.shape[1] // count
+    parts = []
+    for first in range(0, whole.globals.shape[1], size):
+        images = slice(first, first + size)
+        masks = whole.masks[:, images]
+        index, weight = masked_positions(masks)
+        parts.append(
+            Batch(
+                whole.globals[:, images], whole.locals[:, images], masks, index, weight,
+                whole.groups[first // GROUP : (first + size) // GROUP],
+            )
+        )  # fmt: skip
+    return parts
+
+
+def unevenly_masked(seed):
+    """The last group has no mask at all, so a rank may have nothing to predict."""
+    whole = batch(images=IMAGES, seed=seed)
+    whole.masks[:, -GROUP:] = False
+    index, weight = masked_positions(whole.masks)
+    return Batch(whole.globals, whole.locals, whole.masks, index, weight, whole.groups)
+
+
+def trained(parts, *, speed=PLAIN, drop=0.4, precision="fp32", backbone=None, **objective):
+    """On every rank: losses of all steps, gradient norms, weights and moments after the last, put together."""
+    # A bias of keys has no gradient but rounding noise, which Adam would make steps of.
+    vit = VIT.model_copy(update={"drop_path": drop, "qkv_bias": False, "init_std": 0.1})
+    step = pretrain(backbone=backbone or vit, **objective)
+    quicken(step, speed, CPU)
+    shard(step, speed, CPU, precision)
+    plan = PlanConfig(images=IMAGES * STEPS, batch=IMAGES, learning_rate=Cosine(peak=1e-3, end=1e-3))
+    adamw = optimizer(step.student, plan, fused=fused(speed.optimizer, CPU))
+    world, rank, found = dist.world(), dist.rank(), []
+    shares = [cut(unevenly_masked(10 * number), world * parts) for number in range(STEPS)]
+    fit(
+        step, adamw, [part for share in shares for part in share[rank * parts : (rank + 1) * parts]], plan=plan,
+        steps=STEPS, parts=parts, compute=compute_context(precision, CPU),
+        observers=[lambda done: found.append([*done.losses.values(), *done.norms.values()])],
+    )  # fmt: skip
+    weights = {name: dist.whole(parameter).detach() for name, parameter in step.named_parameters()}
+    moments = {
+        name: dist.whole(adamw.state[parameter]["exp_avg"]) for name, parameter in step.student.named_parameters()
+    }
+    return torch.tensor([[float(value) for value in row] for row in found]), weights, moments
+
+
+@functools.cache
+def alone(kind, drop):
+    """One process, the whole batch at once."""
+    return trained(1, drop=drop, **KINDS[kind])
+
+
+@pytest.mark.parametrize(
+    ("world", "parts", "kind"),
+    [(1, 4, "sinkhorn"), (2, 2, "sinkhorn"), (4, 1, "sinkhorn"), (2, 2, "centring"), (2, 1, "two heads")],
+)
+def test_training_is_the_same_for_any_split(world, parts, kind):
+    """Losses to 1e-5, as promised; norms, weights and moments as close as ten steps of Adam leave them."""
+    want, weights, moments = alone(kind, 0.4)
+    assert want[0, 2] > 0  # some patches are masked
+    found = on_ranks(world, lambda: trained(parts, **KINDS[kind]))
+    for got, mine, own_moments in found:
+        torch.testing.assert_close(got[:, :TERMS], want[:, :TERMS], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got[:, TERMS:], want[:, TERMS:], rtol=1e-4, atol=0)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(mine[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
+        for name, tensor in moments.items():
+            torch.testing.assert_close(own_moments[name], tensor, rtol=1e-3, atol=1e-6, msg=name)
+    assert all(torch.equal(got, found[0][0]) for got, _, _ in found)
+
+
+def test_the_split_would_show():
+    """Draws of another group, or neighbours sought in another, give other losses by far more than is allowed for."""
+    want = alone("sinkhorn", 0.4)[0]
+    x = torch.randn(IMAGES, 8, generator=torch.Generator().manual_seed(0))
+    assert abs(koleo_loss(x, group=GROUP) - koleo_loss(x, group=2 * GROUP)) > 1e-2
+    assert (alone("sinkhorn", 0.0)[0] - want).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "speed",
+    [
+        StepSpeed(sharding="all"), StepSpeed(reduce="bf16"), StepSpeed(checkpointing="full", sharding="all"),
+        StepSpeed(checkpointing="selective", optimizer="foreach"),
+        pytest.param(StepSpeed(compile=True, checkpointing="selective", sharding="all"), marks=COMPILED),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_speed_changes_nothing_on_ranks(speed):
+    want, weights, _ = alone("sinkhorn", 0.4)
+
+    def work():
+        # What executes the shapes in signatures is nothing that torch could compile.
+        jaxtyping.config.update("jaxtyping_disable", speed.compile)
+        with warnings.catch_warnings():
+            if speed.compile:
+                warnings.simplefilter("ignore")  # torch's compiler warns of what torch itself does
+            return trained(2, speed=speed)
+
+    for got, mine, _ in on_ranks(2, work):
+        torch.testing.assert_close(got[:, :TERMS], want[:, :TERMS], rtol=1e-5, atol=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(mine[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("speed", [StepSpeed(), StepSpeed(reduce="bf16", sharding="all")], ids=str)
+def test_bf16_is_much_the_same_on_ranks(speed):
+    want, _, _ = trained(1, precision="bf16")
+    for got, _, _ in on_ranks(2, lambda: trained(1, precision="bf16", speed=speed)):
+        torch.testing.assert_close(got[:, :TERMS], want[:, :TERMS], rtol=0.03, atol=0.03)
+
+
+def test_a_backbone_without_blocks_is_sharded_too():
+    want = trained(1, drop=0.0, backbone=ToyConfig(width=16, patch=4))[0]
+    for got, _, _ in on_ranks(2, lambda: trained(2, drop=0.0, backbone=ToyConfig(width=16, patch=4))):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def state_bytes():
+    """Of weights, gradients and moments that this rank holds between two steps."""
+    step = pretrain(backbone=VIT.model_copy(update={"width": 64, "depth": 4}))
+    shard(step, StepSpeed(), CPU, "fp32")
+    plan = PlanConfig(images=IMAGES, batch=IMAGES)
+    adamw = optimizer(step.student, plan)
+    share = cut(batch(images=IMAGES), dist.world())[dist.rank()]
+    fit(step, adamw, [share], plan=plan, steps=1)
+    tensors = [*step.parameters()] + [value for state in adamw.state.values() for value in state.values()]
+    return sum(dist.local(tensor).untyped_storage().nbytes() for tensor in tensors)
+
+
+def test_what_a_rank_holds_falls_with_their_number():
+    """By the number of ranks, but for tokens that do not divide; the largest share is at most a tenth above the mean."""
+    whole = state_bytes()
+    for world in (2, 4):
+        shares = on_ranks(world, state_bytes)
+        assert sum(shares) >= whole
+        assert max(shares) <= 1.1 * whole / world
+
+
+def test_gathered_weights_serve_one_rank_without_the_others():
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def look():
+        step = pretrain()
+        shard(step, StepSpeed(), CPU, "fp32")
+        backbone = step.teacher.backbone
+        with gathered(backbone), torch.no_grad():
+            tokens = [backbone(images).image for _ in range(dist.rank() + 1)][-1]  # as often as it likes
+            attention = backbone.class_attention(images)
+        after = [dist.local(parameter).numel() for parameter in backbone.parameters()]
+        return tokens, attention, sum(after)
+
+    with torch.no_grad():
+        alone = pretrain().teacher.backbone
+        want, maps = alone(images).image, alone.class_attention(images)
+    total = sum(parameter.numel() for parameter in alone.parameters())
+    for tokens, attention, held in on_ranks(2, look):
+        torch.testing.assert_close(tokens, want)
+        torch.testing.assert_close(attention, maps)
+        assert held < 0.6 * total
+
+
+@needs_recordings
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_recorded_steps_on_ranks(name, world):
+    """Every rank sees the recorded batch as a group of its own: all that is a mean, or balanced, stays what it was."""
+
+    def work():
+        kept = ("grads", "norms", "student", "teacher")
+        return [
+            SimpleNamespace(loss=found.losses.total.detach(), **{key: getattr(found, key) for key in kept})
+            for found in computed(name, restart=False, speed=StepSpeed())
+        ]
+
+    for steps in on_ranks(world, work):
+        for step, found in enumerate(steps):
+            case = Case(OUTPUTS[name], f"step{step}/")
+            assert found.loss.item() == pytest.approx(case["loss/total"].item(), rel=TIGHT if step == 0 else 1e-4)
+            compare(found.grads, case.under("grad"), TIGHT if step == 0 else LATER_GRADIENT)
+            for module, norm in case.under("grad_norm_before_clip").items():
+                assert found.norms[module].item() == pytest.approx(
+                    norm.item(), rel=TIGHT if step == 0 else LATER_GRADIENT
+                )
+            compare(found.student, case.under("student_after"), LATER_WEIGHT)
+            compare(found.teacher, case.under("teacher_after"), LATER_WEIGHT)
