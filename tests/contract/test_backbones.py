@@ -17,6 +17,8 @@ MEMBERS = {
     ),
     "vit, bare": VitConfig(width=32, depth=2, heads=2, patch=8, pixels=32, layerscale=None, qkv_bias=False,
                            proj_bias=False, ffn_bias=False),
+    "vit, rope": VitConfig(width=32, depth=2, heads=2, patch=8, pixels=32, registers=2, positions="rope", rope_rescale=2,
+                           rope_base=50, untie_local_norm=True),
     "toy": ToyConfig(),
 }  # fmt: skip
 
@@ -106,8 +108,9 @@ class TestEveryBackbone:
     def test_gradients_reach_every_parameter(self, name):
         module, masks = build(MEMBERS[name], seed=0), torch.zeros(2, 16, dtype=torch.bool)
         masks[0, :3] = True
-        found = module(images(2, 3, 32, 32), masks)
-        (found.image.square().sum() + found.patches[:, 0, 0].sum() + (found.patches**3).sum()).backward()
+        wide, near = module([Inputs(images(2, 3, 32, 32), masks), Inputs(images(3, 3, 16, 16, seed=1), local=True)])
+        losses = [found.image.square().sum() + (found.patches**3).sum() for found in (wide, near)]
+        (sum(losses) + wide.patches[:, 0, 0].sum()).backward()
         without = [key for key, parameter in module.named_parameters() if parameter.grad is None]
         assert not without
 

@@ -35,6 +35,10 @@ class Inputs:
     """True where the mask token stands in for a patch, row by row."""
     drop: Sequence[tuple[Subset, Subset]] | None = None
     """For every block the samples of its two branches (stochastic depth); None computes all."""
+    rescale: Float[Tensor, " B"] | None = None
+    """For every image a factor on its patches' coordinates (rotary positions); None is 1."""
+    local: bool = False
+    """Whether these are the local views of a training step, for which a backbone may have a norm of their own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ def config_to(config: VitConfig) -> dict[str, Any]:
         raise WeightsError(
             f"Hugging Face's Dinov2 has no form for backbone.{', '.join(lacking) or 'layerscale'} switched off."
         )
+    if config.positions != "table":
+        raise WeightsError(f"Hugging Face's Dinov2 has no form for backbone.positions={config.positions}.")
     registers = {"num_register_tokens": config.registers} if config.registers else {}
     return {
         "model_type": "dinov2_with_registers" if config.registers else "dinov2",
@@ -193,9 +195,11 @@ def _official(name: str) -> tuple[str | None, int | None]:
 
 
 def to_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under Hugging Face's names, from official ones."""
+    """Tensors under Hugging Face's names, from official ones; what only training uses has none and is left out."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
+        if name.startswith("local_cls_norm."):
+            continue
         if not name.startswith("blocks."):
             theirs = next(t for t, ours in _OUTSIDE.items() if name == ours or name.startswith(ours + "."))
             found[theirs + name[len(_OUTSIDE[theirs]) :]] = value

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dinoforge.model.attention import Shapes, Way, attend_packed
 from dinoforge.model.features import Subset
+from dinoforge.model.rope import rotated
 
 NORM_EPS = 1e-6
 
@@ -52,16 +53,29 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width, bias=proj_bias)
 
     def forward(
-        self, x: Float[Tensor, "S D"], shapes: Shapes, scale: Float[Tensor, " D"] | None = None
-    ) -> Float[Tensor, "S D"]:
-        """Every token of a sample attends to every token of the same sample; the result times ``scale``."""
-        return F.linear(attend_packed(self.qkv(x), shapes, self.heads, self.way), *scaled(self.proj, scale))
+        self, x: Float[Tensor, "S D"], shapes: Shapes, scale: Float[Tensor, " D"] | None = None,
+        turns: Float[Tensor, "S E"] | None = None,
+    ) -> Float[Tensor, "S D"]:  # fmt: skip
+        """Every token of a sample attends to every token of the same sample; the result times ``scale``.
 
-    def first_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+        Args:
+            turns: Cosines and sines that queries and keys are rotated by (``model.rope``).
+        """
+        return F.linear(attend_packed(self._qkv(x, turns), shapes, self.heads, self.way), *scaled(self.proj, scale))
+
+    def first_weights(
+        self, x: Float[Tensor, "B T D"], turns: Float[Tensor, "B T E"] | None = None
+    ) -> Float[Tensor, "B H T"]:
         """How the first token of every sample spreads its attention over all tokens: rows sum to 1, float32."""
-        query, key, _ = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, _ = self._qkv(x, turns).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
         return scores.softmax(-1)[:, :, 0]
+
+    def _qkv(
+        self, x: Float[Tensor, "*rows D"], turns: Float[Tensor, "*rows E"] | None
+    ) -> Float[Tensor, "*rows threeD"]:
+        qkv: Tensor = self.qkv(x)
+        return qkv if turns is None else rotated(qkv.unflatten(-1, (3, self.heads, -1)), turns).flatten(-3)
 
 
 class Mlp(nn.Module):
@@ -174,15 +188,21 @@ class Block(nn.Module):
         self.ls2 = NoScale() if layerscale is None else LayerScale(width, layerscale)
 
     def forward(
-        self, x: Float[Tensor, "S D"], shapes: Shapes, drop: Sequence[tuple[Subset, Subset] | None] | None = None
-    ) -> Float[Tensor, "S D"]:
-        """``drop`` names, for every group, the samples of the attention and of the feed-forward branch; None is all."""
+        self, x: Float[Tensor, "S D"], shapes: Shapes, drop: Sequence[tuple[Subset, Subset] | None] | None = None,
+        turns: Float[Tensor, "S E"] | None = None,
+    ) -> Float[Tensor, "S D"]:  # fmt: skip
+        """``drop`` names, for every group, the samples of the attention and of the feed-forward branch; None is all.
+
+        Args:
+            turns: Cosines and sines that queries and keys are rotated by (``model.rope``).
+        """
         if drop is None or not any(drop):
-            x = x + self.attn(self.norm1(x), shapes, self.ls1())
+            x = x + self.attn(self.norm1(x), shapes, self.ls1(), turns)
             return x + self.mlp(self.norm2(x), self.ls2())
         attn, mlp = ([None if pair is None else pair[branch] for pair in drop] for branch in range(2))
         some, kept = _subset(x, shapes, attn)
-        x = _add(x, shapes, self.attn(self.norm1(some), kept, self.ls1()), kept, attn)
+        turns = None if turns is None else _subset(turns, shapes, attn)[0]
+        x = _add(x, shapes, self.attn(self.norm1(some), kept, self.ls1(), turns), kept, attn)
         some, kept = _subset(x, shapes, mlp)
         return _add(x, shapes, self.mlp(self.norm2(some), self.ls2()), kept, mlp)
 

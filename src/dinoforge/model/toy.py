@@ -36,6 +36,7 @@ class Toy(nn.Module):
         super().__init__()
         self.config, self.width, self.patch, self.channels = config, config.width, config.patch, config.channels
         self.drop_rates: list[float] = []
+        self.rescale: float | None = None
         self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.proj = nn.Conv2d(config.channels, config.width, config.patch, stride=config.patch)
         self.norm = nn.LayerNorm(config.width)
@@ -59,12 +60,12 @@ class Toy(nn.Module):
         """Features after the norm, of images or of several ``Inputs``.
 
         Raises:
-            ValueError: A side is no multiple of the patch, or branches to drop where there are none.
+            ValueError: A side is no multiple of the patch, or branches to drop or positions to rescale where there are none.
         """
         if isinstance(images, Tensor):
             return self._features(images, masks)
-        if any(part.drop for part in images):
-            raise ValueError("the toy backbone has no residual branch to drop.")
+        if any(part.drop or part.rescale is not None for part in images):
+            raise ValueError("the toy backbone has no residual branch to drop and no positions to rescale.")
         return [self._features(part.images, part.masks) for part in images]
 
     def _features(self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None) -> Features:

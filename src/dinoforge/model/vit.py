@@ -1,6 +1,8 @@
 """The vision transformer of DINOv2, with and without registers (Oquab et al. 2023; Darcet et al. 2024).
 
-Axes: B images, C channels, Y by X pixels, N patches, T tokens, D channels of a token.
+Positions are learnt, in a table, or rotate queries and keys (``model.rope``).
+
+Axes: B images, C channels, Y by X pixels, N patches, T tokens, S tokens of all images, D channels of a token, E of a head.
 Parameter names are those of the official state dicts.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 import torch
@@ -30,6 +33,7 @@ from dinoforge.model.layers import (
     split,
     swiglu_hidden,
 )
+from dinoforge.model.rope import turns
 
 
 class VitConfig(Config):
@@ -46,7 +50,7 @@ class VitConfig(Config):
     patch: int = Field(default=14, gt=0)
     """Side of a patch, in pixels."""
     pixels: int = Field(default=224, gt=0)
-    """Image side that the position table is made for; other sizes resample it."""
+    """Image side that the position table is made for; other sizes resample it. Rotary positions know no side."""
     channels: int = Field(default=3, gt=0)
     """Channels of an image."""
     registers: int = Field(default=0, ge=0)
@@ -63,10 +67,20 @@ class VitConfig(Config):
     """Bias of the attention's output."""
     ffn_bias: bool = True
     """Biases of the feed-forward layer."""
+    positions: Literal["table", "rope"] = "table"
+    """``table``: learnt, added to the patches; ``rope``: rotary, in every block, for any image size and shape (DINOv3)."""
     position_offset: float = Field(default=0.1, ge=0)
     """Added to the grid when the position table is resampled; 0.1 without registers, 0 with them (official weights)."""
     position_antialias: bool = False
     """Whether that resampling is antialiased; true in the official register models."""
+    rope_base: float = Field(default=100.0, gt=1)
+    """Rotary positions: longest period of the angles, in half sides of the image; the shortest is 1."""
+    rope_rescale: float | None = Field(default=None, ge=1)
+    """Rotary positions in training: coordinates are multiplied by a factor from 1 over this to this, drawn log-uniformly for
+    every group of images (``objective.group``), once for its global and once for its local views; 2 in DINOv3, which draws in
+    every block for all images on a device. Null or 1 is off; the teacher and features never have it."""
+    untie_local_norm: bool = False
+    """In training, class token and registers of local views pass a last norm of their own (DINOv3)."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth: share of samples that skip a residual branch during training."""
     drop_path_uniform: bool = True
@@ -79,12 +93,29 @@ class VitConfig(Config):
     def _divides(self) -> VitConfig:
         if self.width % self.heads:
             raise ValueError(f"backbone.width={self.width} is no multiple of backbone.heads={self.heads}.")
+        if self.positions == "rope" and self.width // self.heads % 4:
+            raise ValueError(
+                f"backbone.positions=rope takes heads of a multiple of 4 channels; got {self.width // self.heads} "
+                f"(backbone.width={self.width}, backbone.heads={self.heads})."
+            )
         if self.pixels % self.patch:
             below, above = self.pixels // self.patch * self.patch, (self.pixels // self.patch + 1) * self.patch
             raise ValueError(
                 f"backbone.pixels={self.pixels} is no multiple of backbone.patch={self.patch}; "
                 f"{f'{below} or ' if below else ''}{above} would be."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> VitConfig:
+        other, start = ("rope", "rope_") if self.positions == "table" else ("table", "position_")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name.startswith(start) and value != field.default:
+                raise ValueError(
+                    f"backbone.{name}={value} has no effect with backbone.positions={self.positions}; leave it out or take "
+                    f"backbone.positions={other}."
+                )
         return self
 
 
@@ -103,20 +134,25 @@ class Vit(nn.Module):
         super().__init__()
         self.config, self.width, self.patch, self.channels = config, config.width, config.patch, config.channels
         self.drop_rates = drop_rates(config.depth, config.drop_path, uniform=config.drop_path_uniform)
+        self.rescale = config.rope_rescale
         side = config.pixels // config.patch
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
+        if config.positions == "table":
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
         if config.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
         self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        if config.untie_local_norm:
+            self.local_cls_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Give every parameter its start (DINOv2 training code); LayerScale starts at its setting."""
-        nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=generator)
+        if self.config.positions == "table":
+            nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=generator)
         nn.init.normal_(self.cls_token, std=1e-6, generator=generator)
         if self.config.registers:
             nn.init.normal_(self.register_tokens, std=1e-6, generator=generator)
@@ -152,7 +188,7 @@ class Vit(nn.Module):
             masks: True where the mask token stands in for a patch, row by row.
 
         Raises:
-            ValueError: A side is no multiple of the patch.
+            ValueError: A side is no multiple of the patch, or coordinates to rescale where positions are in a table.
         """
         if isinstance(images, Tensor):
             return self._packed([Inputs(images, masks)])[0]
@@ -161,24 +197,51 @@ class Vit(nn.Module):
     def _packed(self, inputs: Sequence[Inputs]) -> list[Features]:
         tokens = [self.embed(part.images, part.masks) for part in inputs]
         shapes = [(len(part), part.shape[1]) for part in tokens]
-        x = join([part.flatten(0, 1) for part in tokens])
+        x, turns = join([part.flatten(0, 1) for part in tokens]), self._turns(inputs)
         for number, block in enumerate(self.blocks):
-            x = block(x, shapes, [None if part.drop is None else part.drop[number] for part in inputs])
+            x = block(x, shapes, [None if part.drop is None else part.drop[number] for part in inputs], turns)
         ends = zip(split(self.norm(x), shapes), shapes, inputs, strict=True)
-        return [self._features(group.view(*shape, -1), part.images) for group, shape, part in ends]
+        found = [self._features(group.view(*shape, -1), part.images) for group, shape, part in ends]
+        if self.config.untie_local_norm:
+            groups = zip(found, split(x, shapes), shapes, inputs, strict=True)
+            found = [
+                self._untied(end, group.view(*shape, -1)) if part.local else end for end, group, shape, part in groups
+            ]
+        return found
+
+    def _turns(self, inputs: Sequence[Inputs]) -> Float[Tensor, "S E"] | None:
+        """What every token is rotated by in every block; None where positions are in a table."""
+        config, found = self.config, []
+        if config.positions == "table":
+            if any(part.rescale is not None for part in inputs):
+                raise ValueError("positions in a table have no coordinates to rescale; take backbone.positions=rope.")
+            return None
+        for part in inputs:
+            one = turns(
+                self.grid(part.images), width=config.width // config.heads, base=config.rope_base,
+                without=1 + config.registers, device=part.images.device, rescale=part.rescale,
+            )  # fmt: skip
+            found.append(one.expand(len(part.images), -1, -1).flatten(0, 1))
+        return join(found)
+
+    def _untied(self, features: Features, tokens: Float[Tensor, "B T D"]) -> Features:
+        """Features whose class token and registers pass the norm of local views."""
+        first = self.local_cls_norm(tokens[:, : 1 + self.config.registers])
+        return replace(features, image=first[:, 0], registers=first[:, 1:])
 
     def embed(
         self, images: Float[Tensor, "B C Y X"], masks: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        """The tokens that enter the first block: class token, registers, patches."""
+        """The tokens that enter the first block: class token, registers, patches. Rotary positions are not in them."""
         grid = self.grid(images)
         x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
         if masks is not None:
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype).unsqueeze(0), x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
-        x = x + resize_positions(
-            self.pos_embed, grid=grid, offset=self.config.position_offset, antialias=self.config.position_antialias
-        )
+        if self.config.positions == "table":
+            x = x + resize_positions(
+                self.pos_embed, grid=grid, offset=self.config.position_offset, antialias=self.config.position_antialias
+            )
         if self.config.registers:
             x = torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1).to(x.dtype), x[:, 1:]], dim=1)
         return x
@@ -199,10 +262,10 @@ class Vit(nn.Module):
         if not wanted or min(wanted) < 0 or max(wanted) >= depth:
             raise ValueError(f"layers={layers} asks for blocks that a backbone of {depth} blocks does not have.")
         x = self.embed(images)
-        shape, found = x.shape[:2], []
+        shape, turns, found = x.shape[:2], self._turns([Inputs(images)]), []
         x = x.flatten(0, 1)
         for number, block in enumerate(self.blocks):
-            x = block(x, [shape])
+            x = block(x, [shape], None, turns)
             if number in wanted:
                 found.append(self._features((self.norm(x) if norm else x).view(*shape, -1), images))
         return found
@@ -217,12 +280,14 @@ class Vit(nn.Module):
             ValueError: A side is no multiple of the patch.
         """
         x = self.embed(images)
-        shape = x.shape[:2]
+        shape, turns = x.shape[:2], self._turns([Inputs(images)])
         x = x.flatten(0, 1)
         for block in self.blocks[:-1]:
-            x = block(x, [shape])
+            x = block(x, [shape], None, turns)
         last: Any = self.blocks[-1]
-        weights = last.attn.first_weights(last.norm1(x).view(*shape, -1))
+        weights = last.attn.first_weights(
+            last.norm1(x).view(*shape, -1), None if turns is None else turns.view(*shape, -1)
+        )
         return weights[..., 1 + self.config.registers :].unflatten(-1, self.grid(images))
 
     def grid(self, images: Float[Tensor, "B C Y X"]) -> tuple[int, int]:

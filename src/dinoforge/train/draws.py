@@ -1,7 +1,7 @@
-"""Which samples each residual branch is computed for: stochastic depth, drawn per group of images.
+"""What is drawn per group of images: the samples of each residual branch (stochastic depth), the scale of coordinates.
 
 Rows are view-major: row ``v * images + i`` is view v of image i. A group's draw depends on nothing but its own number, so any
-split of a batch into groups, over steps of accumulation or over ranks, sees the same subsets.
+split of a batch into groups, over steps of accumulation or over ranks, sees the same.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from dinoforge.model.features import Subset
 from dinoforge.model.layers import subset_rows
@@ -42,3 +44,18 @@ def draw_subsets(
             branches.append(Subset(index=index, scale=rows / kept))
         subsets.append((branches[0], branches[1]))
     return subsets
+
+
+def draw_rescale(
+    generators: Sequence[torch.Generator], *, largest: float, views: int, images: int
+) -> Float[Tensor, " rows"]:
+    """For every row a factor on its patches' coordinates, log-uniform from ``1 / largest`` to ``largest``.
+
+    All views of a group share it, and so do all blocks. DINOv3 draws it in every block, for all images on a device; a draw a
+    group is ours, so that no number of devices changes it.
+
+    Args:
+        generators: One a group, in the order of the groups in the batch.
+    """
+    exponents = torch.cat([2 * torch.rand(1, generator=generator) - 1 for generator in generators])
+    return (largest**exponents).repeat_interleave(images // len(generators)).repeat(views)

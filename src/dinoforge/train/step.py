@@ -27,9 +27,9 @@ from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.koleo import koleo_loss
 from dinoforge.loss.scores import Assignment, Scores
 from dinoforge.loss.targets import Centring, sinkhorn
-from dinoforge.model.features import Inputs, Subset
+from dinoforge.model.features import Inputs
 from dinoforge.model.heads import Head, HeadConfig
-from dinoforge.train.draws import draw_subsets
+from dinoforge.train.draws import draw_rescale, draw_subsets
 from dinoforge.train.plan import Scheduled
 
 Compute = AbstractContextManager[Any]
@@ -209,11 +209,9 @@ class Pretrain(nn.Module):
         """The student's part, for all of a logical batch or for some of its groups: of a batch the mean over equal parts."""
         views, images = batch.globals.shape[:2]
         with compute:
-            inputs = [
-                Inputs(batch.globals.flatten(0, 1), batch.masks.flatten(0, 1), self._drop(batch, views, "global"))
-            ]
+            inputs = [self._inputs(batch, "global")]
             if len(batch.locals):
-                inputs.append(Inputs(batch.locals.flatten(0, 1), None, self._drop(batch, len(batch.locals), "local")))
+                inputs.append(self._inputs(batch, "local"))
             wide, *near = self.student.backbone(inputs)
             image = torch.cat([wide.image, *(part.image for part in near)])
             scores, patch_scores = self.student.scores(image, wide.patches.flatten(0, 2)[batch.masked_index])
@@ -228,12 +226,21 @@ class Pretrain(nn.Module):
         terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo, "total": total}
         return Losses(total=total, terms={name: term.detach() for name, term in terms.items()})
 
-    def _drop(self, batch: Batch, views: int, purpose: str) -> Sequence[tuple[Subset, Subset]] | None:
-        """Which rows each residual branch is computed for, drawn per group so that no split of the batch matters."""
+    def _inputs(self, batch: Batch, kind: Literal["global", "local"]) -> Inputs:
+        """The student's views of one size, with what is drawn for them per group so that no split of the batch matters."""
+        images, masks = (batch.globals, batch.masks.flatten(0, 1)) if kind == "global" else (batch.locals, None)
         rates = cast(Sequence[float], self.student.backbone.drop_rates)
-        if not any(rates):
-            return None
-        generators = [torch_generator(self.seed, f"drop {purpose}", number) for number in batch.groups]
-        subsets = draw_subsets(generators, rates=rates, views=views, images=batch.globals.shape[1])
-        device = batch.globals.device
-        return [(attn.to(device), mlp.to(device)) for attn, mlp in subsets]
+        largest = cast(float | None, self.student.backbone.rescale)
+        device, size = images.device, {"views": len(images), "images": images.shape[1]}
+        drop = rescale = None
+        if any(rates):
+            subsets = draw_subsets(self._generators(batch, f"drop {kind}"), rates=rates, **size)
+            drop = [(attn.to(device), mlp.to(device)) for attn, mlp in subsets]
+        if largest is not None and largest > 1:
+            factors = draw_rescale(self._generators(batch, f"rescale {kind}"), largest=largest, **size)
+            rescale = factors.to(device, non_blocking=True)
+        return Inputs(images.flatten(0, 1), masks, drop, rescale, local=kind == "local")
+
+    def _generators(self, batch: Batch, purpose: str) -> list[torch.Generator]:
+        """One for each group of the batch."""
+        return [torch_generator(self.seed, purpose, number) for number in batch.groups]
