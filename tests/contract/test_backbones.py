@@ -116,7 +116,10 @@ class TestEveryBackbone:
 
     @pytest.mark.parametrize("dropping", [(), (0, 1, 2), (1,)])
     def test_a_packed_pass_is_several_passes(self, name, dropping):
-        """Of images of three sizes, masked and not, with branches for some samples only: values and all gradients."""
+        """Of images of three sizes, masked and not, with branches for some samples only: values and all gradients.
+
+        Rotary positions are rescaled, image by image, and the second size is that of local views.
+        """
         if name == "toy" and dropping:
             pytest.skip("the toy has no branch to drop")
         module = build(MEMBERS[name], seed=0).double()
@@ -126,10 +129,14 @@ class TestEveryBackbone:
                     parameter.fill_(0.5)  # at its start a branch is next to nothing
         sizes = [images(3, 3, 32, 32), images(5, 3, 16, 16, seed=1), images(2, 3, 8, 24, seed=2)]
         masks = torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.4
+        rescale = [torch.linspace(0.5, 2, len(x)) if module.rescale else None for x in sizes[:2]]
         inputs = [
-            Inputs(x.double(), masks if number == 0 else None, subsets(len(x), number) if number in dropping else None)
-            for number, x in enumerate(sizes)
-        ]
+            Inputs(
+                x.double(), masks if number == 0 else None, subsets(len(x), number) if number in dropping else None,
+                factors, number == 1,
+            )
+            for number, (x, factors) in enumerate(zip(sizes, [*rescale, None], strict=True))
+        ]  # fmt: skip
 
         def gradients(found):
             module.zero_grad()
@@ -140,7 +147,7 @@ class TestEveryBackbone:
         alone = [module([part])[0] for part in inputs]
         for mine, want, part in zip(packed, alone, inputs, strict=True):
             close(mine, want, atol=1e-12)
-            if part.drop is None:
+            if part.drop is None and part.rescale is None:
                 close(mine, module(part.images, part.masks), atol=1e-12)
             else:
                 assert not torch.allclose(mine.image, module(part.images, part.masks).image)

@@ -120,6 +120,24 @@ def test_training_is_the_same_for_any_split(world, parts, kind):
     assert all(torch.equal(got, found[0][0]) for got, _, _ in found)
 
 
+ROPE = VIT.model_copy(
+    update={"positions": "rope", "rope_rescale": 2.0, "untie_local_norm": True, "drop_path": 0.4, "qkv_bias": False,
+            "init_std": 0.2}
+)  # fmt: skip
+
+
+def test_rescaled_coordinates_are_the_same_for_any_split():
+    """As above; other factors than those of a group would give other losses by far more than is allowed for."""
+    want, weights, _ = trained(1, backbone=ROPE)
+    without, _, _ = trained(1, backbone=ROPE.model_copy(update={"rope_rescale": None}))
+    assert (want[:, :TERMS] - without[:, :TERMS]).abs().max() > 1e-3
+    for world, parts in ((1, 4), (2, 2), (4, 1)):
+        for got, mine, _ in on_ranks(world, lambda parts=parts: trained(parts, backbone=ROPE)):
+            torch.testing.assert_close(got[:, :TERMS], want[:, :TERMS], rtol=1e-5, atol=1e-6)
+            for name, tensor in weights.items():
+                torch.testing.assert_close(mine[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
+
+
 def test_the_split_would_show():
     """Draws of another group, or neighbours sought in another, give other losses by far more than is allowed for."""
     want = alone("sinkhorn", 0.4)[0]

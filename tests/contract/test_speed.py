@@ -71,11 +71,14 @@ def _shapes_are_not_compiled(request):
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+ROPE = VIT.model_copy(update={"positions": "rope", "rope_rescale": 2.0, "untie_local_norm": True})
+
+
 @functools.cache
-def trained(speed, *, drop, precision):
+def trained(speed, *, drop, precision, backbone=VIT):
     """Losses of every step and the weights after the last."""
     # A bias of keys has no gradient but rounding noise, which Adam would make steps of.
-    step = pretrain(backbone=VIT.model_copy(update={"drop_path": drop, "qkv_bias": False, "init_std": 0.1}))
+    step = pretrain(backbone=backbone.model_copy(update={"drop_path": drop, "qkv_bias": False, "init_std": 0.1}))
     quicken(step, speed, CPU)
     plan = PlanConfig(images=8 * STEPS, batch=8, learning_rate=Cosine(peak=1e-3, end=1e-3))
     adamw = optimizer(step.student, plan, fused=fused(speed.optimizer, CPU))
@@ -88,12 +91,13 @@ def trained(speed, *, drop, precision):
     return torch.tensor([[float(term) for term in terms.values()] for terms in losses]), weights
 
 
+@pytest.mark.parametrize("backbone", [VIT, ROPE], ids=["table", "rope"])
 @pytest.mark.parametrize("drop", [0.0, 0.4])
 @pytest.mark.parametrize("speed", [*SINGLY, *TOGETHER])
-def test_training_is_the_same(speed, drop):
+def test_training_is_the_same(speed, drop, backbone):
     """Within float32's rounding, after steps enough for Adam to have made the most of it."""
-    want, expected = trained(StepSpeed(), drop=drop, precision="fp32")
-    got, weights = trained(speed, drop=drop, precision="fp32")
+    want, expected = trained(StepSpeed(), drop=drop, precision="fp32", backbone=backbone)
+    got, weights = trained(speed, drop=drop, precision="fp32", backbone=backbone)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     assert (want[0] != want[-1]).all()
     assert weights.keys() == expected.keys()
@@ -101,11 +105,12 @@ def test_training_is_the_same(speed, drop):
         torch.testing.assert_close(mine, expected[name], rtol=1e-4, atol=2e-6, msg=name)
 
 
+@pytest.mark.parametrize("backbone", [VIT, ROPE], ids=["table", "rope"])
 @pytest.mark.parametrize("speed", [*SINGLY, *TOGETHER])
-def test_training_in_bf16_is_much_the_same(speed):
+def test_training_in_bf16_is_much_the_same(speed, backbone):
     """Within bf16's rounding of the losses in float32."""
-    want, _ = trained(StepSpeed(), drop=0.0, precision="fp32")
-    got, _ = trained(speed, drop=0.0, precision="bf16")
+    want, _ = trained(StepSpeed(), drop=0.0, precision="fp32", backbone=backbone)
+    got, _ = trained(speed, drop=0.0, precision="bf16", backbone=backbone)
     torch.testing.assert_close(got, want, rtol=0.02, atol=0.02)
 
 

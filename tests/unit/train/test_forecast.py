@@ -65,6 +65,22 @@ def test_every_recipe_without_having_its_memory(name):
     assert found.flops > 6 * config.plan.batch * parameters  # a global view alone has many tokens
 
 
+def test_angles_of_rotary_positions_are_counted():
+    """Once for a token of the packed pass: cosines and sines of a head, next to a share of blocks times heads as much."""
+    rope = {"backbone.positions": "rope", "backbone.rope_rescale": 2.0}
+    table, rotary = (forecast(made("vit_micro.toy", **{"plan.batch": 64}, **more)) for more in ({}, rope))
+    assert rotary.memory.weights == 4 * count(with_settings(recipe("vit_micro.toy"), rope))
+    assert rotary.memory.weights < table.memory.weights
+    augment, backbone = recipe("vit_micro.toy").data.augment, recipe("vit_micro.toy").backbone
+    tokens = sum(
+        views * 64 * (1 + (side // backbone.patch) ** 2)
+        for views, side in ((2, augment.global_pixels), (augment.local_views, augment.local_pixels))
+    )
+    angles = 4 * tokens * backbone.width // backbone.heads
+    assert angles <= rotary.memory.activations - table.memory.activations <= 4 * angles
+    assert rotary.flops == table.flops
+
+
 def count(config):
     """Parameters by the networks' own list, made without memory."""
     heads = [config.objective.head, config.objective.patch_head]

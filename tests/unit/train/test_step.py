@@ -6,10 +6,10 @@ import torch
 import plain
 from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.model.heads import HeadConfig
-from dinoforge.train.draws import draw_subsets
+from dinoforge.train.draws import draw_rescale, draw_subsets
 from dinoforge.train.follow import follow
 from dinoforge.train.step import CentringConfig
-from tiny import AT, batch, pretrain
+from tiny import AT, VIT, batch, pretrain
 
 
 def part(whole, first, last):
@@ -20,10 +20,14 @@ def part(whole, first, last):
                  whole.groups[first // 4 : last // 4])  # fmt: skip
 
 
+ROPE = VIT.model_copy(update={"positions": "rope", "rope_rescale": 2.0, "untie_local_norm": True, "init_std": 0.2})
+
+
+@pytest.mark.parametrize("backbone", [VIT, ROPE], ids=["table", "rope"])
 @pytest.mark.parametrize("drop", [0.0, 0.4])
-def test_losses_of_parts_add_up_to_those_of_the_whole(drop):
+def test_losses_of_parts_add_up_to_those_of_the_whole(drop, backbone):
     """The student's share is a mean over groups: halves, averaged, give the loss and the gradients of the whole."""
-    whole, step = batch(), pretrain(drop)
+    whole, step = batch(), pretrain(backbone=backbone.model_copy(update={"drop_path": drop}))
     targets = step.targets([whole], AT)[0]
     want = step.losses(whole, targets)
     want.total.backward()
@@ -115,3 +119,63 @@ def test_subsets_are_drawn_per_group():
             # Row v * 8 + 4 + i of the batch is row v * 4 + i of the group alone.
             assert [(row // 8) * 4 + row % 8 - 4 for row in second] == own.index.tolist()
     assert together[1][0].index.tolist() != together[1][1].index.tolist()
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_factors_on_coordinates_are_drawn_per_group():
+    """One for all views of a group, whatever stands beside it."""
+    together = draw_rescale(generators(1, 2, 3), largest=2.0, views=2, images=12).view(2, 3, 4)
+    alone = draw_rescale(generators(2), largest=2.0, views=3, images=4)
+    assert (together == together[:1, :, :1]).all()
+    assert (alone == together[0, 1, 0]).all()
+    assert len(together.unique()) == 3
+
+
+def test_factors_on_coordinates_are_log_uniform():
+    """Their logarithms: between minus and plus the largest's, with the mean and spread of a uniform distribution."""
+    logs = draw_rescale(generators(*range(4000)), largest=4.0, views=1, images=4000).log() / torch.tensor(4.0).log()
+    assert logs.abs().max() <= 1
+    assert logs.max() > 0.99
+    assert logs.min() < -0.99
+    assert abs(logs.mean()) < 4 * (3 * 4000) ** -0.5
+    assert logs.std().item() == pytest.approx(3**-0.5, rel=0.03)
+
+
+def seen(monkeypatch, step):
+    """What student and teacher are given in a step."""
+    found = {}
+    for role in ("student", "teacher"):
+        backbone = getattr(step, role).backbone
+        forward = backbone.forward
+        monkeypatch.setattr(
+            backbone, "forward", lambda *args, role=role, forward=forward: found.update({role: args}) or forward(*args)
+        )
+    step(batch(), AT)
+    return found
+
+
+def test_coordinates_are_rescaled_for_the_student_alone(monkeypatch):
+    """By other factors for its global than for its local views; the teacher gets images and nothing else."""
+    found = seen(monkeypatch, pretrain(backbone=ROPE))
+    wide, near = found["student"][0]
+    assert [wide.local, near.local] == [False, True]
+    assert len(wide.rescale) == 2 * 8
+    assert len(near.rescale) == 3 * 8
+    assert len(torch.cat([wide.rescale, near.rescale]).unique()) == 4  # two groups, two kinds
+    assert [type(argument) for argument in found["teacher"]] == [torch.Tensor]
+
+
+@pytest.mark.parametrize("largest", [None, 1.0])
+def test_no_factor_is_drawn_where_none_is_asked_for(monkeypatch, largest):
+    backbone = ROPE.model_copy(update={"rope_rescale": largest})
+    wide, near = seen(monkeypatch, pretrain(backbone=backbone))["student"][0]
+    assert wide.rescale is None
+    assert near.rescale is None
+
+
+def test_factors_change_the_losses():
+    mine, plain_ = (pretrain(backbone=ROPE.model_copy(update={"rope_rescale": value})) for value in (2.0, None))
+    assert abs(mine(batch(), AT).total - plain_(batch(), AT).total) > 1e-3

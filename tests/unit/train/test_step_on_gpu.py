@@ -23,10 +23,13 @@ DEVICE = torch.device("cuda")
 PLAN = PlanConfig(images=8 * 100, batch=8, learning_rate=Cosine(peak=1e-3, end=1e-3), rate_scaling="none")
 
 
-def pretrain(device, drop=0.0, speed=None, **objective):
+def pretrain(device, drop=0.0, speed=None, positions="table", **objective):
     config = ObjectiveConfig(group=4, head=HeadConfig(prototypes=512, hidden=64, bottleneck=32), **objective)
     # Without LayerScale and with large weights, images differ from the start: KoLeo of equal features is a matter of rounding.
-    backbone = VitConfig(width=64, depth=2, heads=2, patch=4, pixels=32, drop_path=drop, layerscale=None, init_std=0.1)
+    backbone = VitConfig(
+        width=64, depth=2, heads=2, patch=4, pixels=32, drop_path=drop, layerscale=None, init_std=0.1, positions=positions,
+        rope_rescale=2 if positions == "rope" else None,
+    )  # fmt: skip
     student = networks(build(backbone, seed=0), config, seed=0)
     step = Pretrain(student, teacher_of(student), config, seed=0).to(device)
     quicken(step, speed or StepSpeed(), device)
@@ -56,10 +59,12 @@ def losses(device, precision, steps=5, **settings):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("targets", [{}, {"targets": CentringConfig()}], ids=["sinkhorn", "centring"])
-def test_the_host_never_waits(precision, targets):
+@pytest.mark.parametrize(
+    "kind", [{}, {"targets": CentringConfig()}, {"positions": "rope"}], ids=["sinkhorn", "centring", "rope"]
+)
+def test_the_host_never_waits(precision, kind):
     """From the teacher's targets to the moving average, with stochastic depth."""
-    step, adamw = pretrain(DEVICE, drop=0.4, **targets)
+    step, adamw = pretrain(DEVICE, drop=0.4, **kind)
     first, second = batches(DEVICE, 2)
     settings = {"plan": PLAN, "steps": 100, "compute": compute_context(precision, DEVICE)}
     fit(step, adamw, [first], **settings)  # makes AdamW's moments and loads kernels
@@ -76,8 +81,10 @@ def test_waiting_is_noticed():
         number.item()
 
 
-def test_losses_are_those_of_a_processor():
-    torch.testing.assert_close(losses(DEVICE, "fp32"), losses(torch.device("cpu"), "fp32"), rtol=1e-2, atol=1e-2)
+@pytest.mark.parametrize("positions", ["table", "rope"])
+def test_losses_are_those_of_a_processor(positions):
+    mine, want = (losses(device, "fp32", positions=positions) for device in (DEVICE, torch.device("cpu")))
+    torch.testing.assert_close(mine, want, rtol=1e-2, atol=1e-2)
 
 
 def test_bf16_stays_near_fp32():
