@@ -101,3 +101,10 @@ def test_help_names_every_setting():
     lines = list(setting_lines())
     assert any(line.startswith("  plan.clip [3.0]  Largest gradient norm") for line in lines)
     assert all(line.split("  ")[-1].strip() for line in lines)
+
+
+def test_a_norm_of_local_views_where_there_are_none():
+    untied = {"backbone.untie_local_norm": True}
+    assert with_settings(recipe("vit_micro.toy"), untied).backbone.untie_local_norm
+    with pytest.raises(ConfigError, match=r"untie_local_norm=true has no effect with data.augment.local_views=0"):
+        with_settings(recipe("vit_micro.toy"), untied | {"data.augment.local_views": 0})

@@ -150,12 +150,17 @@ class Vit(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Give every parameter its start (DINOv2 training code); LayerScale starts at its setting."""
-        if self.config.positions == "table":
+        """Give every parameter its start (DINOv2 training code); LayerScale starts at its setting.
+
+        Where no position is added to the class token, it starts as wide as a position would (DINOv3), and so do registers:
+        from almost nothing, the first norm would make its gradient dozens of times that of anything else.
+        """
+        rope = self.config.positions == "rope"
+        if not rope:
             nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=generator)
-        nn.init.normal_(self.cls_token, std=1e-6, generator=generator)
+        nn.init.normal_(self.cls_token, std=0.02 if rope else 1e-6, generator=generator)
         if self.config.registers:
-            nn.init.normal_(self.register_tokens, std=1e-6, generator=generator)
+            nn.init.normal_(self.register_tokens, std=0.02 if rope else 1e-6, generator=generator)
         nn.init.zeros_(self.mask_token)
         # torch's own default for convolutions; only linear layers take the truncated normal
         convolution = self.patch_embed.proj

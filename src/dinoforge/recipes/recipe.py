@@ -144,7 +144,9 @@ class Recipe(Config):
                     f"{name}={pixels} is no multiple of backbone.patch={patch}; {_near(pixels, patch)} would be."
                 )
         if getattr(self.backbone, "untie_local_norm", False) and not augment.local_views:
-            raise ValueError("backbone.untie_local_norm=true has no effect with data.augment.local_views=0; leave it out.")
+            raise ValueError(
+                "backbone.untie_local_norm=true has no effect with data.augment.local_views=0; leave it out."
+            )
         if self.plan.batch % group:
             raise ValueError(
                 f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; "

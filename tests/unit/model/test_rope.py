@@ -166,7 +166,9 @@ def tokens(features):
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("more", [{"num_register_tokens": 4}, {"use_gated_mlp": True, "hidden_act": "silu"}], ids=["registers", "gated"])
+@pytest.mark.parametrize(
+    "more", [{"num_register_tokens": 4}, {"use_gated_mlp": True, "hidden_act": "silu"}], ids=["registers", "gated"]
+)
 @torch.no_grad()
 def test_equals_another_implementation(more, size):
     """Last features, inner ones and the class token's attention; masked too."""
@@ -196,6 +198,16 @@ def test_it_has_no_table_and_tells_places_apart():
     assert not torch.allclose(module(x).image, module(swapped).image, atol=1e-3)
 
 
+def test_no_token_starts_with_a_gradient_above_all_others():
+    """A class token of next to nothing has one of dozens of times any other, and clipping would shrink all."""
+    module = build(ROPE.model_copy(update={"width": 384, "heads": 6}), seed=0)
+    for token in (module.cls_token, module.register_tokens):
+        assert token.std().item() == pytest.approx(0.02, rel=0.15)
+    module(made(4, 3, 16, 16)).image[:, :8].sum().backward()
+    largest = max(p.grad.norm() for name, p in module.named_parameters() if "token" not in name)
+    assert module.cls_token.grad.norm() < 20 * largest
+
+
 def test_angles_are_computed_once_for_each_size_and_not_for_a_table(monkeypatch):
     calls = []
     monkeypatch.setattr(vit, "turns", lambda *args, **settings: calls.append(args) or turns(*args, **settings))
@@ -220,7 +232,10 @@ def test_a_factor_stays_with_its_image_where_branches_are_dropped():
 
 
 def test_coordinates_to_rescale_where_there_are_none():
-    for config, message in ((ROPE.model_copy(update={"positions": "table"}), "no coordinates"), (ToyConfig(), "no posit")):
+    for config, message in (
+        (ROPE.model_copy(update={"positions": "table"}), "no coordinates"),
+        (ToyConfig(), "no posit"),
+    ):
         with pytest.raises(ValueError, match=message):
             build(config, seed=0)([Inputs(made(1, 3, 16, 16), rescale=torch.ones(1))])
 
@@ -242,7 +257,7 @@ def test_local_views_have_a_norm_of_their_own():
 def test_export_to_classes_without_rotary_positions(tmp_path):
     """They are refused; a norm that only training uses is left out."""
     rotary, untied = ROPE, VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16, untie_local_norm=True)
-    with pytest.raises(WeightsError, match="no form for backbone.positions=rope"):
+    with pytest.raises(WeightsError, match=r"no form for backbone.positions=rope"):
         huggingface.write(tmp_path / "a", rotary, build(rotary, seed=0).state_dict())
     module = build(untied, seed=0)
     huggingface.write(tmp_path / "b", untied, module.state_dict())
@@ -259,8 +274,14 @@ def test_export_to_classes_without_rotary_positions(tmp_path):
         ({"width": 36, "heads": 6}, r"takes heads of a multiple of 4 channels; got 6 \(backbone.width=36"),
         ({"position_offset": 0.0}, "backbone.position_offset=0.0 has no effect with backbone.positions=rope"),
         ({"position_antialias": True}, "backbone.position_antialias=True has no effect with backbone.positions=rope"),
-        ({"positions": "table", "rope_base": 50}, "backbone.rope_base=50.0 has no effect with backbone.positions=table"),
-        ({"positions": "table", "rope_rescale": 2}, "rope_rescale=2.0 has no effect with backbone.positions=table; leave"),
+        (
+            {"positions": "table", "rope_base": 50},
+            "backbone.rope_base=50.0 has no effect with backbone.positions=table",
+        ),
+        (
+            {"positions": "table", "rope_rescale": 2},
+            "rope_rescale=2.0 has no effect with backbone.positions=table; leave",
+        ),
         ({"rope_rescale": 0.5}, "rope_rescale must be at least 1; got 0.5"),
         ({"rope_base": 1}, "rope_base must be above 1; got 1"),
         ({"positions": "alibi"}, "positions must be one of 'table' or 'rope'; got 'alibi'"),
