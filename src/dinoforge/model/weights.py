@@ -65,15 +65,18 @@ class Backbone:
     loaded: str = ""
     """How many tensors of how many were taken from the file."""
 
+    known: str | None = None
+    """The fingerprint that its folder gave it. A version of dinoforge with more settings would give it another."""
+
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of architecture and weights."""
-        return fingerprint(self.config, self.module.state_dict())
+        return self.known or fingerprint(self.config.model_dump(mode="json"), self.module.state_dict())
 
 
-def fingerprint(config: Config, state: Mapping[str, Tensor]) -> str:
+def fingerprint(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     """16 hexadecimal digits that change with any weight, name or setting of the architecture."""
-    digest = hashlib.sha256(config.model_dump_json().encode())
+    digest = hashlib.sha256(json.dumps(architecture, separators=(",", ":")).encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -91,11 +94,12 @@ def save_backbone(path: Path, backbone: Backbone, *, scores: Mapping[str, float]
         RunError: The folder cannot be written.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.module.state_dict().items()}
+    architecture = backbone.config.model_dump(mode="json")
     facts = {
         "format": 1,
-        "architecture": backbone.config.model_dump(mode="json"),
+        "architecture": architecture,
         "preprocessing": backbone.preprocessing.model_dump(mode="json"),
-        "fingerprint": fingerprint(backbone.config, state),
+        "fingerprint": fingerprint(architecture, state),
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "scores": dict(scores or {}),
         "lineage": backbone.lineage,
@@ -147,12 +151,12 @@ def _load_folder(folder: Path) -> Backbone:
             f"preprocessing gives {preprocessing.channels}."
         )
     found = _assemble(folder, config, read_state(folder / "backbone.safetensors"), preprocessing)
-    if found.fingerprint != facts.get("fingerprint"):
+    mark = fingerprint(architecture, found.module.state_dict())
+    if mark != facts.get("fingerprint"):
         raise WeightsError(
-            f"{folder} is damaged: its weights have fingerprint {found.fingerprint}, "
-            f"backbone.json says {facts.get('fingerprint')}."
+            f"{folder} is damaged: its weights have fingerprint {mark}, backbone.json says {facts.get('fingerprint')}."
         )
-    return Backbone(found.module, config, preprocessing, dict(facts.get("lineage", {})), found.loaded)
+    return Backbone(found.module, config, preprocessing, dict(facts.get("lineage", {})), found.loaded, known=mark)
 
 
 def _assemble(place: Path, config: Config, state: Mapping[str, Tensor], preprocessing: Preprocessing) -> Backbone:

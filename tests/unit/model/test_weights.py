@@ -12,7 +12,7 @@ from dinoforge.base.errors import WeightsError
 from dinoforge.model.official import config_of, strip, unchunked
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
-from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, load_into, save_backbone
+from dinoforge.model.weights import Backbone, Preprocessing, fingerprint, load_backbone, load_into, save_backbone
 
 CONFIG = VitConfig(width=128, depth=4, heads=2, patch=8, pixels=32)
 
@@ -159,3 +159,17 @@ def test_weights_without_preprocessing_take_what_is_usual(tmp_path):
         save_file(dict(made(CONFIG.model_copy(update={"channels": channels})).state_dict()), tmp_path / "w.safetensors")
         found = load_backbone(tmp_path / "w.safetensors")
         assert (found.preprocessing.channels, found.preprocessing.mean) == (channels, mean)
+
+
+def test_a_folder_of_an_earlier_version_keeps_its_fingerprint(tmp_path):
+    """It was written when there were fewer settings; what is new has its default, and nothing is damaged."""
+    config = VitConfig(width=8, depth=1, heads=2, patch=4, pixels=8)
+    save_backbone(tmp_path / "b", Backbone(build(config, seed=0), config, Preprocessing()))
+    facts = json.loads((tmp_path / "b" / "backbone.json").read_text())
+    del facts["architecture"]["positions"]
+    state = load_backbone(tmp_path / "b").module.state_dict()
+    facts["fingerprint"] = fingerprint(facts["architecture"], state)
+    (tmp_path / "b" / "backbone.json").write_text(json.dumps(facts))
+    found = load_backbone(tmp_path / "b")
+    assert found.config == config
+    assert found.fingerprint == facts["fingerprint"] != fingerprint(config.model_dump(mode="json"), state)
