@@ -37,7 +37,7 @@ from dinoforge.features.extract import Extraction, shared_features
 from dinoforge.model.table import build, empty
 from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
 from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
-from dinoforge.recipes.opened import labelled, opened
+from dinoforge.recipes.opened import anchor, labelled, opened
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import to_yaml
 from dinoforge.report.film import Film
@@ -98,13 +98,14 @@ def _run(rest: dict[str, Any]) -> Run:
     if not out:
         raise ConfigError("out= is required: the folder of the run.")
     recipe, source, start = opened(rest)
+    gram = anchor(recipe.objective.gram, recipe.backbone)
     probed = labelled(recipe.probe.source) if recipe.probe.source else None
     for tracker in recipe.speed.trackers:
         library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
     share_of(recipe.plan.batch, group=recipe.objective.group, world=dist.world())
     precision = choose_precision(recipe.speed.precision, where)
-    return Run(recipe, source, probed, start, Path(str(out)), where, precision)
+    return Run(recipe, source, probed, start, Path(str(out)), where, precision, gram)
 
 
 class Run:
@@ -112,10 +113,10 @@ class Run:
 
     def __init__(
         self, recipe: Recipe, source: Source, probed: tuple[Source, Source] | None, start: Backbone | None, out: Path,
-        where: torch.device, precision: Choice,
+        where: torch.device, precision: Choice, gram: Backbone | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
-        self.device, self.precision, self.start = where, precision, start
+        self.device, self.precision, self.start, self.gram = where, precision, start, gram
         self.steps = recipe.plan.steps(len(source))
         self.micro_batch = 0
         self.identity = {
@@ -123,6 +124,8 @@ class Run:
             "data": source.fingerprint,
             "init": None if start is None else start.fingerprint,
         }
+        if gram is not None:
+            self.identity["gram"] = gram.fingerprint
         weights = weights_of(source.columns, recipe.data.sampling)
         if weights is not None:  # they decide the order
             self.identity["sampling"] = fingerprint(weights.tolist())
@@ -353,13 +356,14 @@ class Run:
         return keep
 
     def _networks(self) -> Pretrain:
-        """Student and teacher, from the backbone to start from or freshly drawn."""
+        """Student and teachers, from the backbone to start from or freshly drawn."""
         recipe = self.recipe
         backbone = build(recipe.backbone, seed=recipe.seed)
         if self.start is not None:
             backbone.load_state_dict(self.start.module.state_dict())
         student = networks(backbone, recipe.objective, seed=recipe.seed)
-        step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed).to(self.device)
+        gram = None if self.gram is None else self.gram.module
+        step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram).to(self.device)
         quicken(step, recipe.speed, self.device)
         shard(step, recipe.speed, self.device, self.precision.precision)
         return step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 
 import torch
 
@@ -15,8 +16,11 @@ from dinoforge.base.log import clock
 from dinoforge.data.loader import Group, Groups, Loader, share_of
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
+from dinoforge.model.table import BackboneConfig
+from dinoforge.recipes.opened import anchor
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.train.forecast import Forecast, Job, Pace, forecast, pace
+from dinoforge.train.gram import GramConfig
 
 MANY_PASSES = 500
 """Passes over the data from which on a plan is warned of; the published runs on ImageNet-1k make 200."""
@@ -152,7 +156,15 @@ def job(recipe: Recipe, where: torch.device, precision: Choice, micro_batch: int
         probe_rows=min(rows, Extraction(where).rows_at_once),
         micro_batch=micro_batch,
         ranks=dist.world(),
+        gram=_anchor(recipe.objective.gram, recipe.backbone),
     )
+
+
+@cache
+def _anchor(gram: GramConfig | None, backbone: BackboneConfig) -> BackboneConfig | None:
+    """Architecture of the Gram teacher that is read from elsewhere; its file is read once."""
+    found = anchor(gram, backbone)
+    return None if found is None else found.config
 
 
 def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:

@@ -12,9 +12,11 @@ from dinoforge.base.log import say
 from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import has_split, open_source
+from dinoforge.model.table import BackboneConfig
 from dinoforge.model.weights import Backbone, load_backbone
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle
+from dinoforge.train.gram import GramConfig
 
 
 def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None]:
@@ -46,6 +48,25 @@ def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]
         if path.startswith("backbone.") and name not in keep:
             raise ConfigError(f"{path} cannot be set together with init=: the architecture is that of {recipe.init}.")
     return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
+
+
+def anchor(gram: GramConfig | None, backbone: BackboneConfig) -> Backbone | None:
+    """The backbone that is named as Gram teacher; None where none is.
+
+    Raises:
+        ConfigError: It cuts pictures into other patches than the backbone that is trained, or takes other channels.
+        WeightsError: It cannot be read.
+    """
+    if gram is None or gram.backbone is None:
+        return None
+    found = load_backbone(gram.backbone)
+    for name in ("patch", "channels"):
+        theirs, ours = getattr(found.config, name), getattr(backbone, name)
+        if theirs != ours:
+            raise ConfigError(
+                f"objective.gram.backbone={gram.backbone} has {name}={theirs}, which must be that of the backbone, {ours}."
+            )
+    return found
 
 
 def training_rows(address: str) -> Source:

@@ -65,11 +65,18 @@ class Job:
     """Images computed at once, of which a rank's share holds several; null: the share."""
     ranks: int = 1
     """Processes that the batch and the state are divided among."""
+    gram: BackboneConfig | None = None
+    """Of a Gram teacher that is read from elsewhere; null: as the backbone."""
 
     @property
     def images(self) -> int:
         """Computed at once."""
         return self.micro_batch or self.plan.batch // self.ranks
+
+    @property
+    def anchor(self) -> BackboneConfig | None:
+        """Of the Gram teacher, where there is one."""
+        return None if self.objective.gram is None else self.gram or self.backbone
 
     @property
     def parts(self) -> int:
@@ -85,6 +92,7 @@ class Memory:
     """Python, torch and what they load: the resident size of this process after one tiny step."""
     weights: int
     teacher: int
+    """With the Gram teacher, where there is one."""
     gradients: int
     optimizer: int
     """Moments of AdamW."""
@@ -169,10 +177,11 @@ def _forecast(job: Job) -> Forecast:
             student = _shapes(job)
             weights = live.now
             teacher = _shapes(job).requires_grad_(False).eval()
+            gram = None if job.anchor is None else BACKBONES[job.anchor.kind][1](job.anchor)
             both = live.now
             batches = [_batch(job, job.images) for _ in range(parts)]
             data = live.now - both
-        step = Pretrain(student, teacher, job.objective, seed=0)
+        step = Pretrain(student, teacher, _anchored(job.objective), seed=0, gram=gram)
         quicken(step, job.speed.model_copy(update={"compile": False}), job.device)  # there is nothing to compile for
         adamw = optimizer(student, job.plan, fused=fused(job.speed.optimizer, job.device))
         before_update: list[int] = []
@@ -238,6 +247,12 @@ def _masked_patches(job: Job) -> float:
 def _shapes(job: Job) -> Networks:
     """Backbone and heads; in a mode of tensors without values nothing is drawn."""
     return networks(BACKBONES[job.backbone.kind][1](job.backbone), job.objective, seed=0)
+
+
+def _anchored(objective: ObjectiveConfig) -> ObjectiveConfig:
+    """The same from its dearest moment on: with Gram anchoring in every step."""
+    gram = objective.gram and objective.gram.model_copy(update={"start": 0.0})
+    return objective.model_copy(update={"gram": gram})
 
 
 def _batch(job: Job, count: int) -> Batch:
@@ -319,7 +334,8 @@ def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
 
 def _pace(job: Job, images: int, steps: int) -> Pace:
     student = networks(build(job.backbone, seed=0), job.objective, seed=0)
-    step = Pretrain(student, teacher_of(student), job.objective, seed=0).to(job.device)
+    gram = None if job.anchor is None else build(job.anchor, seed=0)
+    step = Pretrain(student, teacher_of(student), _anchored(job.objective), seed=0, gram=gram).to(job.device)
     quicken(step, job.speed, job.device)
     adamw = optimizer(step.student, job.plan, fused=fused(job.speed.optimizer, job.device))
     marks: list[float] = []

@@ -68,8 +68,10 @@ def fit(
         share = list(islice(stream, parts))
         if not share:
             return
-        at = plan.at(index, steps=steps)
+        at = plan.at(index, steps=steps, gram=step.config.gram)
         set_rates(optimizer, at)
+        if step.gram is not None and at.gram_copy:
+            follow(step.gram.backbone, step.teacher.backbone, momentum=0.0)
 
         losses = descend(step, share, at, compute)
         norms = clip(step.student, plan.clip)
@@ -90,7 +92,7 @@ def descend(step: Pretrain, share: Sequence[Batch], at: Scheduled, compute: Comp
     """
     terms = []
     for part, targets in zip(share, step.targets(share, at, compute), strict=True):
-        losses = step.losses(part, targets, compute)
+        losses = step.losses(part, targets, compute, at.gram_weight)
         (losses.total / len(share)).backward()
         terms.append(torch.stack(list(losses.terms.values())))
     return dict(zip(losses.terms, dist.all_mean(torch.stack(terms).mean(0)).unbind(), strict=True))

@@ -3,7 +3,7 @@
 1. memory that is freed is kept for the next tensor (on a processor);
 2. how attention is computed (``model.attention``);
 3. activation checkpointing of the student's blocks, so that compiling sees what is computed again;
-4. compiling of every block of both networks: blocks are alike, so one of them is compiled for all;
+4. compiling of every block of all networks: blocks are alike, so one of them is compiled for all;
 5. sharding over the ranks, last: it takes a block's parameters away between uses, and what computes the block again or was
    compiled from it must find them there.
 
@@ -29,6 +29,7 @@ from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Precision
 from dinoforge.model.attention import Way
+from dinoforge.model.heads import Head
 from dinoforge.model.layers import Attention
 from dinoforge.train.step import Pretrain
 
@@ -80,6 +81,7 @@ def quicken(step: Pretrain, speed: StepSpeed, device: torch.device) -> None:
         if isinstance(module, Attention):
             module.way = speed.attention
     student, teacher = (_blocks(role.backbone) for role in (step.student, step.teacher))
+    anchor = [] if step.gram is None else _blocks(step.gram.backbone)
     for setting, asked in (("checkpointing", speed.checkpointing != "none"), ("compile", speed.compile)):
         if asked and not student:
             raise ConfigError(f"speed.{setting} works on blocks, which this backbone does not have; leave it out.")
@@ -88,12 +90,12 @@ def quicken(step: Pretrain, speed: StepSpeed, device: torch.device) -> None:
             _checkpoint(block, selective=speed.checkpointing == "selective")
     if speed.compile:
         check_compiler(device)
-        for block in (*student, *teacher):
+        for block in (*student, *teacher, *anchor):
             block.compile()
 
 
 def shard(step: Pretrain, speed: StepSpeed, device: torch.device, precision: Precision) -> None:
-    """Spread student and teacher over all ranks, alike (FSDP2; Zhao et al. 2023); on one process nothing happens.
+    """Spread student and teachers over all ranks, alike (FSDP2; Zhao et al. 2023); on one process nothing happens.
 
     A unit is what is gathered at once: each block, the tokens around them, the layers of a head, its prototypes. In bf16
     blocks travel in bf16; what stands outside of them stays in fp32, as on one process, and so does the residual stream.
@@ -110,12 +112,18 @@ def shard(step: Pretrain, speed: StepSpeed, device: torch.device, precision: Pre
         reduce_dtype=torch.bfloat16 if speed.reduce == "bf16" else torch.float32,
         cast_forward_inputs=False,
     )
-    for role in (step.student, step.teacher):
-        how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": speed.sharding == "all" or role is step.teacher}
-        for block in _blocks(role.backbone):
+    networks: list[tuple[Any, tuple[Head, ...]]] = [
+        (role.backbone, (role.dino_head, role.patch_head)) for role in (step.student, step.teacher)
+    ]
+    if step.gram is not None:
+        networks.append((step.gram.backbone, ()))
+    for backbone, heads in networks:
+        again = speed.sharding == "all" or backbone is not step.student.backbone
+        how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": again}
+        for block in _blocks(backbone):
             fully_shard(block, mp_policy=half if precision == "bf16" else MixedPrecisionPolicy(), **how)
-        fully_shard(role.backbone, **how)
-        for head in dict.fromkeys((role.dino_head, role.patch_head)):
+        fully_shard(backbone, **how)
+        for head in dict.fromkeys(heads):
             # On their own, for their gradient is complete only when both losses have had their say.
             fully_shard(head.last_layer, **how)
             fully_shard(head, **how)

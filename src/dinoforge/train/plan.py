@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from dinoforge.base.config import Config, Count
 from dinoforge.base.schedule import Cosine, Ramp, share
+from dinoforge.train.gram import GramConfig
 
 REFERENCE_BATCH = 1024
 """Images a step at which ``learning_rate`` is given."""
@@ -27,6 +28,10 @@ class Scheduled:
     weight_decay: float
     teacher_momentum: float
     teacher_temperature: float
+    gram_weight: float = 0.0
+    """0 before Gram anchoring begins, and without it."""
+    gram_copy: bool = False
+    """Whether the Gram teacher becomes a copy of the teacher before this step."""
 
 
 class PlanConfig(Config):
@@ -100,7 +105,7 @@ class PlanConfig(Config):
         scale = math.sqrt(self.batch / REFERENCE_BATCH) if self.rate_scaling == "sqrt" else 1.0
         return self.learning_rate.peak * scale
 
-    def at(self, step: int, *, steps: int) -> Scheduled:
+    def at(self, step: int, *, steps: int, gram: GramConfig | None = None) -> Scheduled:
         """All scheduled numbers of ``step`` in a plan of ``steps``."""
         rate = self.learning_rate.model_copy(update={"peak": self.peak_rate}).at(step, steps=steps)
         return Scheduled(
@@ -109,4 +114,6 @@ class PlanConfig(Config):
             weight_decay=self.weight_decay.at(step, steps=steps),
             teacher_momentum=self.teacher_momentum.at(step, steps=steps),
             teacher_temperature=self.teacher_temperature.at(step, steps=steps),
+            gram_weight=0.0 if gram is None else gram.weight_at(step, steps=steps),
+            gram_copy=gram is not None and gram.copies(step, steps=steps),
         )

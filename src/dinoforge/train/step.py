@@ -1,4 +1,4 @@
-"""The mathematics of one step: DINO + iBOT + KoLeo between a student and its teacher (DINOv2, sec. 4).
+"""The mathematics of one step: DINO + iBOT + KoLeo between a student and its teacher (DINOv2, sec. 4), and Gram anchoring.
 
 Axes: G global and L local views, V = G + L, B images, N patches, M masked patches, D channels, K and P prototypes
 of the two heads.
@@ -23,6 +23,7 @@ from dinoforge.base.config import Config
 from dinoforge.base.random import torch_generator
 from dinoforge.data.batch import Batch
 from dinoforge.loss.dino import DinoConfig, dino_loss
+from dinoforge.loss.gram import gram_loss
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.koleo import koleo_loss
 from dinoforge.loss.scores import Assignment, Scores
@@ -30,6 +31,7 @@ from dinoforge.loss.targets import Centring, sinkhorn
 from dinoforge.model.features import Inputs
 from dinoforge.model.heads import Head, HeadConfig
 from dinoforge.train.draws import draw_rescale, draw_subsets
+from dinoforge.train.gram import GramConfig, GramTeacher
 from dinoforge.train.plan import Scheduled
 
 Compute = AbstractContextManager[Any]
@@ -70,6 +72,8 @@ class ObjectiveConfig(Config):
     """Weight of the loss on masked patches."""
     koleo_weight: float = Field(default=0.1, ge=0)
     """Weight of KoLeo, summed over the global views as in the released code."""
+    gram: GramConfig | None = None
+    """Gram anchoring of patches to an earlier teacher, as {from_share: 0.2, start: 0.5}; null leaves it out."""
     targets: Annotated[SinkhornConfig | CentringConfig, Field(discriminator="kind")] = SinkhornConfig()
     """How the teacher's scores become targets."""
     head: HeadConfig = HeadConfig()
@@ -139,19 +143,29 @@ class Losses:
 
 
 class Pretrain(nn.Module):
-    """Student and frozen teacher in, losses out."""
+    """Student and frozen teacher in, losses out.
 
-    def __init__(self, student: Networks, teacher: Networks, config: ObjectiveConfig, *, seed: int) -> None:
+    Args:
+        gram: Backbone of the Gram teacher, where the objective has one; null copies the teacher's.
+    """
+
+    def __init__(
+        self, student: Networks, teacher: Networks, config: ObjectiveConfig, *, seed: int, gram: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.student, self.teacher, self.config, self.seed = student, teacher, config, seed
         self.centres = nn.ModuleDict()
         if isinstance(config.targets, CentringConfig):
             for name, head in (("images", student.dino_head), ("patches", student.patch_head)):
                 self.centres[name] = Centring(head.config.prototypes, momentum=config.targets.momentum)
+        self.gram: GramTeacher | None = None
+        if config.gram is not None:
+            assert gram is not None or config.gram.backbone is None
+            self.gram = GramTeacher(copy.deepcopy(teacher.backbone) if gram is None else gram, config.gram)
 
     def forward(self, batch: Batch, at: Scheduled, compute: Compute = PLAIN) -> Losses:
         """Losses of one logical batch. ``compute`` is the precision's context for everything but the losses."""
-        return self.losses(batch, self.targets([batch], at, compute)[0], compute)
+        return self.losses(batch, self.targets([batch], at, compute)[0], compute, at.gram_weight)
 
     @torch.no_grad()
     def targets(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Targets]:
@@ -205,9 +219,10 @@ class Pretrain(nn.Module):
             scores, temperature=at.teacher_temperature, group=group, groups=images // self.config.group
         )
 
-    def losses(self, batch: Batch, targets: Targets, compute: Compute = PLAIN) -> Losses:
+    def losses(self, batch: Batch, targets: Targets, compute: Compute = PLAIN, gram_weight: float = 0.0) -> Losses:
         """The student's part, for all of a logical batch or for some of its groups: of a batch the mean over equal parts."""
         views, images = batch.globals.shape[:2]
+        anchors = self._anchors(batch, compute) if gram_weight else None
         with compute:
             inputs = [self._inputs(batch, "global")]
             if len(batch.locals):
@@ -223,8 +238,16 @@ class Pretrain(nn.Module):
             [koleo_loss(view, group=config.group) for view in wide.image.unflatten(0, (views, images))]
         ).sum()
         total = config.dino_weight * dino.total + config.ibot_weight * ibot + config.koleo_weight * koleo
-        terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo, "total": total}
-        return Losses(total=total, terms={name: term.detach() for name, term in terms.items()})
+        terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo}
+        if self.gram is not None:
+            gram = total.new_zeros(()) if anchors is None else gram_loss(wide.patches.flatten(1, 2), anchors)
+            total, terms["gram"] = total + gram_weight * gram, gram
+        return Losses(total=total, terms={name: term.detach() for name, term in (terms | {"total": total}).items()})
+
+    def _anchors(self, batch: Batch, compute: Compute) -> Tensor | None:
+        """The Gram teacher's patches of every unmasked global view; first of all, while no activations are alive."""
+        with compute:
+            return None if self.gram is None else self.gram(batch.globals.flatten(0, 1))
 
     def _inputs(self, batch: Batch, kind: Literal["global", "local"]) -> Inputs:
         """The student's views of one size, with what is drawn for them per group so that no split of the batch matters."""
