@@ -18,12 +18,13 @@ def made(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pretrain(drop=0.0, backbone=None, **objective):
-    """A student and its teacher."""
+def pretrain(drop=0.0, backbone=None, anchor=None, **objective):
+    """A student and its teacher, and a Gram teacher of an architecture of its own."""
     config = ObjectiveConfig(**{"group": 4, "head": SMALL, **objective})
     backbone = backbone or VIT.model_copy(update={"drop_path": drop})
     student = networks(build(backbone, seed=0), config, seed=0)
-    return Pretrain(student, teacher_of(student), config, seed=0)
+    gram = None if anchor is None else build(anchor, seed=3)
+    return Pretrain(student, teacher_of(student), config, seed=0, gram=gram)
 
 
 def batch(images=8, local=3, seed=0):

@@ -21,6 +21,7 @@ from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.loss.koleo import koleo_loss
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.toy import ToyConfig
+from dinoforge.train.gram import GramConfig
 from dinoforge.train.loop import fit
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import StepSpeed, gathered, quicken, shard
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.dist
 CPU = torch.device("cpu")
 PLAIN = StepSpeed()
 TERMS = 5
-"""Columns that are losses; gradient norms follow."""
+"""Columns that are losses, and one more with Gram anchoring; gradient norms follow."""
 STEPS, IMAGES, GROUP = 10, 16, 4
 COMPILED = (
     pytest.mark.long,
@@ -44,6 +45,9 @@ KINDS = {
     "sinkhorn": {},
     "centring": {"targets": CentringConfig()},
     "two heads": {"patch_head": HeadConfig(prototypes=40, hidden=12, bottleneck=6)},
+    # Copied at the first step, applied from the third on, copied anew at the sixth.
+    "gram": {"gram": GramConfig(from_share=0, start=0.2, every_share=0.3, refreshes=1, pixels_factor=2)},
+    "gram elsewhere": {"gram": GramConfig(backbone="elsewhere"), "anchor": VIT.model_copy(update={"width": 24})},
 }
 
 
@@ -103,16 +107,27 @@ def alone(kind, drop):
 
 @pytest.mark.parametrize(
     ("world", "parts", "kind"),
-    [(1, 4, "sinkhorn"), (2, 2, "sinkhorn"), (4, 1, "sinkhorn"), (2, 2, "centring"), (2, 1, "two heads")],
+    [
+        (1, 4, "sinkhorn"),
+        (2, 2, "sinkhorn"),
+        (4, 1, "sinkhorn"),
+        (2, 2, "centring"),
+        (2, 1, "two heads"),
+        (1, 4, "gram"),
+        (2, 2, "gram"),
+        (2, 1, "gram elsewhere"),
+    ],
 )
 def test_training_is_the_same_for_any_split(world, parts, kind):
     """Losses to 1e-5, as promised; norms, weights and moments as close as ten steps of Adam leave them."""
     want, weights, moments = alone(kind, 0.4)
     assert want[0, 2] > 0  # some patches are masked
+    terms = TERMS + ("gram" in kind)
+    assert "gram" not in kind or want[-1, TERMS - 1] > 1e-5
     found = on_ranks(world, lambda: trained(parts, **KINDS[kind]))
     for got, mine, own_moments in found:
-        torch.testing.assert_close(got[:, :TERMS], want[:, :TERMS], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(got[:, TERMS:], want[:, TERMS:], rtol=1e-4, atol=0)
+        torch.testing.assert_close(got[:, :terms], want[:, :terms], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got[:, terms:], want[:, terms:], rtol=1e-4, atol=0)
         for name, tensor in weights.items():
             torch.testing.assert_close(mine[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
         for name, tensor in moments.items():
@@ -185,9 +200,9 @@ def test_a_backbone_without_blocks_is_sharded_too():
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
-def state_bytes():
+def state_bytes(**objective):
     """Of weights, gradients and moments that this rank holds between two steps."""
-    step = pretrain(backbone=VIT.model_copy(update={"width": 64, "depth": 4}))
+    step = pretrain(backbone=VIT.model_copy(update={"width": 64, "depth": 4}), **objective)
     shard(step, StepSpeed(), CPU, "fp32")
     plan = PlanConfig(images=IMAGES, batch=IMAGES)
     adamw = optimizer(step.student, plan)
@@ -197,11 +212,12 @@ def state_bytes():
     return sum(dist.local(tensor).untyped_storage().nbytes() for tensor in tensors)
 
 
-def test_what_a_rank_holds_falls_with_their_number():
+@pytest.mark.parametrize("objective", [{}, {"gram": GramConfig(from_share=0)}])
+def test_what_a_rank_holds_falls_with_their_number(objective):
     """By the number of ranks, but for tokens that do not divide; the largest share is at most a tenth above the mean."""
-    whole = state_bytes()
+    whole = state_bytes(**objective)
     for world in (2, 4):
-        shares = on_ranks(world, state_bytes)
+        shares = on_ranks(world, lambda: state_bytes(**objective))
         assert sum(shares) >= whole
         assert max(shares) <= 1.1 * whole / world
 

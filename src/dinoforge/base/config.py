@@ -138,14 +138,16 @@ def _put(config: Config, values: dict[str, Any], path: str, value: Any, *, given
         here, values = getattr(here, folder), values[folder]
     if not isinstance(here, Config) or leaf not in type(here).model_fields:
         raise _unknown_path(path, config)
-    if isinstance(getattr(here, leaf), Config) and not isinstance(value, Mapping):
+    annotation = type(here).model_fields[leaf].annotation
+    new = read_value(value, text=_is_text(annotation)) if isinstance(value, str) else value
+    fits = isinstance(new, Mapping) or (new is None and type(None) in typing.get_args(annotation))
+    if isinstance(getattr(here, leaf), Config) and not fits:
         inside = ", ".join(f"{path}.{name}" for name in type(getattr(here, leaf)).model_fields)
         raise ConfigError(f"{path} is a group of settings, not a value; got {value!r}. Set one of: {inside}.")
     for other in here.exclusive - {leaf} if leaf in here.exclusive else ():
         if ".".join([*folders, other]) not in given:
             values[other] = None
-    annotation = type(here).model_fields[leaf].annotation
-    values[leaf] = read_value(value, text=_is_text(annotation)) if isinstance(value, str) else value
+    values[leaf] = new
 
 
 def read_value(text_value: str, *, text: bool = False) -> Any:

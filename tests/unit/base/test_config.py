@@ -45,6 +45,8 @@ class Plan(Config):
 class Run(Config):
     plan: Plan = Plan()
     """plan"""
+    second: Plan | None = None
+    """a group that may be left out"""
     shape: Annotated[Round | Square, Field(discriminator="kind")] = Round()
     """shape"""
     shuffle: bool = True
@@ -124,3 +126,12 @@ def test_unknown_offers_the_nearest():
     assert str(unknown("recipe", "vit_smal", ["vit_small", "vit_giant"])) == (
         "Unknown recipe 'vit_smal'. Did you mean 'vit_small'? Known: vit_giant, vit_small."
     )
+
+
+def test_a_group_that_may_be_left_out_is_given_and_taken_back_whole():
+    run = with_settings(Run(), {"second": "{images: 3}"})
+    assert run.second == Plan(images=3)
+    assert with_settings(run, {"second": "{images: 4}"}).second == Plan(images=4)
+    assert with_settings(run, {"second": "null"}).second is None
+    with pytest.raises(ConfigError, match="plan is a group of settings, not a value; got 'null'"):
+        with_settings(run, {"plan": "null"})

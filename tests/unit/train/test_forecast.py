@@ -15,6 +15,7 @@ from dinoforge.model.table import BACKBONES
 from dinoforge.recipes.cost import job
 from dinoforge.recipes.table import RECIPES, recipe
 from dinoforge.train.forecast import Live, Pace, forecast, pace
+from dinoforge.train.gram import GramConfig
 
 CPU = torch.device("cpu")
 
@@ -123,3 +124,29 @@ def test_pace_is_measured_and_scales():
     assert found.networks > 0
     assert found.update > 0
     assert Pace(networks=0.5, update=2.0).seconds(8) == 6.0
+
+
+def test_a_gram_teacher_is_counted():
+    """Its weights exactly, once, whenever it begins; twice the pixels are four times its operations."""
+    plain = forecast(made("vit_micro.toy"))
+    late = {"from_share": 0.5, "start": 0.9}
+    one, two = (
+        forecast(made("vit_micro.toy", **{"objective.gram": late | {"pixels_factor": factor}})) for factor in (1, 2)
+    )
+    with torch.device("meta"):
+        config = recipe("vit_micro.toy").backbone
+        backbone = 4 * sum(p.numel() for p in BACKBONES[config.kind][1](config).parameters())
+    assert one.memory.teacher - plain.memory.teacher == two.memory.teacher - plain.memory.teacher == backbone
+    for part in ("weights", "optimizer"):
+        assert getattr(one.memory, part) == getattr(plain.memory, part)
+    assert one.flops > plain.flops
+    assert 3.5 < (two.flops - plain.flops) / (one.flops - plain.flops) < 6
+
+
+def test_pace_with_a_gram_teacher_of_its_own():
+    small = {"plan.batch": 4, "objective.group": 4, "backbone.depth": 1}
+    whole = made("vit_micro.toy", **small, **{"objective.gram": {"from_share": 0.5}})
+    anchor = whole.backbone.model_copy(update={"width": 12, "heads": 2})
+    found = replace(whole, objective=whole.objective.model_copy(update={"gram": GramConfig(backbone="x")}), gram=anchor)
+    assert pace(found, images=4).networks > 0
+    assert forecast(found).memory.teacher < forecast(whole).memory.teacher
