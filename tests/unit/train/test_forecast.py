@@ -15,7 +15,7 @@ from dinoforge.model.table import BACKBONES
 from dinoforge.recipes.cost import job
 from dinoforge.recipes.table import RECIPES, recipe
 from dinoforge.train.forecast import Live, Pace, forecast, pace
-from dinoforge.train.gram import GramConfig
+from dinoforge.train.gram import GramConfig, GramTeacher
 
 CPU = torch.device("cpu")
 
@@ -143,7 +143,21 @@ def test_a_gram_teacher_is_counted():
     assert 3.5 < (two.flops - plain.flops) / (one.flops - plain.flops) < 6
 
 
-def test_pace_with_a_gram_teacher_of_its_own():
+def test_pace_is_that_of_steps_with_the_gram_teacher(monkeypatch):
+    """However late it begins: it sees both global views in each of the three steps."""
+    calls, forward = [], GramTeacher.forward
+
+    def counted(self, images):
+        calls.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(GramTeacher, "forward", counted)
+    small = {"plan.batch": 4, "objective.group": 4, "backbone.depth": 1}
+    pace(made("vit_micro.toy", **small, **{"objective.gram": {"from_share": 0.8}}), images=4)
+    assert calls == [8, 8, 8]
+
+
+def test_a_gram_teacher_of_another_size():
     small = {"plan.batch": 4, "objective.group": 4, "backbone.depth": 1}
     whole = made("vit_micro.toy", **small, **{"objective.gram": {"from_share": 0.5}})
     anchor = whole.backbone.model_copy(update={"width": 12, "heads": 2})

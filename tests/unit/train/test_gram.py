@@ -158,6 +158,8 @@ def test_another_architecture_serves(factor, anchor):
     losses = step(batch(), NOW)
     losses.total.backward()
     assert losses.terms["gram"] > 0
+    assert not any(parameter.requires_grad for parameter in step.gram.parameters())
+    assert not step.gram.backbone.training
     assert step.student.backbone.norm.weight.grad.isfinite().all()
 
 
