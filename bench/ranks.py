@@ -1,6 +1,6 @@
 """What a rank holds when 1, 2 and 4 share a step of the same logical batch, by gloo on this machine; one JSON line.
 
-``python bench/ranks.py [PRECISION]``. ViT-S/14, 2 x 224 and 8 x 98 pixels, 65,536 prototypes, 16 images a step, 4 computed at
+``python bench/ranks.py [PRECISION]``. ViT-S/14, 2 x 224 and 8 x 98 pixels, 65,536 prototypes, 8 images a step, 2 computed at
 once whatever the ranks, so that what differs is what they divide: weights, gradients, moments. ``state_bytes`` are those of
 weights and moments between two steps, counted; ``peak_bytes`` is what a process held at most beyond what it held before it had
 networks (resident memory). Seconds are of a step in which all ranks share this machine's cores: no measure of speed.
@@ -16,6 +16,7 @@ import socket
 import statistics
 import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from dinoforge.train.loop import fit
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import StepSpeed, quicken, shard
 
-RANKS, IMAGES, AT_ONCE, STEPS = (1, 2, 4), 16, 4, 4
+RANKS, IMAGES, AT_ONCE, STEPS = (1, 2, 4), 8, 2, 3
 CPU = torch.device("cpu")
 Sharding = Literal["state", "all"]
 
@@ -43,7 +44,7 @@ def rank_of(world: int, rank: int, port: int, sharding: Sharding, precision: Pre
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     with dist.joined():
         before = resident_bytes()
-        step, share, plan = made(CASES["vit_small"])
+        step, share, plan = made(replace(CASES["vit_small"], batch=AT_ONCE))
         speed = StepSpeed(sharding=sharding)
         quicken(step, speed, CPU)
         shard(step, speed, CPU, precision)
