@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dinoforge.base import dist
@@ -31,9 +30,9 @@ from dinoforge.data.loader import Groups, Loader, share_of
 from dinoforge.data.order import weights_of
 from dinoforge.data.quarantine import Quarantine
 from dinoforge.data.sources.source import Source, first_rows
-from dinoforge.evaluate.health import effective_rank
+from dinoforge.evaluate.card import DENSE, Neighbours, card
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
-from dinoforge.features.extract import Extraction, shared_features
+from dinoforge.features.extract import Extraction, Seen, shared_features
 from dinoforge.model.table import build, empty
 from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
 from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
@@ -51,6 +50,8 @@ from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, library
 
+_LABEL_FREE = ("rank", "uniformity", "smoothness", "stability")
+
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
@@ -64,6 +65,12 @@ class Pretrained:
     """First, last and best accuracy of the probe as it is now set; null without a labelled probe."""
     rank: float | None
     """Effective rank of the features after the last step."""
+    uniformity: float | None
+    """How evenly the features lie on the sphere then; lower is more even."""
+    smoothness: float | None
+    """How much more alike neighbouring patches are then than others of the same image."""
+    stability: float | None
+    """Share of nearest neighbours that the last two looks have in common."""
     events: list[str]
     resumed_from: int
     """Steps that earlier starts of the same run had done."""
@@ -119,6 +126,8 @@ class Run:
         self.device, self.precision, self.start, self.gram = where, precision, start, gram
         self.steps = recipe.plan.steps(len(source))
         self.micro_batch = 0
+        self.neighbours: Neighbours | None = None
+        """What the last look at the features leaves for the next."""
         self.identity = {
             "settings": science(recipe),
             "data": source.fingerprint,
@@ -257,6 +266,8 @@ class Run:
             checkpoints.load(latest, step, adamw)
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
         first, history, events = _memory(latest)
+        protocol = self._protocol()
+        self.neighbours = _neighbours(latest, protocol)
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         metrics_file = self.out / "metrics.jsonl"
         written = dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
@@ -272,7 +283,7 @@ class Run:
 
         probe = Probe(
             self._measure(step, quarantine), self._keep(step), every=every, steps=self.steps, history=history,
-            protocol=self._protocol(), film=look,
+            protocol=protocol, film=look,
         )  # fmt: skip
         if latest is None:
             scores = probe.look(0)
@@ -297,7 +308,10 @@ class Run:
             checkpointing = Checkpointing(
                 checkpoints, step, adamw,
                 facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
-                                    "precision": self.precision.precision, "history": history, "events": events,
+                                    "precision": self.precision.precision,
+                                    # Copied: training goes on, and measures, while they are written.
+                                    "history": list(history), "events": list(events),
+                                    "neighbours": {"protocol": protocol, "rows": self.neighbours},
                                     "seconds": time.monotonic() - began},
                 settle=metrics.flush, stop=stop, every=between, steps=self.steps,
             )  # fmt: skip
@@ -368,48 +382,43 @@ class Run:
         shard(step, recipe.speed, self.device, self.precision.precision)
         return step
 
-    def _protocol(self) -> str:
-        """What the probe measures, in 16 hexadecimal digits: two accuracies compare where these are the same."""
+    def _probe_rows(self) -> list[Source]:
+        """The images that are looked at: those that vote and those that are asked, or some to train on."""
         config = self.recipe.probe
-        rows = ((self.probed[0], config.train_rows), (self.probed[1], config.test_rows)) if self.probed else ()
-        return fingerprint(
-            [
-                config.neighbours,
-                *(first_rows(source, count).fingerprint for source, count in rows),
-            ]
-        )
+        if self.probed is None:
+            return [first_rows(self.source, config.rank_rows)]
+        counts = (config.train_rows, config.test_rows)
+        return [first_rows(source, count) for source, count in zip(self.probed, counts, strict=True)]
+
+    def _protocol(self) -> str:
+        """What the probe measures, in 16 hexadecimal digits: two scores compare where these are the same."""
+        return fingerprint([self.recipe.probe.neighbours, *(rows.fingerprint for rows in self._probe_rows())])
 
     def _measure(self, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
-        """How quality is measured during the run: k-NN where there are labels, effective rank always."""
-        config, module = self.recipe.probe, step.teacher.backbone
-        how = Extraction(self.device, self.precision.precision)
+        """How quality is measured during the run: k-NN where there are labels, the score card always."""
+        module, how = step.teacher.backbone, Extraction(self.device, self.precision.precision)
+        vote = KnnConfig(neighbours=self.recipe.probe.neighbours)
 
-        def features(source: Source) -> tuple[torch.Tensor, np.ndarray]:
-            return shared_features(module, source, self.preprocessing, how, on_broken=quarantine)
-
-        def knn(bank: torch.Tensor, voting: np.ndarray, asked: torch.Tensor, asking: np.ndarray) -> float:
-            labels = (torch.from_numpy(labels) for labels in (voting, asking))
-            score = knn_scores(bank, next(labels), asked, next(labels), config=KnnConfig(neighbours=config.neighbours))
-            return score[0].value
+        def features(source: Source, dense: int = 0) -> Seen:
+            return shared_features(module, source, self.preprocessing, how, on_broken=quarantine, dense=dense)
 
         def measure() -> dict[str, float]:
+            *voting, asked = self._probe_rows()
             with gathered(module):
-                if self.probed is None:
-                    found, _ = features(first_rows(self.source, config.rank_rows))
-                    return dist.leading(lambda: {"rank": effective_rank(found)})
-                train, test = (
-                    first_rows(source, rows)
-                    for source, rows in zip(self.probed, (config.train_rows, config.test_rows), strict=True)
-                )
-                bank, voting = features(train)
-                asked, asking = features(test)
+                banks = [features(source) for source in voting]
+                seen = features(asked, DENSE)
+
+            def judged() -> tuple[dict[str, float], Neighbours | None]:
+                scores: dict[str, float] = {}
+                for source, bank in zip(voting, banks, strict=True):
+                    known, wanted = _labels(source, bank), _labels(asked, seen)
+                    scores["knn"] = knn_scores(bank.image, known, seen.image, wanted, config=vote)[0].value
+                label_free, neighbours = card(seen, self.neighbours)
+                return scores | label_free, neighbours
+
             # Judged once: whether a backbone is kept must be the same everywhere.
-            return dist.leading(
-                lambda: {
-                    "knn": knn(bank, train.columns["label"][voting], asked, test.columns["label"][asking]),
-                    "rank": effective_rank(asked),
-                }
-            )
+            scores, self.neighbours = dist.leading(judged)
+            return scores
 
         return measure
 
@@ -424,7 +433,7 @@ class Run:
             images=self.steps * self.recipe.plan.batch,
             losses=rows[-1]["losses"] if rows else {},
             knn={"first": knn[0], "last": knn[-1], "best": max(knn)} if knn else None,
-            rank=history[-1]["rank"] if history else None,
+            **{name: history[-1].get(name) if history else None for name in _LABEL_FREE},
             events=events,
             resumed_from=first,
             quarantined=len(quarantine.seen),
@@ -443,6 +452,16 @@ def _memory(latest: Saved | None) -> tuple[int, list[dict[str, Any]], list[str]]
     if latest is None:
         return 0, [], []
     return latest.step, list(latest.facts["history"]), list(latest.facts["events"])
+
+
+def _neighbours(latest: Saved | None, protocol: str) -> Neighbours | None:
+    """What the last look left, if it was at the same images; checkpoints of earlier versions hold none."""
+    there = latest.facts.get("neighbours", {}) if latest else {}
+    return there.get("rows") if there.get("protocol") == protocol else None
+
+
+def _labels(source: Source, seen: Seen) -> torch.Tensor:
+    return torch.from_numpy(source.columns["label"][seen.rows])
 
 
 def _named(scores: Mapping[str, float]) -> str:

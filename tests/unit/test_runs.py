@@ -1,5 +1,8 @@
 """A run folder: which are taken, what a start that was killed leaves, what a resumed start makes of it."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -12,8 +15,8 @@ from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.opened import labelled, training_rows
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import Run
-from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.runs import Run, _neighbours
+from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.optim import clip
 from dinoforge.train.step import Losses, Pretrain
 
@@ -27,7 +30,7 @@ TINY = {
 
 def tiny(out, *, precision=("fp32", "asked for"), probed=None, **settings):
     recipe = settle(TINY | settings).recipe
-    return Run(recipe, open_source(TINY["data"]), probed, None, out, torch.device("cpu"), Choice(*precision))
+    return Run(recipe, open_source(recipe.data.source), probed, None, out, torch.device("cpu"), Choice(*precision))
 
 
 def killed(*_args, **_settings):
@@ -174,3 +177,89 @@ def test_another_probe_is_another_protocol(tmp_path):
         tiny(tmp_path)._protocol(),
     ]
     assert len({same, *changed}) == 5
+
+
+SCORES = ("rank", "uniformity", "smoothness", "stability")
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_killed_and_resumed_says_the_same_of_its_features(tmp_path, monkeypatch, labels):
+    """To the last bit, the neighbours that changed since a look before the checkpoint too."""
+    looks = {"plan.images": 32, "plan.probe_images": 12, "plan.checkpoint_images": 16, "plan.teacher_momentum.peak": 0.5,
+             "data": "toy://species?images=40&size=32", "probe.rank_rows": 40}  # fmt: skip
+
+    def run(out):
+        return tiny(out, probed=labelled("toy://species?images=150&size=32") if labels else None, **looks)
+
+    def measured(out):
+        rows = [row for row in read_lines(out / "metrics.jsonl") if "rank" in row]
+        return [(row["step"], *(row.get(name) for name in ("knn", *SCORES))) for row in rows]
+
+    whole = run(tmp_path / "whole").go()
+    want = measured(tmp_path / "whole")
+    assert [(row[0], row[1] is not None, row[-1] is not None) for row in want] == [
+        (0, labels, False), (3, labels, True), (6, labels, True), (8, labels, True)
+    ]  # fmt: skip
+    assert 0 < want[2][-1] < 1  # of the first look after the checkpoint: it is compared with one before
+    assert [getattr(whole, name) for name in SCORES] == list(want[-1][2:])
+
+    out, save = tmp_path / "killed", Checkpoints.save
+
+    def once(*words):
+        save(*words)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", once)
+        run(out).go()
+    assert len(measured(out)) == 2
+    assert run(out).go().resumed_from == 4
+    assert measured(out) == want
+    mine, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (out, tmp_path / "whole"))
+    assert mine["history"] == theirs["history"]
+    assert mine["stability"] == theirs["stability"] == whole.stability
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
+    """Its checkpoint has neither neighbours nor rows of this protocol."""
+    out, save = tmp_path / "out", Checkpoints.save
+
+    def earlier(self, module, optimizer, facts):
+        del facts["neighbours"]
+        facts["history"] = [{"step": row["step"], "rank": row["rank"], "protocol": "old"} for row in facts["history"]]
+        save(self, module, optimizer, facts)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", earlier)
+        tiny(out).go()
+    tiny(out).go()
+    found = json.loads((out / "summary.json").read_text())
+    assert [row["step"] for row in found["history"]] == [0, 2, 4]
+    assert found["stability"] is None
+    assert found["uniformity"] < 0
+
+
+def test_a_checkpoint_holds_what_was_known_when_it_was_begun(tmp_path, monkeypatch):
+    """Written in the background, it must not take in what the run measures meanwhile."""
+    held, save = [], Checkpoints.save
+
+    def later(self, module, optimizer, facts):
+        held.append(facts)
+        return save(self, module, optimizer, facts)
+
+    monkeypatch.setattr(Checkpoints, "save", later)
+    tiny(tmp_path).go()
+    assert [[row["step"] for row in facts["history"]] for facts in held] == [[0, 2], [0, 2, 4]]
+
+
+def test_other_rows_are_another_protocol_without_labels_too(tmp_path):
+    one, same, other = (tiny(tmp_path, **{"probe.rank_rows": rows})._protocol() for rows in (8, 8, 9))
+    assert one == same != other
+
+
+def test_neighbours_of_another_probe_are_not_compared_with():
+    saved = Saved(Path("step_000000004"), {"neighbours": {"protocol": "a", "rows": [[0, 1], [1, 0]]}})
+    assert _neighbours(saved, "a") == [[0, 1], [1, 0]]
+    assert _neighbours(saved, "b") is None
+    assert _neighbours(None, "a") is None

@@ -83,7 +83,8 @@ def test_killed_and_started_again_is_the_same_run(undisturbed, started, run, tmp
     assert again.code == 0, again.err
     assert again.facts["resumed_from"] in {10, 20, 30}
     assert losses(out) == losses(folder)
-    assert [row.get("knn") for row in rows(out)] == [row.get("knn") for row in rows(folder)]
+    for name in ("knn", "rank", "uniformity", "smoothness", "stability"):
+        assert [row.get(name) for row in rows(out)] == [row.get(name) for row in rows(folder)], name
     for name in ("backbone/backbone.safetensors", "checkpoints/step_000000040/shard-00001-of-00001.safetensors"):
         mine, want = load_file(out / name), load_file(folder / name)
         assert mine.keys() == want.keys()

@@ -137,6 +137,9 @@ def same_run(out, want):
             for name, value in other["losses"].items()
         }, f"step {row['step']}"
         assert row.get("knn") == other.get("knn")
+        assert row.keys() == other.keys()
+        for name in {"rank", "uniformity", "smoothness"} & row.keys():
+            assert row[name] == pytest.approx(other[name], rel=1e-3), f"{name} at step {row['step']}"
     weights, wanted = (load_file(run / "backbone" / "backbone.safetensors") for run in (out, want))
     assert weights.keys() == wanted.keys()
     for name, value in weights.items():

@@ -43,6 +43,17 @@ class Part:
     features: Features
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Features of a whole source: every image's, and the patches of its first few."""
+
+    rows: Int[np.ndarray, " N"]
+    """Of the source, those that could be used, in order."""
+    image: Float[Tensor, "N D"]
+    patches: Float[Tensor, "n H W D"]
+    """Of the images among ``rows`` that come before a given row."""
+
+
 def reading(preprocessing: Preprocessing) -> Reading:
     """How the pictures of a backbone are read."""
     return Reading(preprocessing.channels, preprocessing.range, preprocessing.max_pixels)
@@ -119,32 +130,59 @@ def image_features(
     module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, *, on_broken: Callable[[str, str], None]
 ) -> tuple[Float[Tensor, "N D"], Int[np.ndarray, " N"]]:
     """The image tokens of all usable rows, and those rows."""
-    parts = list(extract(module, source, preprocessing, how, on_broken=on_broken))
-    return torch.cat([part.features.image for part in parts]), np.concatenate([part.rows for part in parts])
+    found = _seen(extract(module, source, preprocessing, how, on_broken=on_broken), dense=0)
+    return found.image, found.rows
 
 
 def shared_features(
-    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, *, on_broken: Callable[[str, str], None]
-) -> tuple[Float[Tensor, "N D"], Int[np.ndarray, " N"]]:
-    """The image tokens of all usable rows, and those rows, on every rank; each computes those of its share.
+    module: Any,
+    source: Source,
+    preprocessing: Preprocessing,
+    how: Extraction,
+    *,
+    on_broken: Callable[[str, str], None],
+    dense: int = 0,
+) -> Seen:
+    """Features of all usable rows, on every rank; each computes those of its share.
+
+    Args:
+        dense: Patches are kept of the usable ones among the first so many rows.
 
     Raises:
         DataError: Not one image could be used.
     """
-    if not dist.active():
-        return image_features(module, source, preprocessing, how, on_broken=on_broken)
     share = np.arange(dist.rank(), len(source), dist.world())
-    found: tuple[Tensor, np.ndarray] | None = None
+    found: Seen | None = None
     failed: DataError | None = None
     if len(share):
+        mine = source.select(share) if dist.active() else source
         try:
-            tokens, rows = image_features(module, source.select(share), preprocessing, how, on_broken=on_broken)
-            found = tokens, share[rows]
+            parts = extract(module, mine, preprocessing, how, on_broken=on_broken)
+            found = _seen(parts, dense=int((share < dense).sum()))
         except DataError as error:  # others may have usable ones
             failed = error
-    parts = [part for part in dist.gather(found) if part is not None]
-    if not parts:
+    gathered = [(rank, part) for rank, part in enumerate(dist.gather(found)) if part is not None]
+    if not gathered:
         raise next(error for error in dist.gather(failed) if error is not None)
-    rows = np.concatenate([rows for _, rows in parts])
+    rows = np.concatenate([part.rows * dist.world() + rank for rank, part in gathered])
     order = rows.argsort()
-    return torch.cat([tokens for tokens, _ in parts])[torch.from_numpy(order)], rows[order]
+    early = rows[rows < dense].argsort()  # as the patches lie
+    return Seen(
+        rows[order],
+        torch.cat([part.image for _, part in gathered])[torch.from_numpy(order)],
+        torch.cat([part.patches for _, part in gathered])[torch.from_numpy(early)],
+    )
+
+
+def _seen(parts: Iterator[Part], *, dense: int) -> Seen:
+    """All parts together; of the patches, which are most of them, only those of rows below ``dense`` stay in memory."""
+    rows: list[np.ndarray] = []
+    image: list[Tensor] = []
+    patches: list[Tensor] = []
+    for part in parts:
+        rows.append(part.rows)
+        image.append(part.features.image.clone())  # no view, which would keep the patches
+        early = int((part.rows < dense).sum())
+        if early or not patches:
+            patches.append(part.features.patches[:early].clone())
+    return Seen(np.concatenate(rows), torch.cat(image), torch.cat(patches))

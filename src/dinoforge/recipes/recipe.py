@@ -48,7 +48,7 @@ class DataConfig(Config):
 
 
 class ProbeConfig(Config):
-    """The quality probe during a run: k-NN on a labelled source, effective rank always."""
+    """The quality probe during a run: k-NN on a labelled source, label-free scores always."""
 
     source: str | None = None
     """Labelled images with train and test (or val) splits; null measures only what needs no labels."""
@@ -59,7 +59,7 @@ class ProbeConfig(Config):
     neighbours: int = Field(default=10, gt=0)
     """Neighbours that vote."""
     rank_rows: Count = Field(default=1_024, gt=1)
-    """Training images whose features' effective rank is taken where no labelled source is given."""
+    """Training images whose features are judged where no labelled source is given."""
 
 
 class Speed(StepSpeed):

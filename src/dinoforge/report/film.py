@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer, UInt8
 from PIL import Image
 from torch import Tensor
@@ -27,6 +26,7 @@ from dinoforge.base.files import write_atomic
 from dinoforge.base.hardware import compute_context
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, image_features, normalised, pictures
+from dinoforge.features.nearest import nearest
 from dinoforge.model.weights import Preprocessing
 
 QUERIES = 8
@@ -96,7 +96,7 @@ class Film:
         _save(
             self.folder / f"step_{step:09d}.npz",
             patches=patches.half().numpy(), attention=attention.mean(1).numpy(),
-            nearest=nearest(features, queries=count).numpy(),
+            nearest=nearest(features, queries=count, count=NEIGHBOURS).numpy(),
         )  # fmt: skip
 
     def _is_of(self, rows: Int[np.ndarray, " G"]) -> bool:
@@ -152,14 +152,6 @@ def looked_at(
     finally:
         module.train(was_training)
     return torch.cat(patches), torch.cat(attention)
-
-
-def nearest(features: Float[Tensor, "G D"], *, queries: int) -> Int[Tensor, "Q K"]:
-    """The nearest other rows of each of the first ``queries`` rows by cosine; fewer where there are fewer."""
-    x = F.normalize(features.float(), dim=-1)
-    similarity = x[:queries] @ x.T
-    similarity = similarity.masked_fill(torch.eye(queries, len(x), dtype=torch.bool), float("-inf"))
-    return similarity.sort(dim=-1, descending=True, stable=True).indices[:, : min(NEIGHBOURS, len(x) - 1)]
 
 
 def visible(images: UInt8[Tensor, "B C Y X"]) -> UInt8[Tensor, "B 3 Y X"]:

@@ -50,8 +50,9 @@ def page(account: Account) -> str:
     template = environment.from_string(resources.files("dinoforge.report").joinpath("page.html").read_text("utf-8"))
     html = template.render(
         name=account.folder.resolve().name, verdict=verdict(account), state=account.state, facts=_facts(account),
-        quality=_quality(account), scores=_scores(account), film=None if film is None else _film(*film),
-        probed=account.setting("probe.source") is not None, intake=_intake(account), plan=_cost(account),
+        quality=_quality(account), carded="uniformity" in account.series, scores=_scores(account),
+        film=None if film is None else _film(*film), probed=account.setting("probe.source") is not None,
+        intake=_intake(account), plan=_cost(account),
         warnings=_texts(account.plan.get("warnings")), curves=_curves(account), events=account.events,
         lineage=_lineage(account), config=account.config[:_LONGEST_TEXT],
     )  # fmt: skip
@@ -127,6 +128,9 @@ def _quality(account: Account) -> list[dict[str, Any]]:
     charts = [
         _chart(account, "k-NN accuracy", {"knn": "k-NN"}, levels=levels, dots=True, wide=True),
         _chart(account, "Effective rank", {"rank": "rank"}, dots=True, wide=True),
+        _chart(account, "Uniformity", {"uniformity": "uniformity"}, dots=True, wide=True),
+        _chart(account, "Smoothness of patches", {"smoothness": "smoothness"}, dots=True, wide=True),
+        _chart(account, "Neighbours kept", {"stability": "neighbours kept"}, dots=True, wide=True),
     ]
     return _drawn(charts, "quality")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +36,7 @@ def due(step: int, *, every: int, steps: int) -> bool:
 class Probe:
     """Measures quality now and then, keeps the best backbone, and has ``film`` record what the report shows.
 
-    Best is the highest k-NN accuracy where a labelled source is probed, else simply the newest. Accuracies compare only among
-    those of one ``protocol``: a run may go on with another probe.
+    Best is what ``is_best`` says.
 
     Args:
         protocol: Names what is measured: on which rows, with how many neighbours. Kept with every row of ``history``.
@@ -64,18 +64,51 @@ class Probe:
     def look(self, step: int) -> Scores:
         """Measure now. The backbone before the first step is measured but never kept."""
         scores = dict(self.measure())
-        earlier = [row["knn"] for row in comparable(self.history, self.protocol) if row["step"] > 0]
         self.history.append({"step": step, **scores, "protocol": self.protocol})
-        if step > 0 and ("knn" not in scores or scores["knn"] > max(earlier, default=float("-inf"))):
+        if is_best(self.history, steps=self.steps):
             self.keep(step, scores)
         if self.film is not None:
             self.film(step)
         return scores
 
 
-def comparable(history: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapping[str, Any]]:
-    """The rows of a history that hold a k-NN accuracy of that protocol."""
-    return [row for row in history if "knn" in row and row.get("protocol") == protocol]
+# vit_micro of 4 blocks on 400 toy images: in 800 healthy steps no rank is below 0.94 of the best until then; with a learning
+# rate that ruins it the rank falls to 0.24 of its first within 40 steps. (CPU, 2026-11-25)
+_KEPT = 0.7
+"""Share of its best effective rank that a backbone must have to be kept, where there is no accuracy to go by."""
+_SETTLING = 10
+"""The first tenth of the plan, in which the rank of half-random features says little."""
+
+
+def is_best(history: Sequence[Mapping[str, Any]], *, steps: int) -> bool:
+    """Whether the backbone that the last row of a history is about should be kept in place of the one kept before.
+
+    With k-NN accuracies, if its own is above all earlier ones. Without, if its effective rank is at least 70 % of the best
+    since the first tenth of the plan: the newest backbone stays, unless its features have collapsed. Never before the first
+    step, nor where a score is not finite. Rows compare only with those of the same protocol: a run may go on with another
+    probe.
+
+    Args:
+        history: Rows of ``Probe``, oldest first.
+        steps: Of the whole plan.
+    """
+    *_, last = history
+    if last["step"] <= 0 or not all(math.isfinite(value) for value in last.values() if isinstance(value, float)):
+        return False
+    if "knn" in last:
+        earlier = comparable(history[:-1], last["protocol"])
+        return bool(last["knn"] > max((row["knn"] for row in earlier if row["step"] > 0), default=-math.inf))
+    settled = [row for row in comparable(history, last["protocol"], "rank") if _SETTLING * row["step"] >= steps]
+    return bool(last["rank"] >= _KEPT * max((row["rank"] for row in settled), default=-math.inf))
+
+
+def comparable(history: Sequence[Mapping[str, Any]], protocol: str, name: str = "knn") -> list[Mapping[str, Any]]:
+    """The rows of a history that hold a finite score of that name and protocol; a checkpoint has null where one is not."""
+    return [
+        row
+        for row in history
+        if row.get(name) is not None and math.isfinite(row[name]) and row.get("protocol") == protocol
+    ]
 
 
 class Metrics:

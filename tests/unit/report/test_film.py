@@ -9,7 +9,7 @@ from dinoforge.features.extract import Extraction
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Preprocessing
-from dinoforge.report.film import Film, looked_at, nearest, read_film, spread
+from dinoforge.report.film import Film, looked_at, read_film, spread
 
 VIT = VitConfig(width=16, depth=2, heads=2, patch=8, pixels=32, drop_path=0.3)
 PREPROCESSING = Preprocessing(short_side=32, side=32)
@@ -75,14 +75,6 @@ def test_recording_changes_nothing(tmp_path):
     assert module.training
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
-
-
-def test_neighbours_by_hand():
-    """Rows at known angles: 0, 10, 90, 95 degrees and a longer vector at 5."""
-    angles = torch.tensor([0.0, 10.0, 90.0, 95.0, 5.0]).deg2rad()
-    features = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([1.0, 1, 1, 1, 40]).unsqueeze(1)
-    assert nearest(features, queries=3).tolist() == [[4, 1, 2, 3], [4, 0, 2, 3], [3, 1, 4, 0]]
-    assert nearest(features[:1], queries=1).shape == (1, 0)
 
 
 def test_rows_are_spread_over_classes():

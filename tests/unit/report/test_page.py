@@ -208,3 +208,19 @@ def test_neighbours_of_the_same_class(made_run):
     assert (first.row, first.same, second.same) == (2, True, False)
     plain = Cast(cast.thumbnails, cast.ids, np.asarray(["", "", ""]), 1)
     assert neighbours(plain, np.asarray([[2, 1]]))[0][0].same is None
+
+
+def test_label_free_scores_are_drawn_where_a_run_has_them(made_run):
+    """Runs of earlier versions have none, and say nothing of them."""
+    rows = made_run.metrics()
+    for row in rows[::20]:
+        row |= {"uniformity": -2.0, "smoothness": 0.3} | ({"stability": 0.7} if row["step"] else {})
+    words = ("Uniformity", "Smoothness", "Neighbours kept")
+    with_them, without = (
+        check(page(read_account(made_run(rows=these, name=name)))) for these, name in ((rows, "new"), (None, "old"))
+    )
+    for reader, there in ((with_them, True), (without, False)):
+        text = " ".join(reader.texts)
+        assert [word in text for word in words] == [there] * 3
+    charts = [len([1 for tag, _ in reader.tags if tag == "svg"]) for reader in (with_them, without)]
+    assert charts[0] - charts[1] == 3

@@ -1,6 +1,7 @@
 """What watches a run: when things are due, what counts as best, what a finite loss is."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from dinoforge.base.errors import SentinelStop
 from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Done
-from dinoforge.train.observe import Metrics, Probe, comparable, cut_metrics, due
+from dinoforge.train.observe import Metrics, Probe, comparable, cut_metrics, due, is_best
 from dinoforge.train.plan import Scheduled
 
 
@@ -152,3 +153,50 @@ def test_a_cut_that_is_killed_loses_no_row(tmp_path, monkeypatch):
             patch.setattr(place, killed)
             cut_metrics(path, 3)
         assert path.read_text() == before
+
+
+def looked(ranks, *, steps, every=10, protocol="a", **more):
+    """Steps at which the backbone was kept, of a run whose effective rank went like this."""
+    kept, values = [], iter(ranks)
+    probe = Probe(
+        lambda: {"rank": next(values), **more}, lambda step, _: kept.append(step), every=every, steps=steps,
+        history=[], protocol=protocol,
+    )  # fmt: skip
+    for number in range(len(ranks)):
+        probe.look(number * every)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kept"),
+    [
+        ([5, 20, 21, 22, 23], [10, 20, 30, 40]),
+        ([5, 20, 22, 3, 2], [10, 20]),  # late in the run it collapses: the backbone before stays
+        ([5, 20, 14.1, 13.9, 15], [10, 20, 40]),  # 70 % of 20 is 14
+        ([5, 20, 30, 20, 21.1], [10, 20, 40]),  # of the best so far, not of the last: 21
+        ([90, 20, 21, 22, 23], [10, 20, 30, 40]),  # the untrained one is nothing to compare with
+        ([5, math.nan, 20, math.inf, 19], [20, 40]),
+        ([0, 0, 0, 0, 0], [10, 20, 30, 40]),  # collapsed from the first: nothing better is there
+    ],
+)
+def test_without_labels_the_newest_that_has_not_collapsed(ranks, kept):
+    assert looked([float(rank) for rank in ranks], steps=40) == kept
+
+
+def test_in_the_first_tenth_every_rank_will_do():
+    """Of 300 steps the first tenth ends at 30: the 90 at 20 is not compared with, the 30 at 30 is."""
+    assert looked([1.0, 80.0, 90.0, 30.0, 22.0, 20.0, 21.0], steps=300) == [10, 20, 30, 40, 60]
+
+
+def test_a_score_that_is_no_number_is_not_kept():
+    assert looked([1.0, 8.0], steps=20, smoothness=math.nan) == []
+    assert looked([1.0, math.nan], steps=20, knn=0.9) == []
+
+
+def test_a_history_read_from_a_checkpoint_has_null():
+    """A rank and an accuracy that were no numbers come back as None; and rows of another probe are not compared with."""
+    row = {"step": 20, "rank": 8.0, "protocol": "a"}
+    before = [{"step": 5, "rank": None, "protocol": "a"}, {"step": 10, "rank": 99.0, "protocol": "b"}]
+    assert is_best([*before, row], steps=50)
+    assert not is_best([*before, row | {"step": 15, "rank": 12.0}, row], steps=50)
+    assert is_best([{"step": 5, "knn": None, "protocol": "a"}, row | {"knn": 0.1}], steps=50)
