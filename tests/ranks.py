@@ -15,7 +15,7 @@ import torch
 from dinoforge.base import dist
 
 FORK = multiprocessing.get_context("fork")
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which ranks that have not ended are killed and the test fails."""
 
 
