@@ -75,7 +75,8 @@ def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> di
     from dinoforge.verbs import table
 
     if function.__name__ in table.VERBS_WITH_RECIPE:
-        settled = settle({name: value for name, value in arguments.items() if name != "out"})
+        own = {"out"} | {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        settled = settle({name: value for name, value in arguments.items() if name not in own})
         return settled.values()
     found = {
         name.rstrip("_"): (arguments.get(name, parameter.default), "command line" if name in arguments else "default")

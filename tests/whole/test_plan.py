@@ -91,6 +91,24 @@ def test_plan_of_what_does_not_fit(run):
     assert any("does not fit" in warning for warning in done.facts["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("name", "at_once", "faster"),
+    [("h100", 24, 989 / 312), pytest.param("a100-40", 12, 1, marks=pytest.mark.long)],
+)
+def test_plan_of_the_published_giant_takes_about_the_published_hours(run, name, at_once, faster):
+    """22,016 hours of an A100-40GB (Oquab et al. 2023), whatever their number."""
+    done = run("plan", WORLD, "recipe=vit_giant.lvd142m", "ranks=64", f"hardware={name}", "--json")
+    assert done.code == 0, done.err
+    facts, step = done.facts, done.facts["each_step"]
+    assert (facts["ranks"], facts["bound"], facts["micro_batch"]) == (64, "compute", at_once)
+    assert sum(facts["memory"].values()) == facts["memory_bytes"]
+    assert not any("needs about" in warning for warning in facts["warnings"])
+    assert step["hours"] == pytest.approx(facts["seconds"] / 3600)
+    assert step["device_hours"] == pytest.approx(64 * step["hours"])
+    assert 22_016 / 2 < step["device_hours"] * faster < 22_016 * 2
+    assert f"64 x {name}: " in done.err
+
+
 def test_plan_without_data_is_one_line(run):
     done = run("plan", "recipe=vit_micro.toy", "--json")
     assert (done.code, done.facts) == (

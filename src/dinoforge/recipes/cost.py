@@ -17,6 +17,7 @@ from dinoforge.data.loader import Group, Groups, Loader, share_of
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
 from dinoforge.model.table import BackboneConfig
+from dinoforge.recipes.hardware import Cluster, Step, step_of
 from dinoforge.recipes.opened import anchor
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.train.forecast import Forecast, Job, Pace, forecast, pace
@@ -58,11 +59,14 @@ class Planned:
     flops: float
     """Floating-point operations of the matrix products of the whole run."""
     images_per_second: float | None = None
-    """Predicted by the probe; null where none was made."""
+    """Predicted by the probe, or for named hardware by the model; null where neither was asked for."""
     seconds: float | None = None
     """Of all steps; probes of quality and checkpoints come on top."""
     bound: str | None = None
-    """What the speed hangs on: step, data or cores (both together want more than there are)."""
+    """What the speed hangs on: step, data or cores (both together want more than there are); for named hardware compute,
+    update or exchange."""
+    each_step: Step | None = None
+    """By the model of ``recipes.hardware``, where ranks or hardware are named."""
     warnings: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -77,27 +81,72 @@ class Planned:
         )
 
 
-def planned(recipe: Recipe, source: Source, where: torch.device, precision: Choice) -> Planned:
-    """Steps, passes, memory and warnings, without running a step of the recipe."""
+def planned(
+    recipe: Recipe, source: Source, where: torch.device, precision: Choice, there: Cluster | None = None
+) -> Planned:
+    """Steps, passes, memory and warnings, without running a step of the recipe; on a cluster seconds too, by a model.
+
+    Args:
+        there: Where it is to run, if not in these very processes.
+    """
     plan, images = recipe.plan, len(source)
     steps = plan.steps(images)
-    found, micro_batch = _fitted(recipe, where, precision)
+    found, micro_batch = _fitted(recipe, where, precision, there)
     facts = Planned(
         steps=steps,
         images=steps * plan.batch,
         passes=steps * plan.batch / images,
         batch=plan.batch,
         micro_batch=micro_batch,
-        ranks=dist.world(),
+        ranks=_ranks(there),
         data_images=images,
         memory_bytes=found.memory.total,
         memory=asdict(found.memory),
         flops=found.flops * steps,
     )
-    return replace(facts, warnings=[*_doubts(recipe, facts), *_lacks(recipe, found, where, precision)])
+    facts = replace(facts, warnings=[*_doubts(recipe, facts), *_lacks(recipe, found, where, precision, there)])
+    if there is None:
+        return facts
+    its = job(recipe, where, precision, micro_batch, there)
+    step = step_of(its, found.flops, there, steps=steps)
+    return replace(
+        facts,
+        each_step=step,
+        seconds=step.seconds * steps,
+        images_per_second=plan.batch / step.seconds,
+        bound=step.bound,
+        warnings=[*facts.warnings, *_waits(its, step, there)],
+    )
 
 
-def _fitted(recipe: Recipe, where: torch.device, precision: Choice) -> tuple[Forecast, int]:
+def _ranks(there: Cluster | None) -> int:
+    return dist.world() if there is None else there.ranks
+
+
+def _waits(its: Job, step: Step, there: Cluster) -> Iterator[str]:
+    """What is doubtful about how ranks hear of one another."""
+    if there.here and there.ranks > 1:
+        yield (
+            "Between devices like this one 10 Gbit/s are assumed; name hardware= where the devices of the table are meant."
+        )
+    if step.bound != "exchange":
+        return
+    remedies = [
+        *(["set speed.sharding=state"] if its.speed.sharding == "all" else []),
+        *(["set speed.reduce=bf16"] if (its.precision, its.speed.reduce) == ("bf16", "fp32") else []),
+        *(["raise speed.micro_batch"] if its.parts > 1 else []),
+        "start fewer ranks",
+        "raise plan.batch (another run)",
+    ]
+    yield (
+        f"Communication bounds the run: of {step.seconds:,.3g} s a step, ranks wait {step.waiting_seconds:,.3g} for "
+        f"{step.sent_bytes / 1e9:,.3g} GB; {', '.join(remedies[:-1])}, or {remedies[-1]}."
+    )
+
+
+def _fitted(
+    recipe: Recipe, where: torch.device, precision: Choice, there: Cluster | None = None
+) -> tuple[Forecast, int]:
     """How many images a rank computes at once, as asked or as many as fit into the budget, and what a step then needs.
 
     Where not even one group fits, that is what is returned.
@@ -106,7 +155,7 @@ def _fitted(recipe: Recipe, where: torch.device, precision: Choice) -> tuple[For
         ConfigError: The batch does not divide among the ranks, or their share not into such parts.
     """
     group, wish = recipe.objective.group, recipe.speed.micro_batch
-    share = share_of(recipe.plan.batch, group=group, world=dist.world())
+    share = share_of(recipe.plan.batch, group=group, world=_ranks(there))
     fitting = [size for size in range(share, 0, -group) if share % size == 0]
     if wish != "auto":
         if wish not in fitting:
@@ -114,10 +163,10 @@ def _fitted(recipe: Recipe, where: torch.device, precision: Choice) -> tuple[For
                 f"speed.micro_batch={wish} does not divide a rank's {share} images into whole groups of "
                 f"{group}; {', '.join(map(str, reversed(fitting)))} would."
             )
-        return forecast(job(recipe, where, precision, wish)), wish
-    budget, at_once = memory_budget(recipe, where), share
+        return forecast(job(recipe, where, precision, wish, there)), wish
+    budget, at_once = memory_budget(recipe, where, there), share
     while True:
-        found = forecast(job(recipe, where, precision, at_once))
+        found = forecast(job(recipe, where, precision, at_once, there))
         smaller = [size for size in fitting if size < at_once]
         if found.memory.total <= budget or not smaller:
             return found, at_once
@@ -127,20 +176,28 @@ def _fitted(recipe: Recipe, where: torch.device, precision: Choice) -> tuple[For
         at_once = next((size for size in smaller if size * an_image <= spare), smaller[-1])
 
 
-def memory_budget(recipe: Recipe, where: torch.device) -> float:
+def memory_budget(recipe: Recipe, where: torch.device, there: Cluster | None = None) -> float:
     """Bytes that a rank may take: as asked, or most of what its device has. What happens to be free now does not count, so
     that the same command does the same tomorrow."""
     if recipe.speed.memory_gib is not None:
         return recipe.speed.memory_gib * 2**30
-    return MOST_MEMORY * memory_of_a_rank(where)
+    return MOST_MEMORY * memory_of_a_rank(where, there)
 
 
-def memory_of_a_rank(where: torch.device) -> float:
+def memory_of_a_rank(where: torch.device, there: Cluster | None = None) -> float:
     """Bytes of its GPU, or its share of the machine's memory."""
+    if there is not None:
+        return there.hardware.memory_gib * 2**30
     return memory_bytes(where) / (1 if where.type == "cuda" else dist.local_world())
 
 
-def job(recipe: Recipe, where: torch.device, precision: Choice, micro_batch: int | None = None) -> Job:
+def job(
+    recipe: Recipe,
+    where: torch.device,
+    precision: Choice,
+    micro_batch: int | None = None,
+    there: Cluster | None = None,
+) -> Job:
     """What the cost of a recipe's steps depends on."""
     probe = recipe.probe
     rows = max(probe.train_rows, probe.test_rows) if probe.source else probe.rank_rows
@@ -155,7 +212,8 @@ def job(recipe: Recipe, where: torch.device, precision: Choice, micro_batch: int
         speed=recipe.speed,
         probe_rows=min(rows, Extraction(where).rows_at_once),
         micro_batch=micro_batch,
-        ranks=dist.world(),
+        ranks=_ranks(there),
+        elsewhere=there is not None and not there.here,
         gram=_anchor(recipe.objective.gram, recipe.backbone),
     )
 
@@ -196,23 +254,31 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
         )
 
 
-def _lacks(recipe: Recipe, found: Forecast, where: torch.device, precision: Choice) -> Iterator[str]:
-    """What this machine lacks."""
-    if found.memory.total > memory_of_a_rank(where):
-        yield too_large(recipe, found.memory.total, where)
+def _lacks(
+    recipe: Recipe, found: Forecast, where: torch.device, precision: Choice, there: Cluster | None
+) -> Iterator[str]:
+    """What this machine lacks, or the one it is to run on."""
+    if found.memory.total > memory_of_a_rank(where, there):
+        yield too_large(recipe, found.memory.total, where, there)
+    if there is not None and not there.here:
+        return
     if precision.precision == "bf16" and where.type == "cpu" and not cpu_has_bf16(cpu_flags()):
         yield "precision=bf16 on a CPU without bf16 instructions is many times slower than fp32; leave precision=auto."
 
 
-def too_large(recipe: Recipe, needed: int, where: torch.device) -> str:
-    """That a run does not fit here, and what to change."""
-    kind = "GPU" if where.type == "cuda" else "machine"
+def too_large(recipe: Recipe, needed: int, where: torch.device, there: Cluster | None = None) -> str:
+    """That a run does not fit, here or there, and what to change."""
+    kind = "this GPU" if where.type == "cuda" else "this machine"
+    if there is not None and not there.here:
+        kind = there.hardware.name
     a_rank = f" for each of {dist.local_world()} ranks" if where.type != "cuda" and dist.local_world() > 1 else ""
     settings = f"objective.group={recipe.objective.group}, data.augment.local_views or objective.head.prototypes"
+    several = _ranks(there) > 1 and recipe.speed.sharding == "state"
+    sharding = "set speed.sharding=all, " if several else ""
     checkpointing = "" if recipe.speed.checkpointing == "full" else "set speed.checkpointing=full, "
     return (
-        f"The run needs about {needed / 2**30:,.1f} GiB, this {kind} has {memory_of_a_rank(where) / 2**30:,.1f}{a_rank}: "
-        f"{checkpointing}lower {settings}, start more ranks on other machines, or take a smaller backbone."
+        f"The run needs about {needed / 2**30:,.1f} GiB, {kind} has {memory_of_a_rank(where, there) / 2**30:,.1f}{a_rank}: "
+        f"{checkpointing}{sharding}lower {settings}, start more ranks on other machines, or take a smaller backbone."
     )
 
 

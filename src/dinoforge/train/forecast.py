@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,21 @@ which it keeps in pieces. Measured as what is missing without it, freed memory k
 thread): vit_micro.toy, vit_tiny.small_images at 128 images, ViT-S/14 at 16."""
 
 
+CONTEXT = 2**30 // 2
+"""What CUDA and its libraries hold of a GPU beside torch's own count; an assumption."""
+FRAGMENTED = 0.05
+"""Share of a GPU's live memory that its allocator holds besides, in pieces that nothing fits into; an assumption."""
+
+_ATEN = torch.ops.aten
+FORMULAS = flop_registry | {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+"""Operations of a kernel by its shapes; torch leaves out its fused attention on a processor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """All that the cost of a step depends on."""
@@ -65,6 +80,8 @@ class Job:
     """Images computed at once, of which a rank's share holds several; null: the share."""
     ranks: int = 1
     """Processes that the batch and the state are divided among."""
+    elsewhere: bool = False
+    """For a GPU that is not here: counted on shapes of this processor (``device``), without what only processors need."""
     gram: BackboneConfig | None = None
     """Of a Gram teacher that is read from elsewhere; null: as the backbone."""
 
@@ -79,6 +96,11 @@ class Job:
         return None if self.objective.gram is None else self.gram or self.backbone
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether a processor computes it."""
+        return self.device.type == "cpu" and not self.elsewhere
+
+    @property
     def parts(self) -> int:
         """Of a rank's share."""
         return self.plan.batch // self.ranks // self.images
@@ -89,7 +111,7 @@ class Memory:
     """Bytes at the moment of the run's peak, by part; worker processes are not in it."""
 
     runtime: int
-    """Python, torch and what they load: the resident size of this process after one tiny step."""
+    """Python, torch and what they load: the resident size of this process after one tiny step; of a GPU elsewhere, CUDA."""
     weights: int
     teacher: int
     """With the Gram teacher, where there is one."""
@@ -135,7 +157,7 @@ class Live(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], torch._subclasses.FakeTensor):
             return False if args[0].dtype is torch.bool else 1.0
         out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
+        count = FORMULAS.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=out)
         for leaf in tree_leaves(out):
@@ -163,14 +185,15 @@ def forecast(job: Job) -> Forecast:
     """Memory and operations of a step, without having the memory.
 
     The runtime's part is what this very process holds after a tiny real step, so the figure is for a run in a process like
-    this one. On a GPU it is the device's memory, as torch counts it, and has no runtime part.
+    this one. On a GPU it is the device's memory, as torch counts it, and has no runtime part; for one that is not here, stated
+    allowances for CUDA and for fragments come on top.
     """
     with dist.apart():
         return _forecast(job)
 
 
 def _forecast(job: Job) -> Forecast:
-    runtime = _runtime(job)
+    runtime = CONTEXT if job.elsewhere else _runtime(job) if job.on_cpu else 0
     parts = min(job.parts, 2)  # the second is as every further one
     with _few_pieces(job), FakeTensorMode(), Live() as live:
         with torch.device(job.device):
@@ -182,7 +205,7 @@ def _forecast(job: Job) -> Forecast:
             batches = [_batch(job, job.images) for _ in range(parts)]
             data = live.now - both
         step = Pretrain(student, teacher, _anchored(job.objective), seed=0, gram=gram)
-        quicken(step, job.speed.model_copy(update={"compile": False}), job.device)  # there is nothing to compile for
+        quicken(step, _speed(job), job.device)
         adamw = optimizer(student, job.plan, fused=fused(job.speed.optimizer, job.device))
         before_update: list[int] = []
         adamw.register_step_pre_hook(lambda *_: before_update.append(live.peak))
@@ -210,18 +233,25 @@ def _forecast(job: Job) -> Forecast:
     data += more + more // 4
     # Between forward and backward every rank has the student's weights whole, or one block's; blocks travel in bf16.
     gathered = 0 if job.ranks == 1 or job.speed.sharding == "all" else weights // (2 if job.precision == "bf16" else 1)
-    on_cpu = job.device.type == "cpu"
     memory = Memory(
-        runtime=runtime if on_cpu else 0,
+        runtime=runtime,
         weights=weights // job.ranks,
         teacher=(both - weights) // job.ranks,
         gradients=gradients // job.ranks,
         optimizer=moments // job.ranks,
         activations=moving - gradients + gathered,
         data=data,
-        allocator=int(PIECES[job.precision] * pieces) if on_cpu else 0,
+        allocator=int(PIECES[job.precision] * pieces) if job.on_cpu else 0,
     )
+    if job.elsewhere:
+        memory = replace(memory, allocator=int(FRAGMENTED * (memory.total - runtime)))
     return Forecast(memory=memory, flops=flops / parts * job.parts * job.ranks)
+
+
+def _speed(job: Job) -> StepSpeed:
+    """There is nothing to compile for; on a GPU attention is torch's kernel."""
+    fused = {"attention": "fused"} if job.elsewhere and job.speed.attention == "auto" else {}
+    return job.speed.model_copy(update={"compile": False, **fused})
 
 
 @contextmanager
@@ -231,7 +261,7 @@ def _few_pieces(job: Job) -> Iterator[None]:
     share = rows * job.objective.head.prototypes * 4 // 100
     block, piece = scores.BLOCK_BYTES, scores.PIECE_BYTES
     scores.BLOCK_BYTES = max(block, share)
-    scores.PIECE_BYTES = {device: max(size, share) for device, size in piece.items()}
+    scores.PIECE_BYTES = {} if job.elsewhere else {device: max(size, share) for device, size in piece.items()}
     try:
         yield
     finally:
@@ -285,7 +315,7 @@ def _look(backbone: nn.Module, job: Job) -> None:
 
 def _colouring(job: Job) -> int:
     """Bytes that colouring a batch takes beyond its result, counted on four views in which everything changes."""
-    if job.device.type == "cpu":
+    if job.on_cpu:
         return 0  # some bytes of one view at a time
     views, side, few = GLOBAL_VIEWS * job.images, job.augment.global_pixels, 4
     channels = job.backbone.channels
