@@ -27,6 +27,7 @@ from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import StepSpeed, gathered, quicken, shard
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import CentringConfig
+from dinoforge.train.vitals import Pulse
 from ranks import on_ranks
 from tiny import VIT, batch, pretrain
 
@@ -77,7 +78,7 @@ def unevenly_masked(seed):
 
 
 def trained(parts, *, speed=PLAIN, drop=0.4, precision="fp32", backbone=None, **objective):
-    """On every rank: losses of all steps, gradient norms, weights and moments after the last, put together."""
+    """On every rank: losses of all steps, gradient norms; weights and moments after the last, put together, signs of life."""
     # A bias of keys has no gradient but rounding noise, which Adam would make steps of.
     vit = VIT.model_copy(update={"drop_path": drop, "qkv_bias": False, "init_std": 0.1})
     step = pretrain(backbone=backbone or vit, **objective)
@@ -86,13 +87,19 @@ def trained(parts, *, speed=PLAIN, drop=0.4, precision="fp32", backbone=None, **
     plan = PlanConfig(images=IMAGES * STEPS, batch=IMAGES, learning_rate=Cosine(peak=1e-3, end=1e-3))
     adamw = optimizer(step.student, plan, fused=fused(speed.optimizer, CPU))
     world, rank, found = dist.world(), dist.rank(), []
+    pulse, vitals = Pulse(step.student, step.teacher), {}
     shares = [cut(unevenly_masked(10 * number), world * parts) for number in range(STEPS)]
     fit(
         step, adamw, [part for share in shares for part in share[rank * parts : (rank + 1) * parts]], plan=plan,
         steps=STEPS, parts=parts, compute=compute_context(precision, CPU),
-        observers=[lambda done: found.append([*done.losses.values(), *done.norms.values()])],
+        observers=[
+            lambda done: found.append([*done.losses.values(), *done.norms.values()]),
+            lambda done: vitals.update(done.vitals | (pulse() if done.vitals else {})),
+        ],
     )  # fmt: skip
     weights = {name: dist.whole(parameter).detach() for name, parameter in step.named_parameters()}
+    del vitals["teacher_moved"]  # a sample of each rank's own part
+    weights |= {f"sign of life {name}": value for name, value in vitals.items()}
     moments = {
         name: dist.whole(adamw.state[parameter]["exp_avg"]) for name, parameter in step.student.named_parameters()
     }

@@ -74,5 +74,6 @@ class Centring(nn.Module):
         total = dist.all_sum((sums * temperature / ones.clamp(min=1).unsqueeze(1)).sum(0))
         count = dist.all_sum((ones > 0).sum())
         moved = self.momentum * self.centre + (1 - self.momentum) * total / count.clamp(min=1)
-        self.centre = torch.where(count > 0, moved, self.centre)
+        # A batch whose scores are not finite would ruin the centre for good; the step itself is left out by the guard.
+        self.centre = torch.where((count > 0) & moved.isfinite().all(), moved, self.centre)
         return Assignment(logits, column)

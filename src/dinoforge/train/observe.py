@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 from dinoforge.base import dist
-from dinoforge.base.errors import Interrupted
+from dinoforge.base.errors import Interrupted, RunError
 from dinoforge.base.files import append_line, read_lines, write_lines
 from dinoforge.base.log import Ticker, say
 from dinoforge.train.checkpoint import Checkpoints
@@ -23,6 +25,9 @@ from dinoforge.train.trackers.tracker import Tracker, numbers
 
 Scores = Mapping[str, float]
 T = TypeVar("T")
+
+_SOONER = 5
+"""Part of the way to the next checkpoint after which one that was refused is tried again."""
 
 
 def due(step: int, *, every: int, steps: int) -> bool:
@@ -40,6 +45,7 @@ class Probe:
 
     Args:
         protocol: Names what is measured: on which rows, with how many neighbours. Kept with every row of ``history``.
+        failed: Told the step and the reason where a backbone or a picture could not be written.
     """
 
     def __init__(
@@ -51,10 +57,11 @@ class Probe:
         steps: int,
         history: list[dict[str, Any]],
         protocol: str,
+        failed: Callable[[int, str], None],
         film: Callable[[int], None] | None = None,
     ) -> None:
         self.measure, self.keep, self.every, self.steps, self.history = measure, keep, every, steps, history
-        self.protocol, self.film = protocol, film
+        self.protocol, self.failed, self.film = protocol, failed, film
 
     def __call__(self, done: Done) -> None:
         """Measure when due; the scores go into the step's facts and the history."""
@@ -65,10 +72,15 @@ class Probe:
         """Measure now. The backbone before the first step is measured but never kept."""
         scores = dict(self.measure())
         self.history.append({"step": step, **scores, "protocol": self.protocol})
-        if is_best(self.history, steps=self.steps):
-            self.keep(step, scores)
-        if self.film is not None:
-            self.film(step)
+        try:
+            if is_best(self.history, steps=self.steps):
+                self.history[-1]["kept"] = False  # until it is
+                self.keep(step, scores)
+                del self.history[-1]["kept"]
+            if self.film is not None:
+                self.film(step)
+        except RunError as error:
+            self.failed(step, str(error))
         return scores
 
 
@@ -85,8 +97,8 @@ def is_best(history: Sequence[Mapping[str, Any]], *, steps: int) -> bool:
 
     With k-NN accuracies, if its own is above all earlier ones. Without, if its effective rank is at least 70 % of the best
     since the first tenth of the plan: the newest backbone stays, unless its features have collapsed. Never before the first
-    step, nor where a score is not finite. Rows compare only with those of the same protocol: a run may go on with another
-    probe.
+    step, nor where a score is not finite. Rows compare only with those of the same protocol, for a run may go on with another
+    probe, and not with one whose backbone the disk refused.
 
     Args:
         history: Rows of ``Probe``, oldest first.
@@ -97,7 +109,8 @@ def is_best(history: Sequence[Mapping[str, Any]], *, steps: int) -> bool:
         return False
     if "knn" in last:
         earlier = comparable(history[:-1], last["protocol"])
-        return bool(last["knn"] > max((row["knn"] for row in earlier if row["step"] > 0), default=-math.inf))
+        kept = [row["knn"] for row in earlier if row["step"] > 0 and row.get("kept", True)]
+        return bool(last["knn"] > max(kept, default=-math.inf))
     settled = [row for row in comparable(history, last["protocol"], "rank") if _SETTLING * row["step"] >= steps]
     return bool(last["rank"] >= _KEPT * max((row["rank"] for row in settled), default=-math.inf))
 
@@ -119,21 +132,35 @@ class Metrics:
         # Reading a number makes the host wait for the device, so there many steps are read at once.
         self.rows_at_once = 50 if waits else 1
         self._pending: list[Done] = []
+        self._unwritten: deque[dict[str, Any]] = deque()
         self._since = time.monotonic()
 
     def __call__(self, done: Done) -> None:
-        """Remember the step; write when enough have gathered or something was measured."""
+        """Remember the step; write when enough have gathered or something was measured. What a full disk refuses waits."""
         self._pending.append(done)
         if len(self._pending) >= self.rows_at_once or done.facts:
-            self.flush()
+            with suppress(RunError):
+                self.flush()
 
     def last(self, done: Done) -> None:
-        """Write the step that a run ends with, and all before it."""
+        """Write the step that a run ends with or goes back from, and all before it."""
         self._pending.append(done)
-        self.flush()
+        with suppress(RunError):
+            self.flush()
 
     def flush(self) -> None:
-        """Write every step not yet written."""
+        """Write every step not yet written.
+
+        Raises:
+            RunError: The disk is full; nothing is lost, the next call tries again.
+        """
+        self._read()
+        while self._unwritten:
+            append_line(self.path, self._unwritten[0])
+            self._unwritten.popleft()
+
+    def _read(self) -> None:
+        """Fetch from the device what is to be written."""
         if not self._pending or dist.rank():
             self._pending.clear()
             return
@@ -145,7 +172,7 @@ class Metrics:
         for done, terms in zip(pending, values, strict=True):
             losses = dict(zip(names, terms, strict=True))
             row = _row(done, losses, images=done.step * self.batch, rate=self.batch / seconds)
-            append_line(self.path, row)
+            self._unwritten.append(row)
             for tracker in self.trackers:
                 tracker(done.step, numbers(row))
             self.tick(done.step * self.batch, _note(losses, done.facts))
@@ -162,6 +189,8 @@ def _row(done: Done, losses: dict[str, float], *, images: int, rate: float) -> d
         "teacher_momentum": done.at.teacher_momentum,
         "teacher_temperature": done.at.teacher_temperature,
         "images_per_second": rate,
+        **({"skipped": True} if done.skipped else {}),
+        **({"vitals": {name: value.item() for name, value in done.vitals.items()}} if done.vitals else {}),
         **done.facts,
     }
 
@@ -245,8 +274,12 @@ class Agreement:
 class Checkpointing:
     """Writes a checkpoint when due or when a stop was asked for. Comes last, so that it holds all that others found.
 
+    One that the disk refuses is tried again soon, while the training goes on.
+
     Args:
         settle: Called before: writes the steps that wait for it.
+        failed: Told of a checkpoint that could not be written: after which step, when it is tried again, why, and how often
+            in a row that was; raises where it was too often.
     """
 
     def __init__(
@@ -257,27 +290,45 @@ class Checkpointing:
         *,
         facts: Callable[[int], dict[str, Any]],
         settle: Callable[[], None],
+        failed: Callable[[int, int, str, int], None],
         stop: Stop,
         every: int,
         steps: int,
     ) -> None:
         self.checkpoints, self.module, self.optimizer = checkpoints, module, optimizer
-        self.facts, self.settle, self.stop, self.every, self.steps = facts, settle, stop, every, steps
+        self.facts, self.settle, self.failed, self.stop, self.every, self.steps = (
+            facts, settle, failed, stop, every, steps,
+        )  # fmt: skip
+        self._times, self._again = 0, 0
+
+    def due(self, step: int) -> bool:
+        """Whether one is written after that step."""
+        return due(step, every=self.every, steps=self.steps) or step == self._again
 
     def __call__(self, done: Done) -> None:
         """Save when due.
 
         Raises:
             Interrupted: A stop was asked for and the checkpoint is written.
+            RunError: One that could not be put off was refused by the disk.
         """
-        if not (self.stop.asked or due(done.step, every=self.every, steps=self.steps)):
+        ends = done.step == self.steps or self.stop.asked
+        if not (ends or self.due(done.step)):
             return
-        self.settle()
-        path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
-        if done.step < self.steps and not self.stop.asked:
+        try:
+            dist.leading(self.settle)
+            path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
+            if ends:
+                self.checkpoints.wait()
+        except RunError as error:
+            if ends:
+                raise
+            self._times += 1
+            self._again = done.step + max(1, self.every // _SOONER)
+            self.failed(done.step, self._again, str(error), self._times)
             return
-        self.checkpoints.wait()
-        if done.step < self.steps:
+        self._times, self._again = 0, 0
+        if done.step < self.steps and ends:
             raise Interrupted(
                 f"Stopped after step {done.step}; checkpoint {path} is written. Run the same command to go on."
             )

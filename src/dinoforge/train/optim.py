@@ -76,12 +76,24 @@ def fused(wish: Literal["auto", "foreach", "fused"], device: torch.device) -> bo
     return wish == "fused" or (wish == "auto" and device.type in {"cpu", "cuda"})
 
 
-def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled) -> None:
-    """Give every group its learning rate and weight decay of this step."""
+def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled, *, factor: float = 1.0) -> None:
+    """Give every group its learning rate, times ``factor``, and its weight decay of this step."""
     for group in optimizer.param_groups:
         factors: Multipliers = group["multipliers"]
-        group["lr"] = (at.last_layer_rate if factors.last_layer else at.learning_rate) * factors.rate
+        group["lr"] = (at.last_layer_rate if factors.last_layer else at.learning_rate) * factors.rate * factor
         group["weight_decay"] = at.weight_decay * factors.decay
+
+
+def update(optimizer: torch.optim.Optimizer, *, unless: Tensor) -> None:
+    """One step of the optimiser, unless that number is 1: then weights and moments stay as they are.
+
+    The fused kernel reads it on the device. Otherwise the host does, and waits for it.
+    """
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = unless  # type: ignore[attr-defined]  # what a gradient scaler would set
+        optimizer.step()
+    elif not unless:
+        optimizer.step()
 
 
 def clip(student: nn.Module, largest: float) -> dict[str, Tensor]:

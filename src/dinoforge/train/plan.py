@@ -85,6 +85,10 @@ class PlanConfig(Config):
             schedule: Cosine = getattr(self, name)
             if not (schedule.peak >= 0 and (name == "weight_decay" or max(schedule.peak, schedule.end) <= 1)):
                 raise ValueError(f"plan.{name}.peak must lie in [0, 1]; got {schedule.peak}.")
+        if self.teacher_momentum.peak == self.teacher_momentum.end == 1:
+            raise ValueError(
+                "plan.teacher_momentum=1 throughout would never move the teacher; begin lower, at 0.992 say."
+            )
         if min(self.teacher_temperature.start, self.teacher_temperature.end) <= 0:
             raise ValueError("plan.teacher_temperature must be above 0 at its start and end.")
         if self.learning_rate.warmup + self.learning_rate.frozen >= 1:

@@ -1,0 +1,87 @@
+"""What happened to a run: one line each in ``events.jsonl``, in the log at once, in the report later.
+
+It is part of the run's state: how often the run went back, and from where, is read from it when the same command goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dinoforge.base import dist
+from dinoforge.base.errors import RunError
+from dinoforge.base.files import append_line, read_lines, write_lines
+from dinoforge.base.log import say
+
+Kind = Literal["skip", "roll back", "warn", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that the sentinel did."""
+
+    step: int
+    """The step that it was about, or after which it was seen."""
+    kind: Kind
+    cause: str
+    """In a word or two: not finite, gradient norm, collapse, teacher, loader, disk, rank."""
+    sentence: str
+    back_to: int | None = None
+    """The step that a run went back to."""
+
+
+class Diary:
+    """The acts of a run, oldest first; the same on every rank, written by the first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.acts: list[Act] = dist.leading(lambda: [_act(row) for row in read_lines(path)])
+        self._unwritten: list[Act] = []
+
+    def note(self, act: Act) -> None:
+        """Say it, and write it down; what a full disk refuses is written with the next one."""
+        self.acts.append(act)
+        say(act.sentence)
+        if dist.rank() == 0:
+            self._unwritten.append(act)
+            try:
+                while self._unwritten:
+                    append_line(self.path, asdict(self._unwritten[0]))
+                    self._unwritten.pop(0)
+            except RunError:
+                pass
+
+    def rollbacks(self) -> list[Act]:
+        """The times that the run went back."""
+        return [act for act in self.acts if act.kind == "roll back"]
+
+    def resume(self, step: int) -> None:
+        """Forget steps left out and warnings after the step from which the run goes on: they will be met again."""
+        kept = [act for act in self.acts if act.kind in {"roll back", "stop"} or act.step <= step]
+        if len(kept) < len(self.acts):
+            self.acts = kept
+            dist.leading(lambda: write_lines(self.path, (asdict(act) for act in kept)))
+
+    def owns(self, step: int, rollbacks: int) -> bool:
+        """Whether a checkpoint is the run's past: not one from which it went back.
+
+        Args:
+            step: Of the checkpoint.
+            rollbacks: How many there had been when it was written.
+        """
+        return all(act.back_to is not None and step <= act.back_to for act in self.rollbacks()[rollbacks:])
+
+    def sentences(self) -> list[str]:
+        """What the report shows."""
+        return told(self.acts)
+
+
+def told(acts: Iterable[Act]) -> list[str]:
+    """One sentence an act."""
+    return [act.sentence for act in acts]
+
+
+def _act(row: dict[str, Any]) -> Act:
+    return Act(**{name: row[name] for name in Act.__slots__})
