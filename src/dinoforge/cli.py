@@ -103,12 +103,20 @@ def _plainly(facts: Any) -> str:
         if isinstance(value, Mapping) and value:
             lines += [f"{name}:", textwrap.indent(_plainly(value), "  ")]
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
-            lines += [f"{name}:", *("  " + "  ".join(f"{k}={_short(v)}" for k, v in row.items()) for row in value)]
+            lines += [f"{name}:", *(f"  {row}" for row in _rows(value))]
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
             lines += [f"{name}:", *(f"  {part}" for part in value)]
         else:
             lines.append(f"{name}: {_short(value)}")
     return "\n".join(lines)
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line each: what is nothing but texts in columns, everything else with its names."""
+    if len({tuple(row) for row in rows}) > 1 or not all(isinstance(text, str) for row in rows for text in row.values()):
+        return ["  ".join(f"{name}={_short(value)}" for name, value in row.items()) for row in rows]
+    widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
+    return ["  ".join(text.ljust(widths[name]) for name, text in row.items()).rstrip() for row in rows]
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ import dinoforge
 from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
 from dinoforge.cli import execute, parse, run_verb
 from dinoforge.recipes.settle import settle, to_yaml
+from dinoforge.recipes.table import RECIPES
 from dinoforge.verbs.table import VERBS
 
 
@@ -75,6 +76,27 @@ def test_json_is_the_last_line(capsys):
     schema = last(capsys.readouterr().out)
     assert schema["properties"]["plan"]
     assert schema["additionalProperties"] is False
+
+
+def test_recipes_are_listed_in_columns(capsys):
+    """A line each, the meaning of all of them beginning in the same column; no line names its columns."""
+    assert execute(["recipes"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "recipes:"
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    longest = max(map(len, RECIPES))
+    for name, line in zip(RECIPES, lines, strict=True):
+        meaning = RECIPES[name].__doc__.splitlines()[0]
+        assert line == f"  {name}{' ' * (longest - len(name))}  {meaning}"
+        assert meaning.endswith(".")
+
+
+def test_rows_with_numbers_or_other_names_keep_their_names(capsys):
+    def verb():
+        return {"a": [{"x": "one", "y": 2}], "b": [{"x": "one"}, {"y": "two"}]}
+
+    run_verb(verb, [], as_json=False, print_config=False)
+    assert capsys.readouterr().out == "a:\n  x=one  y=2\nb:\n  x=one\n  y=two\n"
 
 
 def test_a_shown_recipe_is_a_whole_config(capsys, tmp_path):
