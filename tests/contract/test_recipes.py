@@ -1,6 +1,6 @@
 """What every recipe promises: it builds, survives YAML, is itself, trains a step, and its settings say where they come from."""
 
-import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -8,9 +8,12 @@ import yaml
 
 from dinoforge.base.config import fingerprint, science, with_settings
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.hardware import Choice
 from dinoforge.data.loader import Groups, Loader
 from dinoforge.data.sources.table import open_source
 from dinoforge.model.table import build
+from dinoforge.recipes.cost import planned
+from dinoforge.recipes.hardware import HARDWARE, Cluster
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import setting_lines, settle, to_yaml
 from dinoforge.recipes.table import RECIPES, recipe
@@ -33,35 +36,79 @@ class TestEveryRecipe:
         assert Recipe.build(recipe(name).model_dump()) == recipe(name)
 
     def test_two_steps_with_a_toy_backbone(self, name):
-        small = {
-            "backbone.kind": "toy", "objective.head.prototypes": 32, "objective.head.hidden": 8,
-            "objective.head.bottleneck": 4, "objective.group": 4, "plan.batch": 4, "data.augment.global_pixels": 32,
-            "data.augment.local_pixels": 16, "plan.images": 8,
-        }  # fmt: skip
-        if recipe(name).objective.patch_head is not None:
-            small |= {
-                "objective.patch_head.prototypes": 16,
-                "objective.patch_head.hidden": 8,
-                "objective.patch_head.bottleneck": 4,
-            }
-        made = with_settings(recipe(name), small)
+        """In the middle of the plan, where nothing is frozen: all that the recipe trains moves, at the rates of its plan."""
+        made, source = small(name), open_source("toy://species?images=64&size=16")
+        steps = made.plan.steps(len(source))
+        first = steps // 2
         student = networks(build(made.backbone, seed=0), made.objective, seed=0)
         step = Pretrain(student, teacher_of(student), made.objective, seed=0)
-        groups = Groups(open_source("toy://species?images=8&size=24"), made.data.augment, made.data.masks, seed=0, group=4,
-                        patch=made.backbone.patch)  # fmt: skip
-        loader = Loader(groups, batch=4, workers=0, device=torch.device("cpu"), on_broken=lambda *_: None)
+        groups = Groups(source, made.data.augment, made.data.masks, made.data.sampling, seed=0, group=made.objective.group,
+                        patch=made.backbone.patch, reading=made.reading)  # fmt: skip
+        loader = Loader(groups, batch=made.plan.batch, workers=0, device=torch.device("cpu"), on_broken=lambda *_: None)
         before = {key: value.clone() for key, value in student.state_dict().items()}
-        totals = []
-        fit(step, optimizer(student, made.plan), loader.batches(first=0, steps=2), plan=made.plan, steps=2,
-            observers=[lambda done: totals.append(done.losses["total"].item())])  # fmt: skip
-        assert len(totals) == 2
-        assert all(math.isfinite(total) for total in totals)
-        assert before.keys() == student.state_dict().keys()
+        done, after = [], []
+
+        def look(this):
+            done.append(this)
+            after.append({key: value.clone() for key, value in student.state_dict().items()})
+
+        fit(step, optimizer(student, made.plan), loader.batches(first=first, steps=first + 2), plan=made.plan,
+            steps=steps, first=first, observers=[look])  # fmt: skip
+        assert [this.step for this in done] == [first + 1, first + 2]
+        assert all(term.isfinite() and term != 0 for this in done for term in this.losses.values())
+        weights, terms = made.objective, done[0].losses
+        images = weights.dino_weight * (terms["dino_local"] + terms["dino_global"])
+        rest = weights.ibot_weight * terms["ibot"] + weights.koleo_weight * terms["koleo"]
+        torch.testing.assert_close(terms["total"], images + rest)
+        assert [key for key, value in before.items() if torch.equal(value, after[1][key])] == []
+        low, high = sorted([made.plan.peak_rate, made.plan.learning_rate.end])
+        assert low < done[0].at.learning_rate < high
+        assert done[0].at.last_layer_rate == done[0].at.learning_rate
+        ends = made.plan.teacher_temperature
+        assert min(ends.start, ends.end) <= done[0].at.teacher_temperature <= max(ends.start, ends.end)
+        one, two = (this.at.teacher_momentum for this in done)
+        for key, value in step.teacher.state_dict().items():
+            follows = two * (one * before[key] + (1 - one) * after[0][key]) + (1 - two) * after[1][key]
+            torch.testing.assert_close(value, follows, rtol=1e-6, atol=1e-7)
+
+    def test_its_plan_is_told(self, name):
+        """Steps by hand: all images of the plan, in its batches."""
+        made = small(name)
+        source = open_source("toy://species?images=2000&size=16")
+        found = planned(made, source, torch.device("cpu"), Choice("fp32", "asked for"), Cluster(HARDWARE["h100"], 1))
+        steps = round(made.plan.images / made.plan.batch)
+        assert f"{steps:,} steps of {made.plan.batch} images" in found.line()
+        assert found.passes == pytest.approx(made.plan.images / 2000, abs=made.plan.batch / 2000)
+        assert 0 < sum(found.memory.values()) == found.memory_bytes
+        assert found.seconds > 0
+
+
+def small(name):
+    """The recipe with few channels, blocks, patches and prototypes, and about 32 images a step in its groups; the rest as it is."""
+    made = recipe(name)
+    patch, group = made.backbone.patch, made.objective.group
+    settings = {
+        "backbone.width": 16, "backbone.depth": 2, "backbone.heads": 2, "backbone.pixels": 4 * patch,
+        "data.augment.global_pixels": 4 * patch, "data.augment.local_pixels": 2 * patch, "plan.batch": group * max(1, 32 // group),
+        "objective.head.prototypes": 32, "objective.head.hidden": 16,
+        "objective.head.bottleneck": made.objective.head.bottleneck // 8,
+    }  # fmt: skip
+    if made.objective.patch_head is not None:
+        settings |= {
+            "objective.patch_head.prototypes": 24,
+            "objective.patch_head.hidden": 16,
+            "objective.patch_head.bottleneck": made.objective.patch_head.bottleneck // 8,
+        }
+    return with_settings(made, settings)
+
+
+ALIKE = {("vit_large.imagenet22k", "vit_large.lvd142m")}
+"""Published with the same settings for other images."""
 
 
 def test_recipes_are_different_runs():
-    marks = [fingerprint(science(recipe(name))) for name in RECIPES]
-    assert len(set(marks)) == len(marks)
+    marks = {name: fingerprint(science(recipe(name))) for name in RECIPES}
+    assert {pair for pair in combinations(RECIPES, 2) if marks[pair[0]] == marks[pair[1]]} == ALIKE
 
 
 def test_where_values_come_from():

@@ -1,4 +1,12 @@
-"""The published runs of DINOv2 (training configurations and table 16 of the paper), in our units."""
+"""The published runs of DINOv2 (training configurations and table 16 of the paper), in our units.
+
+The released configurations name every value, those of a run on ImageNet-1k and of two on ImageNet-22k. Of the runs on
+LVD-142M table 16 prints architecture, drop rate, LayerScale, weight decay, steps, warm-up, batch, moving average and learning
+rate: 3.5e-4, which is 2e-4 at the reference batch times the root of 3,072 / 1,024. Never published for them, and taken from
+the configurations for ImageNet-22k: heads and prototypes, targets and their temperature, layer decay, factor on the patch
+embedding's rate, clipping, frozen prototypes, views, masks, and images on a GPU, which are the neighbours that KoLeo knows
+(``objective.group``). Precision was fp16 with scaled gradients; here it is what the device is fast in.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,7 @@ from dinoforge.data.augment import AugmentConfig
 from dinoforge.data.masks import MaskConfig
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.vit import VitConfig
-from dinoforge.recipes.recipe import DataConfig, Recipe
+from dinoforge.recipes.recipe import DataConfig, Recipe, Speed
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import CentringConfig, ObjectiveConfig
 
@@ -29,6 +37,7 @@ def vit_large_imagenet() -> Recipe:
             checkpoint_images=3750 * 2048,
             probe_images=12_500 * 2048,
         ),
+        speed=Speed(workers=10),
     )
 
 
@@ -55,19 +64,45 @@ def vit_large_imagenet22k() -> Recipe:
                     "weight_decay": Cosine(peak=0.04, end=0.2),
                     "teacher_momentum": Cosine(peak=0.994, end=1.0),
                     "teacher_temperature": Ramp(start=0.04, end=0.07, length=0.06),
+                    "checkpoint_images": 3750 * 3072,
+                    "probe_images": 12_500 * 3072,
                 }
             ),
         }
     )
 
 
+def vit_large_lvd142m() -> Recipe:
+    """ViT-L/14 from scratch on a curated set such as LVD-142M (625,000 steps of 3,072 images).
+
+    What table 16 prints of it is what the configuration for ImageNet-22k says, so only the images differ.
+    """
+    return vit_large_imagenet22k().model_copy(update={"recipe": "vit_large.lvd142m"})
+
+
 def vit_giant_lvd142m() -> Recipe:
     """ViT-g/14 on a curated set such as LVD-142M (625,000 steps of 3,072 images); the teacher of the small models."""
-    base = vit_large_imagenet22k()
+    base = vit_large_lvd142m()
     return base.model_copy(
         update={
             "recipe": "vit_giant.lvd142m",
             "backbone": VitConfig(width=1536, depth=40, heads=24, patch=14, ffn="swiglu", drop_path=0.4),
             "objective": base.objective.model_copy(update={"group": 12}),
+        }
+    )
+
+
+def vit_giant_lvd142m_registers() -> Recipe:
+    """ViT-g/14 with four registers on a curated set such as LVD-142M, otherwise as without.
+
+    Darcet et al. 2024 change nothing else in training; positions are resampled as for the released weights, antialiased and
+    without offset.
+    """
+    base = vit_giant_lvd142m()
+    registers = {"registers": 4, "position_offset": 0.0, "position_antialias": True}
+    return base.model_copy(
+        update={
+            "recipe": "vit_giant.lvd142m_registers",
+            "backbone": base.backbone.model_copy(update=registers),
         }
     )

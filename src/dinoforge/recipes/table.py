@@ -11,21 +11,43 @@ from dinoforge.recipes.domains import (
     vit_small_microscopy,
     vit_small_satellite,
 )
-from dinoforge.recipes.large import vit_giant_lvd142m, vit_large_imagenet, vit_large_imagenet22k
+from dinoforge.recipes.large import (
+    vit_giant_lvd142m,
+    vit_giant_lvd142m_registers,
+    vit_large_imagenet,
+    vit_large_imagenet22k,
+    vit_large_lvd142m,
+)
+from dinoforge.recipes.one_machine import (
+    vit_base_imagenet_1gpu,
+    vit_large_imagenet_8gpu,
+    vit_large_lvd142m_8gpu,
+    vit_small_imagenet_1gpu,
+)
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.small import vit_micro_toy, vit_small_small_data, vit_tiny_small_images
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    # One desk.
     "vit_micro.toy": vit_micro_toy,
     "vit_tiny.small_images": vit_tiny_small_images,
     "vit_small.small_data": vit_small_small_data,
+    # Other pictures than photographs.
     "vit_small.satellite": vit_small_satellite,
     "vit_small.microscopy": vit_small_microscopy,
     "vit_small.medical_grey": vit_small_medical_grey,
     "vit_small.documents": vit_small_documents,
+    # As published, from scratch (large.py); after them belong the distilled sizes and the phase at 518 pixels.
     "vit_large.imagenet": vit_large_imagenet,
     "vit_large.imagenet22k": vit_large_imagenet22k,
+    "vit_large.lvd142m": vit_large_lvd142m,
     "vit_giant.lvd142m": vit_giant_lvd142m,
+    "vit_giant.lvd142m_registers": vit_giant_lvd142m_registers,
+    # The same for one machine (one_machine.py).
+    "vit_small.imagenet_1gpu": vit_small_imagenet_1gpu,
+    "vit_base.imagenet_1gpu": vit_base_imagenet_1gpu,
+    "vit_large.imagenet_8gpu": vit_large_imagenet_8gpu,
+    "vit_large.lvd142m_8gpu": vit_large_lvd142m_8gpu,
 }
 
 
