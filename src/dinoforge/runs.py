@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dinoforge.base import dist
-from dinoforge.base.config import differences, fingerprint, science
+from dinoforge.base.config import fingerprint, science
 from dinoforge.base.errors import ConfigError, RunError
-from dinoforge.base.files import append_line, clear_leftovers, locked, read_lines, write_json, write_text
+from dinoforge.base.files import append_line, locked, read_lines, write_json, write_text
 from dinoforge.base.hardware import (
     Choice,
     choose_precision,
@@ -25,7 +25,7 @@ from dinoforge.base.hardware import (
     resumed_precision,
     versions,
 )
-from dinoforge.base.log import progress, say
+from dinoforge.base.log import Ticker, progress, say
 from dinoforge.data.loader import Groups, Loader, share_of
 from dinoforge.data.order import weights_of
 from dinoforge.data.quarantine import Quarantine
@@ -39,16 +39,18 @@ from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
 from dinoforge.recipes.opened import anchor, labelled, opened
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import to_yaml
+from dinoforge.recipes.stages import PHASE, Stage, stage_after, stage_of, stages
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
+from dinoforge.train.folder import clear, refuse_strangers
 from dinoforge.train.guard import Finite
-from dinoforge.train.loop import Observer, fit
+from dinoforge.train.loop import Done, Observer, fit
 from dinoforge.train.observe import Agreement, Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import gathered, quicken, shard
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
-from dinoforge.train.trackers.tracker import Opening, library
+from dinoforge.train.trackers.tracker import Opening, Tracker, library
 
 _LABEL_FREE = ("rank", "uniformity", "smoothness", "stability")
 
@@ -110,9 +112,25 @@ def _run(rest: dict[str, Any]) -> Run:
     for tracker in recipe.speed.trackers:
         library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
-    share_of(recipe.plan.batch, group=recipe.objective.group, world=dist.world())
+    for stage in stages(recipe, len(source)):
+        share_of(
+            stage.recipe.plan.batch, group=recipe.objective.group, world=dist.world(), setting=stage.batch_setting
+        )  # fmt: skip
     precision = choose_precision(recipe.speed.precision, where)
     return Run(recipe, source, probed, start, Path(str(out)), where, precision, gram)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What goes on over all stretches of a start."""
+
+    checkpoints: Checkpoints
+    quarantine: Quarantine
+    stop: Stop
+    tick: Ticker
+    trackers: Sequence[Tracker]
+    began: float
+    """When the run would have begun had it never stopped, by the monotonic clock."""
 
 
 class Run:
@@ -124,8 +142,14 @@ class Run:
     ) -> None:  # fmt: skip
         self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
         self.device, self.precision, self.start, self.gram = where, precision, start, gram
-        self.steps = recipe.plan.steps(len(source))
-        self.micro_batch = 0
+        self.stages = stages(recipe, len(source))
+        self.steps, self.images = self.stages[-1].end, self.stages[-1].images(self.stages[-1].end)
+        self.micro_batch: dict[int, int] = {}
+        """Of each stage, by the steps before it: images that a rank computes at once."""
+        self.history: list[dict[str, Any]] = []
+        """What was measured, oldest first."""
+        self.events: list[str] = []
+        """What happened, a sentence each."""
         self.neighbours: Neighbours | None = None
         """What the last look at the features leaves for the next."""
         self.identity = {
@@ -139,11 +163,6 @@ class Run:
         if weights is not None:  # they decide the order
             self.identity["sampling"] = fingerprint(weights.tolist())
         self.fingerprint = fingerprint(self.identity)
-        colour, augment = recipe.data.augment.colour, recipe.data.augment
-        self.preprocessing = Preprocessing(
-            channels=recipe.backbone.channels, range=recipe.data.range, max_pixels=recipe.data.max_pixels,
-            short_side=recipe.data.short_side, side=augment.global_pixels, mean=colour.mean, std=colour.std,
-        )  # fmt: skip
 
     def go(self) -> Pretrained:
         """Train to the end of the plan.
@@ -154,7 +173,7 @@ class Run:
             SentinelStop: A loss or a gradient is not finite.
         """
         self._compare_ranks()
-        dist.leading(self._refuse_strangers)
+        dist.leading(lambda: refuse_strangers(self.out, self.identity))
         with ExitStack() as held:
             dist.leading(lambda: held.enter_context(locked(self.out)))
             dist.leading(self._open_folder)
@@ -168,9 +187,10 @@ class Run:
             # Measured where it is automatic: the first rank's choice is everyone's.
             self.precision = dist.tell(resumed_precision(self.recipe.speed.precision, self.precision, before))
             say(f"Device {self._where()}, precision {self.precision.precision}: {self.precision.why}.")
-            self.micro_batch = dist.leading(self._plan)
+            at_once = dist.leading(self._plan)
+            self.micro_batch = {stage.before: images for stage, images in zip(self.stages, at_once, strict=True)}
             try:
-                return self._train(checkpoints, latest)
+                return self._train(checkpoints)
             except Exception:
                 with suppress(Exception):  # whatever ended the run, a checkpoint that is being written is finished
                     checkpoints.wait()
@@ -195,8 +215,8 @@ class Run:
 
     def _open_folder(self) -> None:
         """Make the folder this run's, or take up the run in it."""
-        self._refuse_strangers()
-        self._clear_leftovers()
+        refuse_strangers(self.out, self.identity)
+        clear(self.out)
         # First of all files: from here on, whatever is cut off, the folder is known as this run's.
         write_json(
             self.out / "run.json",
@@ -204,76 +224,69 @@ class Run:
         )
         write_text(self.out / "config.yaml", to_yaml(self.recipe))
 
-    def _plan(self) -> int:
+    def _plan(self) -> list[int]:
         """Say and keep what the run will be; speed is not probed, the first steps show it.
 
         Returns:
-            Images that a rank computes at once.
+            Images that a rank computes at once in each stage.
 
         Raises:
             ConfigError: Nothing fits into the memory that there is.
         """
         facts = planned(self.recipe, self.source, self.device, self.precision)
-        if facts.memory_bytes > memory_of_a_rank(self.device) and self.recipe.speed.micro_batch == "auto":
-            raise ConfigError(too_large(self.recipe, facts.memory_bytes, self.device))
+        for stage, part in zip(self.stages, facts.parts, strict=True):
+            if part.memory_bytes > memory_of_a_rank(self.device) and self.recipe.speed.micro_batch == "auto":
+                raise ConfigError(too_large(stage, part.memory_bytes, self.device))
         write_json(self.out / "plan.json", asdict(facts))
         for line in (facts.line(), *(f"Warning: {warning}" for warning in facts.warnings)):
             say(line)
-        return facts.micro_batch
+        return [part.micro_batch for part in facts.parts]
 
-    def _clear_leftovers(self) -> None:
-        """Remove what an earlier start was writing when it was killed; a backbone or checkpoint set aside is put back."""
-        clear_leftovers(
-            self.out, "run.json", "config.yaml", "plan.json", "metrics.jsonl", "summary.json", "backbone"
-        )  # fmt: skip
-        clear_leftovers(self.out / "film", "*.npz")
-        for path in clear_leftovers(self.out / "checkpoints", "step_*"):
-            say(f"Removed {path}: a checkpoint that was not finished.")
-
-    def _refuse_strangers(self) -> None:
-        """Leave folders alone that are not this run's."""
-        if not self.out.exists():
-            return
-        if not self.out.is_dir():
-            raise RunError(f"out={self.out} is a file; give a folder.")
-        try:
-            there = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            # Names that begin with a dot are the lock, what a killed writer left, or the desktop's.
-            if any(not path.name.startswith(".") for path in self.out.iterdir()):
-                raise RunError(f"out={self.out} holds other files and no run; give a new folder.") from None
-            return
-        except ValueError:
-            raise RunError(f"{self.out / 'run.json'} is damaged; give a new folder.") from None
-        if not isinstance(there, dict) or "fingerprint" not in there:
-            raise RunError(f"{self.out / 'run.json'} was not written by dinoforge pretrain; give a new folder.")
-        if there["fingerprint"] != self.fingerprint:
-            was = {name: there.get(name) for name in self.identity}
-            lines = differences(was, json.loads(json.dumps(self.identity)))
-            raise RunError(
-                f"out={self.out} holds another run. It differs in: {'; '.join(lines[:6])}{' …' if len(lines) > 6 else ''}. "
-                "Give a new folder, or the settings of that run."
-            )
-
-    def _train(self, checkpoints: Checkpoints, latest: Saved | None) -> Pretrained:
-        recipe, plan = self.recipe, self.recipe.plan
-        step = self._networks()
-        adamw = optimizer(step.student, plan, fused=fused(recipe.speed.optimizer, self.device))
+    def _train(self, checkpoints: Checkpoints) -> Pretrained:
+        """Stretch after stretch, each from the newest checkpoint, until there is one of the last step."""
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         for name, reason in self.source.rejected:
             quarantine(name, reason)
+        latest, metrics = checkpoints.latest(), self.out / "metrics.jsonl"
         if latest is not None:
-            checkpoints.load(latest, step, adamw)
-            say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
-        first, history, events = _memory(latest)
-        protocol = self._protocol()
-        self.neighbours = _neighbours(latest, protocol)
+            self.history, self.events = list(latest.facts["history"]), list(latest.facts["events"])
+        first = latest.step if latest else 0
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
-        metrics_file = self.out / "metrics.jsonl"
-        written = dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
+        written = dist.leading(lambda: cut_metrics(metrics, latest.step if latest else None))
+        opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
+        seen = stage_of(self.stages, first).images(first)
+        with (
+            Stop() as stop,
+            progress("pretrain", self.images, start=seen) as tick,
+            tracking(self.recipe.speed.trackers if dist.rank() == 0 else (), opening) as trackers,
+        ):
+            around = Around(checkpoints, quarantine, stop, tick, trackers, began)
+            while latest is None or latest.step < self.steps:
+                self._stretch(around, latest)
+                gc.collect()  # networks are held in circles: those of one stage go before the next one's come
+                latest = checkpoints.latest()
+        seconds = time.monotonic() - began
+        most = max(dist.gather(peak_bytes(self.device)))
+        return dist.leading(lambda: self._summary(metrics, first, quarantine, seconds=seconds, peak=most))
+
+    def _stretch(self, around: Around, latest: Saved | None) -> None:
+        """From a checkpoint, or from nothing, to the end of the stage that its next step lies in, and a checkpoint there.
+
+        All that a stage needs is made here and gone afterwards: networks, optimiser, loader, observers.
+        """
+        first = latest.step if latest else 0
+        stage = stage_after(self.stages, first)
+        plan, began = stage.recipe.plan, around.began
+        self.history = [row for row in self.history if row["step"] <= first]
+        step, adamw = self._networks(stage, around.checkpoints, latest)
+        protocol = self._protocol(stage)
+        self.neighbours = _neighbours(latest, protocol)
+        metrics_file, quarantine, stop = self.out / "metrics.jsonl", around.quarantine, around.stop
+        dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
         every = max(1, round(plan.probe_images / plan.batch))
+        saving = _saving(stage)
         film = Film(
-            self.out / "film", self.probed[1] if self.probed else self.source, self.preprocessing,
+            self.out / "film", self.probed[1] if self.probed else self.source, self._preprocessing(stage),
             Extraction(self.device, self.precision.precision), on_broken=quarantine,
         )  # fmt: skip
 
@@ -282,54 +295,52 @@ class Run:
                 dist.leading(lambda: film(step.teacher.backbone, done))
 
         probe = Probe(
-            self._measure(step, quarantine), self._keep(step), every=every, steps=self.steps, history=history,
-            protocol=protocol, film=look,
+            self._measure(stage, step, quarantine), self._keep(stage, step), every=every,
+            steps=stage.steps, before=stage.before, history=self.history, protocol=protocol, film=look,
         )  # fmt: skip
         if latest is None:
             scores = probe.look(0)
             dist.leading(lambda: append_line(metrics_file, {"step": 0, "images": 0, "losses": {}, **scores}))
             say("Before the first step: " + _named(scores))
-        opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
-        loader = self._loader(quarantine)
-        with (
-            Stop() as stop,
-            progress("pretrain", self.steps * plan.batch, start=first * plan.batch) as tick,
-            tracking(recipe.speed.trackers if dist.rank() == 0 else (), opening) as trackers,
-        ):
-            metrics = Metrics(
-                metrics_file, batch=plan.batch, tick=tick, waits=self.device.type != "cpu", trackers=trackers
-            )
-            between = max(1, round(plan.checkpoint_images / plan.batch))
-            agreement = Agreement(stop, quarantine.news, lambda report: quarantine(*report))
-            finite = Finite(
-                lambda done: stop.asked or any(due(done, every=n, steps=self.steps) for n in (every, between)),
-                metrics.last, precision=self.precision.precision, rows_at_once=metrics.rows_at_once,
-            )  # fmt: skip
-            checkpointing = Checkpointing(
-                checkpoints, step, adamw,
-                facts=lambda done: {"step": done, "images": done * plan.batch, "run": self.fingerprint,
-                                    "precision": self.precision.precision,
-                                    # Copied: training goes on, and measures, while they are written.
-                                    "history": list(history), "events": list(events),
-                                    "neighbours": {"protocol": protocol, "rows": self.neighbours},
-                                    "seconds": time.monotonic() - began},
-                settle=metrics.flush, stop=stop, every=between, steps=self.steps,
-            )  # fmt: skip
-            observers: list[Observer] = [agreement, finite, probe, metrics, checkpointing]
-            fit(
-                step, adamw, loader.batches(first=first, steps=self.steps), plan=plan, steps=self.steps, first=first,
-                parts=loader.parts, compute=compute_context(self.precision.precision, self.device), observers=observers,
-            )  # fmt: skip
-            agreement.exchange()  # what the last probe found
-        seconds = time.monotonic() - began
-        most = max(dist.gather(peak_bytes(self.device)))
-        return dist.leading(
-            lambda: self._summary(metrics_file, history, events, first, quarantine, seconds=seconds, peak=most)
-        )
+        metrics = Metrics(
+            metrics_file, images=stage.images, tick=around.tick, waits=self.device.type != "cpu",
+            trackers=around.trackers,
+        )  # fmt: skip
+        agreement = Agreement(stop, quarantine.news, lambda report: quarantine(*report))
+        finite = Finite(
+            lambda done: stop.asked or probe.due(done) or saving(done),
+            metrics.last, precision=self.precision.precision, rows_at_once=metrics.rows_at_once,
+        )  # fmt: skip
+        checkpointing = Checkpointing(
+            around.checkpoints, step, adamw,
+            facts=lambda done: {"step": done, "images": stage.images(done), "run": self.fingerprint,
+                                "precision": self.precision.precision,
+                                # Copied: training goes on, and measures, while they are written.
+                                "history": list(self.history), "events": list(self.events),
+                                "neighbours": {"protocol": protocol, "rows": self.neighbours},
+                                "seconds": time.monotonic() - began},
+            settle=metrics.flush, stop=stop, due=saving, end=stage.end, steps=self.steps,
+        )  # fmt: skip
+        observers: list[Observer] = [agreement, finite, probe, metrics, checkpointing]
 
-    def _loader(self, quarantine: Quarantine) -> Loader:
-        """This rank's share of every batch."""
-        recipe = self.recipe
+        def observe(done: Done) -> None:
+            """Of a step of the stage, by its number in the run."""
+            done = replace(done, step=stage.before + done.step)
+            for observer in observers:
+                observer(done)
+
+        loader, own = self._loader(stage, quarantine), first - stage.before
+        groups = stage.images_before // self.recipe.objective.group
+        fit(
+            step, adamw, loader.batches(first=own, steps=stage.steps, before=groups), plan=plan, steps=stage.steps,
+            first=own, parts=loader.parts, compute=compute_context(self.precision.precision, self.device),
+            observers=[observe],
+        )  # fmt: skip
+        agreement.exchange()  # what the last probe found
+
+    def _loader(self, stage: Stage, quarantine: Quarantine) -> Loader:
+        """This rank's share of every batch of a stage."""
+        recipe = stage.recipe
         groups = Groups(
             self.source, recipe.data.augment, recipe.data.masks, recipe.data.sampling,
             seed=recipe.seed, group=recipe.objective.group, patch=recipe.backbone.patch, reading=recipe.reading,
@@ -343,10 +354,10 @@ class Run:
             stall_seconds=recipe.speed.stall_seconds,
             rank=dist.rank(),
             world=dist.world(),
-            parts=recipe.plan.batch // dist.world() // self.micro_batch,
+            parts=recipe.plan.batch // dist.world() // self.micro_batch[stage.before],
         )
 
-    def _keep(self, step: Pretrain) -> Callable[[int, Mapping[str, float]], None]:
+    def _keep(self, stage: Stage, step: Pretrain) -> Callable[[int, Mapping[str, float]], None]:
         """How the best backbone is kept: put together from all ranks, written by the first."""
 
         def keep(done: int, scores: Mapping[str, float]) -> None:
@@ -357,30 +368,50 @@ class Run:
                     state[name] = whole.cpu()
 
             def write() -> None:
-                module = empty(self.recipe.backbone)
+                module = empty(stage.recipe.backbone)
                 module.load_state_dict(state, assign=True)
                 lineage = {
                     "run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": self.recipe.recipe,
                 }  # fmt: skip
-                backbone = Backbone(module, self.recipe.backbone, self.preprocessing, lineage)
+                backbone = Backbone(module, stage.recipe.backbone, self._preprocessing(stage), lineage)
                 save_backbone(self.out / "backbone", backbone, scores=scores)
 
             dist.leading(write)
 
         return keep
 
-    def _networks(self) -> Pretrain:
-        """Student and teachers, from the backbone to start from or freshly drawn."""
-        recipe = self.recipe
+    def _networks(
+        self, stage: Stage, checkpoints: Checkpoints, latest: Saved | None
+    ) -> tuple[Pretrain, torch.optim.Optimizer]:
+        """Student and teachers of a stage and their optimiser: fresh, as a checkpoint of the stage has them, or fresh
+        but for the weights that the stage before left."""
+        recipe = stage.recipe
         backbone = build(recipe.backbone, seed=recipe.seed)
         if self.start is not None:
             backbone.load_state_dict(self.start.module.state_dict())
         student = networks(backbone, recipe.objective, seed=recipe.seed)
         gram = None if self.gram is None else self.gram.module
-        step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram).to(self.device)
+        step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram)
+        begins = latest is not None and stage.before == latest.step
+        if latest is not None and begins:
+            checkpoints.begin_from(latest, step, step.fitted)
+            say(f"{PHASE}: {stage.pixels} pixels from step {latest.step} on, with the weights of {latest.folder}.")
+        step = step.to(self.device)
         quicken(step, recipe.speed, self.device)
         shard(step, recipe.speed, self.device, self.precision.precision)
-        return step
+        adamw = optimizer(step.student, recipe.plan, fused=fused(recipe.speed.optimizer, self.device))
+        if latest is not None and not begins:
+            checkpoints.load(latest, step, adamw)
+            say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
+        return step, adamw
+
+    def _preprocessing(self, stage: Stage) -> Preprocessing:
+        """What an image goes through before the backbone of a stage, when features are taken."""
+        data = stage.recipe.data
+        return Preprocessing(
+            channels=stage.recipe.backbone.channels, range=data.range, max_pixels=data.max_pixels,
+            short_side=data.short_side, side=stage.pixels, mean=data.augment.colour.mean, std=data.augment.colour.std,
+        )  # fmt: skip
 
     def _probe_rows(self) -> list[Source]:
         """The images that are looked at: those that vote and those that are asked, or some to train on."""
@@ -390,17 +421,21 @@ class Run:
         counts = (config.train_rows, config.test_rows)
         return [first_rows(source, count) for source, count in zip(self.probed, counts, strict=True)]
 
-    def _protocol(self) -> str:
+    def _protocol(self, stage: Stage) -> str:
         """What the probe measures, in 16 hexadecimal digits: two scores compare where these are the same."""
-        return fingerprint([self.recipe.probe.neighbours, *(rows.fingerprint for rows in self._probe_rows())])
+        # That of the plan itself says no size: it is the run's, and runs from before there were stages keep theirs.
+        size = [stage.pixels] if stage.before else []
+        rows = [rows.fingerprint for rows in self._probe_rows()]
+        return fingerprint([self.recipe.probe.neighbours, *rows, *size])
 
-    def _measure(self, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
-        """How quality is measured during the run: k-NN where there are labels, the score card always."""
+    def _measure(self, stage: Stage, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
+        """How quality is measured during a stage: k-NN where there are labels, the score card always."""
         module, how = step.teacher.backbone, Extraction(self.device, self.precision.precision)
+        preprocessing = self._preprocessing(stage)
         vote = KnnConfig(neighbours=self.recipe.probe.neighbours)
 
         def features(source: Source, dense: int = 0) -> Seen:
-            return shared_features(module, source, self.preprocessing, how, on_broken=quarantine, dense=dense)
+            return shared_features(module, source, preprocessing, how, on_broken=quarantine, dense=dense)
 
         def measure() -> dict[str, float]:
             *voting, asked = self._probe_rows()
@@ -423,14 +458,14 @@ class Run:
         return measure
 
     def _summary(
-        self, metrics: Path, history: list[dict[str, Any]], events: list[str], first: int, quarantine: Quarantine,
-        *, seconds: float, peak: int,
+        self, metrics: Path, first: int, quarantine: Quarantine, *, seconds: float, peak: int
     ) -> Pretrained:  # fmt: skip
+        history, events = self.history, self.events
         rows = read_lines(metrics)
-        knn = [row["knn"] for row in comparable(history, self._protocol())]
+        knn = [row["knn"] for row in comparable(history, self._protocol(self.stages[-1]))]
         done = Pretrained(
             steps=self.steps,
-            images=self.steps * self.recipe.plan.batch,
+            images=self.images,
             losses=rows[-1]["losses"] if rows else {},
             knn={"first": knn[0], "last": knn[-1], "best": max(knn)} if knn else None,
             **{name: history[-1].get(name) if history else None for name in _LABEL_FREE},
@@ -439,7 +474,7 @@ class Run:
             quarantined=len(quarantine.seen),
             backbone=str(self.out / "backbone"),
             seconds=seconds,
-            images_per_second=self.steps * self.recipe.plan.batch / seconds,
+            images_per_second=self.images / seconds,
             peak_memory_bytes=peak,
         )
         facts = {name: getattr(done, name) for name in Pretrained.__slots__}
@@ -447,11 +482,10 @@ class Run:
         return done
 
 
-def _memory(latest: Saved | None) -> tuple[int, list[dict[str, Any]], list[str]]:
-    """Steps done, what was measured, what happened."""
-    if latest is None:
-        return 0, [], []
-    return latest.step, list(latest.facts["history"]), list(latest.facts["events"])
+def _saving(stage: Stage) -> Callable[[int], bool]:
+    """After which steps of a stage there is a checkpoint."""
+    every = max(1, round(stage.recipe.plan.checkpoint_images / stage.recipe.plan.batch))
+    return lambda done: due(done, every=every, steps=stage.steps, before=stage.before)
 
 
 def _neighbours(latest: Saved | None, protocol: str) -> Neighbours | None:

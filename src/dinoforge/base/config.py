@@ -10,11 +10,11 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from dinoforge.base.errors import ConfigError, closest
 
@@ -65,6 +65,9 @@ class Config(BaseModel):
     """Names of the fields that cannot change a result (paths, speed, how often something is saved)."""
     exclusive: ClassVar[frozenset[str]] = frozenset()
     """Names of fields of which only one is given: setting one puts the others back to null."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields that came after runs had been made: at its default, such a field is left out of the fingerprint, so
+    that a run from before it is the run that it was."""
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None, *, prefix: str = "") -> Any:
@@ -98,56 +101,112 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: An unknown path (with the nearest known one), a wrong type, or a value out of range.
     """
-    # `kind` decides which other settings exist, so it is settled first; only the whole is judged.
-    for path in [path for path in settings if path.endswith(".kind")]:
-        config = _with_kind(config, path.split("."), settings[path], path)
-    values = config.model_dump()
-    for path, value in settings.items():
-        _put(config, values, path, value, given=settings.keys())
-    return type(config).build(values)
+    return merged(type(config), config.model_dump(), settings)
 
 
-def _with_kind(config: C, folders: list[str], kind: Any, path: str) -> C:
-    """A copy in which one group of settings is of another kind, with that kind's defaults; not yet checked as a whole."""
-    name, *rest = folders
-    field = type(config).model_fields.get(name)
-    if field is None or not isinstance(getattr(config, name), Config):
-        raise _unknown_path(path, config)
-    here = getattr(config, name)
-    if rest != ["kind"]:
-        return config.model_copy(update={name: _with_kind(here, rest, kind, path)})
-    if "kind" not in type(here).model_fields:
-        raise _unknown_path(path, config)
-    if here.kind == kind:
-        return config
-    union: Any = Annotated[field.annotation, Field(discriminator=field.discriminator)]
-    try:
-        return config.model_copy(update={name: TypeAdapter(union).validate_python({"kind": kind})})
-    except ValidationError as error:
-        raise ConfigError(_one_line(error, path.removesuffix(".kind"))) from None
+def merged(model: type[C], values: Mapping[str, Any], settings: Mapping[str, Any]) -> C:
+    """Settings from nested values, as a file holds them, and paths that are changed; only the whole is judged.
+
+    A group that is null is made of the settings that are given inside it.
+
+    Raises:
+        ConfigError: As ``with_settings``; or something that neither gives.
+    """
+    found = dict(values)
+    # Groups come before what is inside them, and `kind`, which decides which other settings exist, before its neighbours.
+    for path in sorted(settings, key=lambda path: (path.count("."), not path.endswith(".kind"))):
+        _put(model, found, path, settings)
+    return typing.cast(C, model.build(found))
 
 
-def _put(config: Config, values: dict[str, Any], path: str, value: Any, *, given: Collection[str]) -> None:
-    """Set one dotted path in the nested dictionary ``values`` that was dumped from ``config``."""
-    here: Any = config
+def value_at(model: type[Config], values: Mapping[str, Any], path: str) -> Any:
+    """What nested values hold at a path, else its default, that of a group that is null too; None where there is nothing."""
+    name, _, rest = path.partition(".")
+    value = values[name] if name in values else _default(model, name)
+    inside = _inside(model, name, value)
+    if not rest or inside is None:
+        return None if rest else value
+    return value_at(inside, value if isinstance(value, Mapping) else {}, rest)
+
+
+def _put(model: type[Config], values: dict[str, Any], path: str, settings: Mapping[str, Any]) -> None:
+    """Set one dotted path of ``settings`` in nested values; what is no mapping, or of no known kind, is left to be refused."""
+    top, whole = values, model
     *folders, leaf = path.split(".")
-    for folder in folders:
-        field = type(here).model_fields.get(folder) if isinstance(here, Config) else None
-        if field is None:
-            raise _unknown_path(path, config)
-        here, values = getattr(here, folder), values[folder]
-    if not isinstance(here, Config) or leaf not in type(here).model_fields:
-        raise _unknown_path(path, config)
-    annotation = type(here).model_fields[leaf].annotation
+    for depth, folder in enumerate(folders, start=1):
+        groups, outer = groups_of(model, folder), ".".join(folders[:depth])
+        if not groups:
+            raise _unknown_path(path, whole, top)
+        value = values[folder] if folder in values else _default(model, folder)
+        if value is None and outer in settings:
+            raise ConfigError(f"{outer}=null and {path} exclude each other: the one leaves out what the other sets.")
+        if len(groups) > 1 and path == f"{outer}.kind":
+            if not isinstance(value, Mapping) or value.get("kind") != settings[path]:
+                values[folder] = {"kind": settings[path]}  # another kind begins with its own defaults
+            return
+        inside = _inside(model, folder, value)
+        if inside is None or not isinstance(value, Mapping | None):
+            return
+        values[folder] = dict(value or {})
+        model, values = inside, values[folder]
+    if leaf not in model.model_fields:
+        raise _unknown_path(path, whole, top)
+    values[leaf] = _read(model, leaf, path, settings[path])
+    values |= {
+        other: None
+        for other in (model.exclusive - {leaf} if leaf in model.exclusive else ())
+        if ".".join([*folders, other]) not in settings
+    }
+
+
+def _read(model: type[Config], name: str, path: str, value: Any) -> Any:
+    """A value for a field, which may be a whole group.
+
+    Raises:
+        ConfigError: Something else for a group.
+    """
+    annotation, groups = model.model_fields[name].annotation, groups_of(model, name)
     new = read_value(value, text=_is_text(annotation)) if isinstance(value, str) else value
-    fits = isinstance(new, Mapping) or (new is None and type(None) in typing.get_args(annotation))
-    if isinstance(getattr(here, leaf), Config) and not fits:
-        inside = ", ".join(f"{path}.{name}" for name in type(getattr(here, leaf)).model_fields)
+    fits = isinstance(new, Mapping | Config) or (new is None and type(None) in typing.get_args(annotation))
+    if groups and not fits:
+        kind = _inside(model, name, _default(model, name)) or groups[0]
+        inside = ", ".join(f"{path}.{field}" for field in kind.model_fields)
         raise ConfigError(f"{path} is a group of settings, not a value; got {value!r}. Set one of: {inside}.")
-    for other in here.exclusive - {leaf} if leaf in here.exclusive else ():
-        if ".".join([*folders, other]) not in given:
-            values[other] = None
-    values[leaf] = new
+    return new
+
+
+def groups_of(model: type[Config], name: str) -> list[type[Config]]:
+    """The groups of settings that a field may hold: none, one, or one a kind."""
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    parts = typing.get_args(annotation) or (annotation,)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, Config)]
+
+
+def _inside(model: type[Config], name: str, value: Any) -> type[Config] | None:
+    """The group of settings that a field holds with this value, or would hold; None for a value or an unknown kind."""
+    groups = groups_of(model, name)
+    if len(groups) < 2:
+        return groups[0] if groups else None
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    return next((group for group in groups if group.model_fields["kind"].default == kind), None)
+
+
+def _default(model: type[Config], name: str) -> Any:
+    """A field's default, groups as nested values; None where it has none."""
+    field = model.model_fields.get(name)
+    value = None if field is None or field.is_required() else field.get_default(call_default_factory=True)
+    return value.model_dump() if isinstance(value, Config) else value
+
+
+def _known(model: type[Config], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every path that can be set, those inside of groups that are null too."""
+    for name in model.model_fields:
+        value = values[name] if name in values else _default(model, name)
+        inside = _inside(model, name, value)
+        if inside is None:
+            yield prefix + name
+        else:
+            yield from _known(inside, value if isinstance(value, Mapping) else {}, f"{prefix}{name}.")
 
 
 def read_value(text_value: str, *, text: bool = False) -> Any:
@@ -167,8 +226,8 @@ def _is_text(annotation: Any) -> bool:
     return annotation is str
 
 
-def _unknown_path(path: str, config: Config) -> ConfigError:
-    known = [name for name, _ in paths(config)]
+def _unknown_path(path: str, model: type[Config], values: Mapping[str, Any]) -> ConfigError:
+    known = list(_known(model, values))
     leaf = path.rsplit(".", 1)[-1]
     # A leaf typed without its group is the commonest slip: plan.images for images.
     same_leaf = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
@@ -229,6 +288,8 @@ def science(config: Config) -> dict[str, Any]:
         if name in config.not_science:
             continue
         value = getattr(config, name)
+        if name in config.later and value == type(config).model_fields[name].default:
+            continue
         kept[name] = science(value) if isinstance(value, Config) else value
     return typing.cast(dict[str, Any], json.loads(json.dumps(kept, default=_plain)))
 

@@ -198,15 +198,21 @@ class Loader:
         if self.share % parts:
             raise ConfigError(f"{self.share} groups a rank do not come in {parts} equal parts.")
 
-    def batches(self, *, first: int, steps: int) -> Iterator[Batch]:
+    def batches(self, *, first: int, steps: int, before: int = 0) -> Iterator[Batch]:
         """The batches of steps ``first`` to ``steps``, part by part.
+
+        Args:
+            before: Groups that were seen before step 0, whose numbers are not used again.
 
         Raises:
             DataError: Hardly an image of the source can be used, or one worker after another dies or hangs.
         """
         many = self.batch // self.groups.group
         numbers = _Numbers(
-            first * many + self.rank * self.share, (steps - first) * self.share, share=self.share, many=many
+            before + first * many + self.rank * self.share,
+            (steps - first) * self.share,
+            share=self.share,
+            many=many,
         )
         shipped = ship(
             self.groups, numbers, workers=self.workers, ahead=2 * self.share, pin=self.device.type == "cuda",
@@ -246,7 +252,7 @@ class Loader:
         return flat.unflatten(0, views.shape[:2])
 
 
-def share_of(batch: int, *, group: int, world: int) -> int:
+def share_of(batch: int, *, group: int, world: int, setting: str = "plan.batch") -> int:
     """Images of a batch that each rank takes: whole groups, equally many.
 
     Raises:
@@ -258,7 +264,7 @@ def share_of(batch: int, *, group: int, world: int) -> int:
         near = [max(n for n in fitting if n < world), *[n for n in fitting if n > world][:1]]
         smaller = f", or objective.group={batch // world} (another run)" if batch % world == 0 else ""
         raise ConfigError(
-            f"plan.batch={batch} is {groups} groups of objective.group={group} images, which do not divide among {world} "
+            f"{setting}={batch} is {groups} groups of objective.group={group} images, which do not divide among {world} "
             f"ranks; {' or '.join(map(str, near))} would do{smaller}."
         )
     return batch // world

@@ -9,7 +9,7 @@ Parameter names are those of the official state dicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, overload
 
@@ -294,6 +294,21 @@ class Vit(nn.Module):
             last.norm1(x).view(*shape, -1), None if turns is None else turns.view(*shape, -1)
         )
         return weights[..., 1 + self.config.registers :].unflatten(-1, self.grid(images))
+
+    def fitted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the same architecture for another image side, made to fit this one's.
+
+        The position table is resampled once, as ``embed`` would for every image of this side, so the features of such an image
+        stay what they are.
+        """
+        found = dict(state)
+        if self.config.positions == "table":
+            side = self.config.pixels // self.patch
+            found["pos_embed"] = resize_positions(
+                state["pos_embed"], grid=(side, side), offset=self.config.position_offset,
+                antialias=self.config.position_antialias,
+            )  # fmt: skip
+        return found
 
     def grid(self, images: Float[Tensor, "B C Y X"]) -> tuple[int, int]:
         """Rows and columns of patches.

@@ -20,6 +20,7 @@ from dinoforge.model.table import BackboneConfig
 from dinoforge.recipes.hardware import Cluster, Step, step_of
 from dinoforge.recipes.opened import anchor
 from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.stages import PHASE, Stage, stages
 from dinoforge.train.forecast import Forecast, Job, Pace, forecast, pace
 from dinoforge.train.gram import GramConfig
 
@@ -67,15 +68,32 @@ class Planned:
     update or exchange."""
     each_step: Step | None = None
     """By the model of ``recipes.hardware``, where ranks or hardware are named."""
+    pixels: int = 0
+    """Side of a global view."""
     warnings: list[str] = field(default_factory=list)
+    stages: list[Planned] = field(default_factory=list)
+    """Where there is a high-resolution phase: the plan itself and the phase, each as if alone. Of the whole, memory is that of
+    the larger, batch, pixels and step those of the plan."""
+
+    @property
+    def parts(self) -> list[Planned]:
+        """The stages, or the one that there is."""
+        return self.stages or [self]
 
     def line(self) -> str:
         """The plan in one line."""
         time_ = f", about {clock(self.seconds)}" if self.seconds is not None else ""
         shared = f" on {self.ranks} ranks" if self.ranks > 1 else ""
-        at_once = f" ({self.micro_batch:,} at once)" if self.micro_batch * self.ranks < self.batch else ""
+        first, *later = (
+            f"{part.steps:,} steps of {part.batch:,} images"
+            + (f" at {part.pixels} pixels" if self.stages else "")
+            + shared
+            + (f" ({part.micro_batch:,} at once)" if part.micro_batch * part.ranks < part.batch else "")
+            for part in self.parts
+        )
+        then = "".join(f", then {part}" for part in later)
         return (
-            f"Plan: {self.steps:,} steps of {self.batch:,} images{shared}{at_once}, {self.passes:,.1f} passes over "
+            f"Plan: {first}{then}, {self.passes:,.1f} passes over "
             f"{self.data_images:,} images, about {self.memory_bytes / 2**30:.1f} GiB of memory{' a rank' if shared else ''}"
             f"{time_}."
         )
@@ -88,10 +106,40 @@ def planned(
 
     Args:
         there: Where it is to run, if not in these very processes.
+
+    Raises:
+        ConfigError: A batch does not divide among the ranks, or their share not into such parts.
     """
-    plan, images = recipe.plan, len(source)
-    steps = plan.steps(images)
-    found, micro_batch = _fitted(recipe, where, precision, there)
+    return _joined(
+        recipe, [_planned(stage, source, where, precision, there) for stage in stages(recipe, len(source))]
+    )  # fmt: skip
+
+
+def _joined(recipe: Recipe, parts: list[Planned]) -> Planned:
+    """The whole of a run's stages, and what is odd about it."""
+    first, *later = parts
+    whole = first
+    if later:
+        largest = max(parts, key=lambda part: part.memory_bytes)
+        steps, images = sum(part.steps for part in parts), sum(part.images for part in parts)
+        times = [part.seconds for part in parts]
+        seconds = None if None in times else sum(time for time in times if time is not None)
+        whole = replace(
+            first, steps=steps, images=images, passes=images / first.data_images, memory_bytes=largest.memory_bytes,
+            memory=largest.memory, flops=sum(part.flops for part in parts), seconds=seconds,
+            images_per_second=images / seconds if seconds else None, stages=parts,
+        )  # fmt: skip
+    told = [f"{PHASE}: {warning}" for part in later for warning in part.warnings if warning not in first.warnings]
+    return replace(whole, warnings=[*_doubts(recipe, whole), *first.warnings, *told])
+
+
+def _planned(
+    stage: Stage, source: Source, where: torch.device, precision: Choice, there: Cluster | None
+) -> Planned:  # fmt: skip
+    """One stage as if alone; warned of is what it costs."""
+    recipe, images, steps = stage.recipe, len(source), stage.steps
+    plan = recipe.plan
+    found, micro_batch = _fitted(stage, where, precision, there)
     facts = Planned(
         steps=steps,
         images=steps * plan.batch,
@@ -103,8 +151,9 @@ def planned(
         memory_bytes=found.memory.total,
         memory=asdict(found.memory),
         flops=found.flops * steps,
+        pixels=stage.pixels,
     )
-    facts = replace(facts, warnings=[*_doubts(recipe, facts), *_lacks(recipe, found, where, precision, there)])
+    facts = replace(facts, warnings=[*_lacks(stage, found.memory.total, where, precision, there)])
     if there is None:
         return facts
     its = job(recipe, where, precision, micro_batch, there)
@@ -144,9 +193,7 @@ def _waits(its: Job, step: Step, there: Cluster) -> Iterator[str]:
     )
 
 
-def _fitted(
-    recipe: Recipe, where: torch.device, precision: Choice, there: Cluster | None = None
-) -> tuple[Forecast, int]:
+def _fitted(stage: Stage, where: torch.device, precision: Choice, there: Cluster | None = None) -> tuple[Forecast, int]:
     """How many images a rank computes at once, as asked or as many as fit into the budget, and what a step then needs.
 
     Where not even one group fits, that is what is returned.
@@ -154,8 +201,9 @@ def _fitted(
     Raises:
         ConfigError: The batch does not divide among the ranks, or their share not into such parts.
     """
+    recipe = stage.recipe
     group, wish = recipe.objective.group, recipe.speed.micro_batch
-    share = share_of(recipe.plan.batch, group=group, world=_ranks(there))
+    share = share_of(recipe.plan.batch, group=group, world=_ranks(there), setting=stage.batch_setting)
     fitting = [size for size in range(share, 0, -group) if share % size == 0]
     if wish != "auto":
         if wish not in fitting:
@@ -233,15 +281,13 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
             f"{facts.passes:,.0f} passes over {images:,} images: above {MANY_PASSES} passes a backbone learns its images by "
             "heart; lower plan.images, or add data."
         )
-    if images < facts.batch:
-        yield f"{images:,} images are fewer than a batch of {facts.batch:,}: every step shows some twice; lower plan.batch."
+    batches = {"plan.batch": facts.batch}
+    if recipe.high_resolution is not None and recipe.high_resolution.batch not in {None, facts.batch}:
+        batches["high_resolution.batch"] = recipe.high_resolution.batch or 0
+    for setting, batch in batches.items():
+        yield from _doubts_of_batch(setting, batch, images=images, group=objective.group)
     if images < FEW_IMAGES:
         yield f"{images:,} images are few: below {FEW_IMAGES:,}, go on from a trained backbone (init=) or add data."
-    if facts.batch == objective.group < SMALL_BATCH:
-        yield (
-            f"plan.batch={facts.batch} is one group of objective.group={objective.group}: below {SMALL_BATCH} images, targets "
-            "are balanced and neighbours sought among very few; raise plan.batch."
-        )
     if objective.koleo_weight and objective.group < SMALL_GROUP:
         yield (
             f"objective.group={objective.group} is small for KoLeo: below {SMALL_GROUP} images, a nearest neighbour says "
@@ -254,25 +300,36 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
         )
 
 
-def _lacks(
-    recipe: Recipe, found: Forecast, where: torch.device, precision: Choice, there: Cluster | None
-) -> Iterator[str]:
+def _doubts_of_batch(setting: str, batch: int, *, images: int, group: int) -> Iterator[str]:
+    """What is odd about how many images a step sees."""
+    if images < batch:
+        yield f"{images:,} images are fewer than a batch of {batch:,}: every step shows some twice; lower {setting}."
+    if batch == group < SMALL_BATCH:
+        yield (
+            f"{setting}={batch} is one group of objective.group={group}: below {SMALL_BATCH} images, targets "
+            f"are balanced and neighbours sought among very few; raise {setting}."
+        )
+
+
+def _lacks(stage: Stage, needed: int, where: torch.device, precision: Choice, there: Cluster | None) -> Iterator[str]:
     """What this machine lacks, or the one it is to run on."""
-    if found.memory.total > memory_of_a_rank(where, there):
-        yield too_large(recipe, found.memory.total, where, there)
+    if needed > memory_of_a_rank(where, there):
+        yield too_large(stage, needed, where, there)
     if there is not None and not there.here:
         return
     if precision.precision == "bf16" and where.type == "cpu" and not cpu_has_bf16(cpu_flags()):
         yield "precision=bf16 on a CPU without bf16 instructions is many times slower than fp32; leave precision=auto."
 
 
-def too_large(recipe: Recipe, needed: int, where: torch.device, there: Cluster | None = None) -> str:
-    """That a run does not fit, here or there, and what to change."""
+def too_large(stage: Stage, needed: int, where: torch.device, there: Cluster | None = None) -> str:
+    """That a stage of a run does not fit, here or there, and what to change."""
+    recipe = stage.recipe
     kind = "this GPU" if where.type == "cuda" else "this machine"
     if there is not None and not there.here:
         kind = there.hardware.name
     a_rank = f" for each of {dist.local_world()} ranks" if where.type != "cuda" and dist.local_world() > 1 else ""
-    settings = f"objective.group={recipe.objective.group}, data.augment.local_views or objective.head.prototypes"
+    settings = "high_resolution.global_pixels, " if stage.before else ""
+    settings += f"objective.group={recipe.objective.group}, data.augment.local_views or objective.head.prototypes"
     several = _ranks(there) > 1 and recipe.speed.sharding == "state"
     sharding = "set speed.sharding=all, " if several else ""
     checkpointing = "" if recipe.speed.checkpointing == "full" else "set speed.checkpointing=full, "
@@ -288,6 +345,14 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
     Raises:
         DataError: Hardly an image of the source can be used.
     """
+    if not facts.stages:
+        return _probed(facts, recipe, source, where, precision)
+    alone = zip(facts.stages, stages(recipe, len(source)), strict=True)
+    return _joined(recipe, [_probed(part, stage.recipe, source, where, precision) for part, stage in alone])
+
+
+def _probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, precision: Choice) -> Planned:
+    """One stage with its speed."""
     measured = step_pace(recipe, where, precision, memory=facts.memory_bytes, flops=facts.flops / facts.steps)
     if isinstance(measured, str):
         warning = f"No time is predicted: {measured}."

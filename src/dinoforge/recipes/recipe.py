@@ -13,6 +13,7 @@ from dinoforge.data.masks import MaskConfig
 from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
+from dinoforge.recipes.phase import HighResolution, near
 from dinoforge.train.parallel import StepSpeed
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import ObjectiveConfig
@@ -89,6 +90,7 @@ class Recipe(Config):
     """A run."""
 
     not_science: ClassVar[frozenset[str]] = frozenset({"recipe", "probe", "speed", "init"})
+    later: ClassVar[frozenset[str]] = frozenset({"high_resolution"})
 
     recipe: str = ""
     """Name of the recipe this came from."""
@@ -104,6 +106,8 @@ class Recipe(Config):
     """What it is trained for."""
     plan: PlanConfig
     """For how long, how fast, in which steps."""
+    high_resolution: HighResolution | None = None
+    """A last part at larger views, on top of the plan, as {images: 1M, global_pixels: 518}; null leaves it out."""
     probe: ProbeConfig = ProbeConfig()
     """How its quality is watched."""
     speed: Speed = Speed()
@@ -141,7 +145,7 @@ class Recipe(Config):
         for name, pixels in sizes.items():
             if pixels % patch:
                 raise ValueError(
-                    f"{name}={pixels} is no multiple of backbone.patch={patch}; {_near(pixels, patch)} would be."
+                    f"{name}={pixels} is no multiple of backbone.patch={patch}; {near(pixels, patch)} would be."
                 )
         if getattr(self.backbone, "untie_local_norm", False) and not augment.local_views:
             raise ValueError(
@@ -150,16 +154,12 @@ class Recipe(Config):
         if self.plan.batch % group:
             raise ValueError(
                 f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; "
-                f"{_near(self.plan.batch, group)} would be."
+                f"{near(self.plan.batch, group)} would be."
             )
         if self.objective.koleo_weight and group < 2:
             raise ValueError(
                 f"objective.group={group} leaves KoLeo without a neighbour; take at least 2, or objective.koleo_weight=0."
             )
+        if self.high_resolution is not None:
+            self.high_resolution.check(augment, patch=patch, group=group)
         return self
-
-
-def _near(value: int, unit: int) -> str:
-    """The multiples of ``unit`` on both sides of ``value``, in words."""
-    below, above = value // unit * unit, (value // unit + 1) * unit
-    return f"{below} or {above}" if below else str(above)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 
-from dinoforge.base.config import Config, paths, with_settings
+from dinoforge.base.config import Config, groups_of, merged, paths, value_at
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.log import say
 from dinoforge.data.sources.options import shown
@@ -56,20 +57,21 @@ def settle(settings: Mapping[str, Any]) -> Settled:
             raise ConfigError(f"{key} and {path} are the same setting; give it once.")
         given[path] = value
     named = str(name or DEFAULT_RECIPE)
-    base = recipe(named) if file is None else _read(Path(str(file)), batch=given.get("plan.batch"))
-    origins = _origins(base, "file" if file is not None else "recipe")
-    origins |= dict.fromkeys(given, "command line")
-    follows = "backbone.pixels" not in given and base.backbone.pixels == base.data.augment.global_pixels
-    if follows and "data.augment.global_pixels" in given:
+    values = recipe(named).model_dump() if file is None else _read(Path(str(file)), batch=given.get("plan.batch"))
+    derived = {}
+    sides = [value_at(Recipe, values, path) for path in ("backbone.pixels", "data.augment.global_pixels")]
+    if "backbone.pixels" not in given and sides[0] == sides[1] and "data.augment.global_pixels" in given:
         # The position table is made for the global views; the two are changed together or not at all.
-        pixels = given["data.augment.global_pixels"]
-        given["backbone.pixels"], origins["backbone.pixels"] = pixels, "derived from data.augment.global_pixels"
-    settled = with_settings(base, given)
+        given["backbone.pixels"] = given["data.augment.global_pixels"]
+        derived["backbone.pixels"] = "derived from data.augment.global_pixels"
+    settled = merged(Recipe, values, given)
+    origins = _origins(settled, "file" if file is not None else "recipe")
+    origins |= dict.fromkeys(given, "command line") | derived
     return Settled(settled, {path: origins.get(path, "default") for path, _ in paths(settled)})
 
 
-def _read(path: Path, *, batch: Any) -> Recipe:
-    """A recipe from YAML, of our form or of the official one, whose translation is told."""
+def _read(path: Path, *, batch: Any) -> dict[str, Any]:
+    """A recipe's values from YAML, of our form or of the official one, whose translation is told."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -83,16 +85,13 @@ def _read(path: Path, *, batch: Any) -> Recipe:
         translation = translated(values, batch=total)
         for line in translation.lines:
             say(line)
-        return translation.recipe
-    found: Recipe = Recipe.build(values)
-    return found
+        return translation.recipe.model_dump()
+    return values
 
 
-def _origins(base: Recipe, origin: str) -> dict[str, str]:
+def _origins(settled: Recipe, origin: str) -> dict[str, str]:
     """Which values a recipe or file has changed."""
-    defaults = dict(paths(Recipe(plan=PlanConfig(images=1))))
-    missing = object()
-    return {path: "default" if defaults.get(path, missing) == value else origin for path, value in paths(base)}
+    return {path: "default" if value_at(Recipe, {}, path) == value else origin for path, value in paths(settled)}
 
 
 def to_yaml(settled: Recipe) -> str:
@@ -114,9 +113,21 @@ def _lines(config: Config, prefix: str) -> Iterator[str]:
         if isinstance(value, Config):
             yield from _lines(value, f"{prefix}{name}.")
             continue
-        meaning = " ".join((field.description or "").split())
-        default = "" if prefix + name == "plan.images" else f" [{_plain(value)}]"
-        yield f"  {prefix}{name}{default}  {meaning}"
+        yield _line(prefix + name, field, "" if prefix + name == "plan.images" else _plain(value))
+        if value is None:
+            for group in groups_of(type(config), name):
+                yield from _lines_of_none(group, f"{prefix}{name}.")
+
+
+def _lines_of_none(group: type[Config], prefix: str) -> Iterator[str]:
+    """What may be set inside of a group that is null."""
+    for name, field in group.model_fields.items():
+        yield _line(prefix + name, field, "" if field.is_required() else _plain(field.default))
+
+
+def _line(path: str, field: FieldInfo, default: str) -> str:
+    meaning = " ".join((field.description or "").split())
+    return f"  {path}{f' [{default}]' if default else ''}  {meaning}"
 
 
 def _plain(value: Any) -> str:

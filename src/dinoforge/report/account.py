@@ -73,10 +73,35 @@ class Account:
         said = number(self.summary.get("seconds"))
         if math.isfinite(said):
             return said
-        _, rates = self.points("images_per_second")
-        batch = number(self.setting("plan.batch"))
-        rates = rates[rates > 0]
-        return float((batch / rates).sum()) if len(rates) and batch > 0 else None
+        batches, rates = self._batches(), self.series.get("images_per_second", np.zeros(len(self.series["step"])))
+        there = (rates > 0) & (batches > 0)
+        return float((batches[there] / rates[there]).sum()) if there.any() else None
+
+    @property
+    def images(self) -> float:
+        """Images seen until the last step; NaN where that is not known."""
+        return float(self._images()[-1]) if self.step and len(self.series["step"]) else self.step * self._batch
+
+    @property
+    def phase(self) -> int | None:
+        """Steps before the high-resolution phase; None without one."""
+        if not isinstance(self.setting("high_resolution"), Mapping):
+            return None
+        return _steps_of(self.setting("plan"), self.run)
+
+    @property
+    def _batch(self) -> float:
+        return number(self.setting("plan.batch"))
+
+    def _images(self) -> Float[np.ndarray, " rows"]:
+        """Images seen until each row: as it says, else by the batch."""
+        said = self.series.get("images", np.full(len(self.series["step"]), math.nan))
+        return np.where(np.isfinite(said), said, self.series["step"] * self._batch)
+
+    def _batches(self) -> Float[np.ndarray, " rows"]:
+        """Images of the step of each row."""
+        steps, images = (np.diff(values, prepend=0) for values in (self.series["step"], self._images()))
+        return np.divide(images, steps, out=np.zeros_like(images), where=steps > 0)
 
 
 def read_account(folder: Path) -> Account:
@@ -131,11 +156,20 @@ def _state(
 
 
 def _steps(summary: dict[str, Any], settings: dict[str, Any], run: dict[str, Any]) -> int | None:
-    """Planned steps: of the summary, else worked out from the plan's images or passes."""
+    """Planned steps: of the summary, else worked out from the images or passes of the plan and the high-resolution phase."""
     said = number(summary.get("steps"))
     if math.isfinite(said):
         return int(said)
-    plan = settings.get("plan")
+    plan, phase = settings.get("plan"), settings.get("high_resolution")
+    first = _steps_of(plan, run)
+    if first is None or not isinstance(phase, dict):
+        return first
+    batch = phase.get("batch") or (plan.get("batch") if isinstance(plan, dict) else None)
+    return first + (_steps_of({**phase, "batch": batch}, run) or 0)
+
+
+def _steps_of(plan: Any, run: dict[str, Any]) -> int | None:
+    """Steps that so many images or passes take."""
     plan = plan if isinstance(plan, dict) else {}
     batch, images = number(plan.get("batch")), number(plan.get("images"))
     if math.isnan(images):

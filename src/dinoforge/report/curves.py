@@ -46,6 +46,8 @@ class Chart:
     """Mark the points: few were measured."""
     wide: bool = False
     """Two beside each other on the page, not three."""
+    begins: int | None = None
+    """Step after which another stage of the run begins, marked by an upright line."""
 
 
 def thinned(line: Line, points: int = _POINTS) -> Line:
@@ -92,6 +94,8 @@ def _draw(axes: Any, chart: Chart) -> None:
         )  # fmt: skip
     for number, (name, value) in enumerate(chart.levels.items(), start=len(chart.lines)):
         axes.axhline(value, color=_LINES[number % len(_LINES)], linewidth=1.3, linestyle=(0, (4, 3)), label=name)
+    if chart.begins is not None:
+        axes.axvline(chart.begins, color=_FAINT, linewidth=1.3, linestyle=(0, (1, 2)))
     if chart.logarithmic and all((line.values > 0).all() for line in chart.lines):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
@@ -127,6 +131,8 @@ def described(chart: Chart) -> str:
         if len(line.values)
     ]
     told += [f"{name} at {value:.3f}" for name, value in chart.levels.items()]
+    if chart.begins is not None:
+        told.append(f"the high-resolution phase begins after step {chart.begins}")
     return f"{chart.title}: {'; '.join(told)}."
 
 

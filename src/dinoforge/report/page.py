@@ -98,10 +98,9 @@ def _last(account: Account, name: str) -> float:
 
 def _facts(account: Account) -> list[tuple[str, str]]:
     """The figures under the verdict."""
-    batch = number(account.setting("plan.batch"))
     found = [("step", f"{account.step:,}" + (f" of {account.steps:,}" if account.steps else ""))]
-    if math.isfinite(batch):
-        found.append(("images seen", whole(account.step * batch)))
+    if math.isfinite(account.images):
+        found.append(("images seen", whole(account.images)))
     knn = account.points("knn")[1]
     if len(knn):
         found.append(("k-NN accuracy", f"{knn[0]:.3f} → {knn[-1]:.3f}" if len(knn) > 1 else f"{knn[0]:.3f}"))
@@ -115,7 +114,9 @@ def _chart(account: Account, title: str, columns: Mapping[str, str], **options: 
     """A chart of those columns that have values; None where none has."""
     lines = [Line(name, *account.points(column)) for column, name in columns.items()]
     lines = [line for line in lines if len(line.values)]
-    return Chart(title, lines, **options) if lines else None
+    phase = account.phase
+    begins = phase if phase is not None and phase < account.step else None
+    return Chart(title, lines, begins=begins, **options) if lines else None
 
 
 def _drawn(charts: Sequence[Chart | None], prefix: str) -> list[dict[str, Any]]:
@@ -271,7 +272,7 @@ def _cost(account: Account) -> list[tuple[str, str, str]]:
     """What was planned and what it came to."""
     plan, summary = account.plan, account.summary
     batch, data = number(account.setting("plan.batch")), number(account.run.get("images"))
-    seen = account.step * batch
+    seen = account.images
     seconds = account.seconds
     planned = number(account.steps)
     steps = plan.get("steps", account.steps)
@@ -279,7 +280,7 @@ def _cost(account: Account) -> list[tuple[str, str, str]]:
     rate = seen / seconds if seconds else math.nan
     rows = [
         ("steps", whole(steps), whole(account.step)),
-        ("images seen", whole(number(steps) * batch), whole(seen)),
+        ("images seen", whole(plan.get("images", number(steps) * batch)), whole(seen)),
         ("passes over the data", figure(passes), figure(seen / data if data > 0 else None)),
         ("images a step", whole(plan.get("batch", batch)), whole(batch)),
         ("time", _duration(plan.get("seconds")), _duration(seconds)),

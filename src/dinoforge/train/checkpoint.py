@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 _OPTIMIZER = "optimizer:"
 _SCALAR = "step"
 """The one piece of AdamW's state that does not have its parameter's shape."""
+
+Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Tensors of one stage's networks to those of another's, under the same names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +149,8 @@ class Checkpoints:
 
         def check() -> list[str]:
             there = shapes(saved.folder)
-            moments = sorted(name.removeprefix(_OPTIMIZER) for name in there if name.startswith(_OPTIMIZER))
-            wrong = _misfits(state, {name: size for name, size in there.items() if not name.startswith(_OPTIMIZER)})
-            if wrong:
-                raise RunError(f"Checkpoint {saved.folder} belongs to other networks: {'; '.join(wrong[:4])}.")
-            return moments
+            _refuse(saved, _misfits(state, _of_networks(there)))
+            return sorted(name.removeprefix(_OPTIMIZER) for name in there if name.startswith(_OPTIMIZER))
 
         # A rank of its own may fail to read what the others can; then all say so.
         moments = dist.together(check)
@@ -163,6 +163,45 @@ class Checkpoints:
         found = {name: _room(parameters, name) for name in moments}
         read(saved.folder, state | {_OPTIMIZER + name: value for name, value in found.items()})
         load_named_state(optimizer, module.named_parameters(), found)
+
+    def begin_from(self, saved: Saved, module: nn.Module, fitted: Fitted) -> None:
+        """Put the tensors of the stage before into a module whose images are of another size; whole, on every rank.
+
+        There is nothing of the optimiser in it: what AdamW has gathered on a table of other positions means nothing here.
+
+        Args:
+            module: Not yet spread over ranks.
+            fitted: Makes the tensors of that stage those of this one.
+
+        Raises:
+            RunError: A file is damaged, or holds other tensors than the run has.
+        """
+        from dinoforge.train.shards import read, shapes
+
+        state: dict[str, Tensor] = dict(module.state_dict())
+
+        def room() -> dict[str, Tensor]:
+            there = _of_networks(shapes(saved.folder))
+            _refuse(saved, _other_names(state, there))
+            return {name: torch.empty(size, dtype=state[name].dtype) for name, size in there.items()}
+
+        found = dist.together(room)
+        read(saved.folder, found)
+        found = fitted(found)
+        _refuse(saved, _misfits(state, {name: tensor.shape for name, tensor in found.items()}))
+        with torch.no_grad():
+            for name, tensor in found.items():
+                state[name].copy_(tensor)
+
+
+def _of_networks(shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """What is not the optimiser's."""
+    return {name: size for name, size in shapes.items() if not name.startswith(_OPTIMIZER)}
+
+
+def _refuse(saved: Saved, wrong: Sequence[str]) -> None:
+    if wrong:
+        raise RunError(f"Checkpoint {saved.folder} belongs to other networks: {'; '.join(wrong[:4])}.")
 
 
 def _size(path: Path) -> int | None:
@@ -179,13 +218,16 @@ def _room(parameters: Mapping[str, Tensor], name: str) -> Tensor:
     return torch.zeros(()) if kind == _SCALAR else torch.zeros_like(parameters[parameter], requires_grad=False)
 
 
-def _misfits(want: dict[str, Tensor], got: Mapping[str, Sequence[int]]) -> list[str]:
+def _misfits(want: Mapping[str, Tensor], got: Mapping[str, Sequence[int]]) -> list[str]:
     """What is missing, unknown or of another shape."""
-    missing = [f"{name} is missing" for name in want if name not in got]
-    unknown = [f"{name} is unknown" for name in got if name not in want]
-    shapes = [
+    return _other_names(want, got) + [
         f"{name} is {list(got[name])}, not {list(want[name].shape)}"
         for name in want
         if name in got and tuple(got[name]) != tuple(want[name].shape)
     ]
-    return missing + unknown + shapes
+
+
+def _other_names(want: Collection[str], got: Collection[str]) -> list[str]:
+    """What is missing or unknown."""
+    missing = [f"{name} is missing" for name in want if name not in got]
+    return missing + [f"{name} is unknown" for name in got if name not in want]

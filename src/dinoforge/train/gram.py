@@ -69,6 +69,13 @@ class GramConfig(Config):
         """Share of the plan from which the loss applies."""
         return self.start if self.start is not None else self.from_share or 0.0
 
+    def kept(self) -> GramConfig:
+        """The same for a further part of a run: from its first step on, with the Gram teacher that the run has by then.
+
+        (As in DINOv3's high-resolution stage: a copy of what the teacher has become would hold on to less.)
+        """
+        return self.model_copy(update={"from_share": None, "start": 0.0, "every_share": None, "refreshes": 0})
+
     def weight_at(self, step: int, *, steps: int) -> float:
         """Weight of the loss at ``step`` (from 0) of a plan of ``steps``."""
         return self.weight if step >= _step(self.begin, steps) else 0.0

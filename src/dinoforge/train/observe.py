@@ -26,15 +26,18 @@ from dinoforge.train.trackers.tracker import Tracker, numbers
 Scores = Mapping[str, float]
 T = TypeVar("T")
 
-_SOONER = 5
-"""Part of the way to the next checkpoint after which one that was refused is tried again."""
 
 
-def due(step: int, *, every: int, steps: int) -> bool:
+def due(step: int, *, every: int, steps: int, before: int = 0) -> bool:
     """Whether something that happens every so many steps, and at the end, happens after this one.
 
     Left out is a time so near the end that the end makes it pointless.
+
+    Args:
+        steps: Of a stage of the run.
+        before: Steps of the run before that stage's first.
     """
+    step -= before
     return step == steps or (step % every == 0 and 2 * (steps - step) >= every)
 
 
@@ -46,6 +49,8 @@ class Probe:
     Args:
         protocol: Names what is measured: on which rows, with how many neighbours. Kept with every row of ``history``.
         failed: Told the step and the reason where a backbone or a picture could not be written.
+        steps: Of the stage that is trained.
+        before: Steps of the run before that stage's first.
     """
 
     def __init__(
@@ -59,21 +64,26 @@ class Probe:
         protocol: str,
         failed: Callable[[int, str], None],
         film: Callable[[int], None] | None = None,
+        before: int = 0,
     ) -> None:
         self.measure, self.keep, self.every, self.steps, self.history = measure, keep, every, steps, history
-        self.protocol, self.failed, self.film = protocol, failed, film
+        self.protocol, self.failed, self.film, self.before = protocol, failed, film, before
 
     def __call__(self, done: Done) -> None:
         """Measure when due; the scores go into the step's facts and the history."""
-        if due(done.step, every=self.every, steps=self.steps):
+        if self.due(done.step):
             done.facts.update(self.look(done.step))
+
+    def due(self, step: int) -> bool:
+        """Whether quality is measured after that step."""
+        return due(step, every=self.every, steps=self.steps, before=self.before)
 
     def look(self, step: int) -> Scores:
         """Measure now. The backbone before the first step is measured but never kept."""
         scores = dict(self.measure())
         self.history.append({"step": step, **scores, "protocol": self.protocol})
         try:
-            if is_best(self.history, steps=self.steps):
+            if is_best(self.history, steps=self.before + self.steps):
                 self.history[-1]["kept"] = False  # until it is
                 self.keep(step, scores)
                 del self.history[-1]["kept"]
@@ -97,12 +107,13 @@ def is_best(history: Sequence[Mapping[str, Any]], *, steps: int) -> bool:
 
     With k-NN accuracies, if its own is above all earlier ones. Without, if its effective rank is at least 70 % of the best
     since the first tenth of the plan: the newest backbone stays, unless its features have collapsed. Never before the first
-    step, nor where a score is not finite. Rows compare only with those of the same protocol, for a run may go on with another
-    probe, and not with one whose backbone the disk refused.
+    step, nor where a score is not finite. Rows compare only with those of the same protocol, and not with one whose backbone
+    the disk refused: a run may go on with another probe, or at another image size, and the first backbone that is measured so
+    replaces the one from before.
 
     Args:
         history: Rows of ``Probe``, oldest first.
-        steps: Of the whole plan.
+        steps: Of the run, up to the end of the stage that is trained.
     """
     *_, last = history
     if last["step"] <= 0 or not all(math.isfinite(value) for value in last.values() if isinstance(value, float)):
@@ -125,10 +136,16 @@ def comparable(history: Sequence[Mapping[str, Any]], protocol: str, name: str = 
 
 
 class Metrics:
-    """One JSON line a step in ``metrics.jsonl``, written by the first rank."""
+    """One JSON line a step in ``metrics.jsonl``, written by the first rank.
 
-    def __init__(self, path: Path, *, batch: int, tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()) -> None:
-        self.path, self.batch, self.tick, self.trackers = path, batch, tick, trackers
+    Args:
+        images: How many the run has seen after so many steps.
+    """
+
+    def __init__(
+        self, path: Path, *, images: Callable[[int], int], tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        self.path, self.images, self.tick, self.trackers = path, images, tick, trackers
         # Reading a number makes the host wait for the device, so there many steps are read at once.
         self.rows_at_once = 50 if waits else 1
         self._pending: list[Done] = []
@@ -170,12 +187,12 @@ class Metrics:
         values = torch.stack([torch.stack([done.losses[name] for name in names]) for done in self._pending]).tolist()
         pending, self._pending = self._pending, []
         for done, terms in zip(pending, values, strict=True):
-            losses = dict(zip(names, terms, strict=True))
-            row = _row(done, losses, images=done.step * self.batch, rate=self.batch / seconds)
+            losses, images = dict(zip(names, terms, strict=True)), self.images(done.step)
+            row = _row(done, losses, images=images, rate=(images - self.images(done.step - 1)) / seconds)
             self._unwritten.append(row)
             for tracker in self.trackers:
                 tracker(done.step, numbers(row))
-            self.tick(done.step * self.batch, _note(losses, done.facts))
+            self.tick(images, _note(losses, done.facts))
 
 
 def _row(done: Done, losses: dict[str, float], *, images: int, rate: float) -> dict[str, Any]:
@@ -280,6 +297,10 @@ class Checkpointing:
         settle: Called before: writes the steps that wait for it.
         failed: Told of a checkpoint that could not be written: after which step, when it is tried again, why, and how often
             in a row that was; raises where it was too often.
+        due: Whether one is due after a step, as it is after ``end``.
+        retry: Steps after which one that was refused is tried again.
+        end: The last step of the stage that is trained.
+        steps: Of the whole run.
     """
 
     def __init__(
@@ -292,18 +313,21 @@ class Checkpointing:
         settle: Callable[[], None],
         failed: Callable[[int, int, str, int], None],
         stop: Stop,
-        every: int,
+        due: Callable[[int], bool],
+        retry: int,
+        end: int,
         steps: int,
     ) -> None:
         self.checkpoints, self.module, self.optimizer = checkpoints, module, optimizer
-        self.facts, self.settle, self.failed, self.stop, self.every, self.steps = (
-            facts, settle, failed, stop, every, steps,
+        self.facts, self.settle, self.failed, self.stop, self.end, self.steps = (
+            facts, settle, failed, stop, end, steps,
         )  # fmt: skip
+        self._planned, self.retry = due, retry
         self._times, self._again = 0, 0
 
     def due(self, step: int) -> bool:
         """Whether one is written after that step."""
-        return due(step, every=self.every, steps=self.steps) or step == self._again
+        return self._planned(step) or step == self._again
 
     def __call__(self, done: Done) -> None:
         """Save when due.
@@ -312,7 +336,7 @@ class Checkpointing:
             Interrupted: A stop was asked for and the checkpoint is written.
             RunError: One that could not be put off was refused by the disk.
         """
-        ends = done.step == self.steps or self.stop.asked
+        ends = done.step == self.end or self.stop.asked
         if not (ends or self.due(done.step)):
             return
         try:
@@ -324,11 +348,11 @@ class Checkpointing:
             if ends:
                 raise
             self._times += 1
-            self._again = done.step + max(1, self.every // _SOONER)
+            self._again = done.step + self.retry
             self.failed(done.step, self._again, str(error), self._times)
             return
         self._times, self._again = 0, 0
-        if done.step < self.steps and ends:
+        if self.stop.asked and done.step < self.steps:
             raise Interrupted(
                 f"Stopped after step {done.step}; checkpoint {path} is written. Run the same command to go on."
             )

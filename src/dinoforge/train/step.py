@@ -8,7 +8,7 @@ Knows nothing of devices, ranks, files or logs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -162,6 +162,17 @@ class Pretrain(nn.Module):
         if config.gram is not None:
             assert gram is not None or config.gram.backbone is None
             self.gram = GramTeacher(copy.deepcopy(teacher.backbone) if gram is None else gram, config.gram)
+
+    def fitted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of the same networks for another image size, made to fit these: every backbone its own way."""
+        found = dict(state)
+        for name, role in (("student", self.student), ("teacher", self.teacher), ("gram", self.gram)):
+            start = f"{name}.backbone."
+            mine = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+            if role is not None and mine:
+                backbone: Any = role.backbone
+                found |= {start + key: tensor for key, tensor in backbone.fitted(mine).items()}
+        return found
 
     def forward(self, batch: Batch, at: Scheduled, compute: Compute = PLAIN) -> Losses:
         """Losses of one logical batch. ``compute`` is the precision's context for everything but the losses."""

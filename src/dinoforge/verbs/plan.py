@@ -14,6 +14,7 @@ from dinoforge.recipes.cost import Planned, planned, probed
 from dinoforge.recipes.hardware import Cluster, named, ranks_of, this_device
 from dinoforge.recipes.opened import opened
 from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.stages import PHASE
 
 
 def plan(*, ranks: int | str | None = None, hardware: str | None = None, **settings: Any) -> Planned:
@@ -65,6 +66,7 @@ def _there(recipe: Recipe, source: Source, there: Cluster) -> Planned:
 
 def _told(found: Planned) -> Planned:
     say(found.line())
-    if found.each_step is not None:
-        say(found.each_step.line())
+    for part in found.parts:
+        if part.each_step is not None:
+            say(("" if part is found.parts[0] else f"{PHASE}: ") + part.each_step.line())
     return found

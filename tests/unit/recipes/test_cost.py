@@ -10,6 +10,7 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes import cost
+from dinoforge.recipes.stages import stages
 from dinoforge.recipes.table import recipe
 from dinoforge.train.forecast import Forecast, Memory, Pace
 
@@ -182,4 +183,4 @@ def test_ranks_share_the_machine_and_the_batch(monkeypatch, source):
     assert (found.micro_batch, found.ranks) == (16, 4)
     assert [(job.images, job.parts, job.ranks) for job in jobs] == [(16, 1, 4)]
     assert cost.memory_of_a_rank(CPU) == hardware.memory_bytes(CPU) / 4
-    assert "for each of 4 ranks" in cost.too_large(made, 2**40, CPU)
+    assert "for each of 4 ranks" in cost.too_large(stages(made, 100)[0], 2**40, CPU)

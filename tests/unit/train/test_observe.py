@@ -82,7 +82,10 @@ def test_a_frame_of_the_film_at_every_look():
 def test_a_row_a_step(tmp_path, waits):
     ticks = []
     metrics = Metrics(
-        tmp_path / "m.jsonl", batch=8, tick=lambda count, note="": ticks.append((count, note)), waits=waits
+        tmp_path / "m.jsonl",
+        images=lambda step: 8 * step,
+        tick=lambda count, note="": ticks.append((count, note)),
+        waits=waits,
     )
     for step in (1, 2, 3):
         one = made(step, step / 2)
@@ -105,7 +108,7 @@ def test_a_row_a_step(tmp_path, waits):
 @pytest.mark.parametrize("at_once", [1, 50])
 def test_what_is_not_finite_is_seen_before_weights_are_kept(tmp_path, value, where, at_once):
     """A single bad number, in a step on the way to one that is due: the run stops there at the latest, its row written."""
-    metrics = Metrics(tmp_path / "m.jsonl", batch=8, tick=lambda *_: None, waits=at_once > 1)
+    metrics = Metrics(tmp_path / "m.jsonl", images=lambda step: 8 * step, tick=lambda *_: None, waits=at_once > 1)
     finite = Finite(lambda step: step == 4, metrics.last, precision="bf16", rows_at_once=at_once)
     seen = []
     with pytest.raises(SentinelStop, match=rf"Step 3 is not finite \({where} {value}\).*precision=fp32"):
