@@ -121,7 +121,7 @@ def test_gram_goes_on_with_its_teacher():
             {"high_resolution.local_pixels": 32, "data.augment.local_views": 0},
             "high_resolution.local_pixels=32 has no effect with data.augment.local_views=0; leave it out.",
         ),
-        ({"high_resolution.pixels": 64}, "Unknown setting 'high_resolution.pixels'. Did you mean 'high_resolution.local_pixels'?"),
+        ({"high_resolution.image": 64}, "Unknown setting 'high_resolution.image'. Did you mean 'high_resolution.images'?"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(settings, message):
