@@ -29,30 +29,39 @@ from dinoforge.base.log import Ticker, progress, say
 from dinoforge.data.loader import Groups, Loader, share_of
 from dinoforge.data.order import weights_of
 from dinoforge.data.quarantine import Quarantine
-from dinoforge.data.sources.source import Source, first_rows
-from dinoforge.evaluate.card import DENSE, Neighbours, card
-from dinoforge.evaluate.knn import KnnConfig, knn_scores
-from dinoforge.features.extract import Extraction, Seen, shared_features
+from dinoforge.data.sources.source import Source
+from dinoforge.features.extract import Extraction
 from dinoforge.model.table import build, empty
-from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
+from dinoforge.model.weights import Backbone, save_backbone
 from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
 from dinoforge.recipes.opened import anchor, labelled, opened
+from dinoforge.recipes.quality import LABEL_FREE, Quality, preprocessing
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import to_yaml
 from dinoforge.recipes.stages import PHASE, Stage, stage_after, stage_of, stages
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
+from dinoforge.train.diary import Act, Diary
 from dinoforge.train.folder import clear, refuse_strangers
-from dinoforge.train.guard import Finite
 from dinoforge.train.loop import Done, Observer, fit
-from dinoforge.train.observe import Agreement, Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due
+from dinoforge.train.observe import (
+    Agreement,
+    Checkpointing,
+    Metrics,
+    Probe,
+    Stop,
+    best_rank,
+    comparable,
+    cut_metrics,
+    due,
+)
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import gathered, quicken, shard
+from dinoforge.train.sentinel import RollBack, Sentinel
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, Tracker, library
-
-_LABEL_FREE = ("rank", "uniformity", "smoothness", "stability")
+from dinoforge.train.vitals import Pulse
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,7 @@ class Around:
     """What goes on over all stretches of a start."""
 
     checkpoints: Checkpoints
+    diary: Diary
     quarantine: Quarantine
     stop: Stop
     tick: Ticker
@@ -148,10 +158,6 @@ class Run:
         """Of each stage, by the steps before it: images that a rank computes at once."""
         self.history: list[dict[str, Any]] = []
         """What was measured, oldest first."""
-        self.events: list[str] = []
-        """What happened, a sentence each."""
-        self.neighbours: Neighbours | None = None
-        """What the last look at the features leaves for the next."""
         self.identity = {
             "settings": science(recipe),
             "data": source.fingerprint,
@@ -170,7 +176,7 @@ class Run:
         Raises:
             RunError: The folder is in use or holds something else.
             Interrupted: Stopped on request, after a checkpoint.
-            SentinelStop: A loss or a gradient is not finite.
+            SentinelStop: It is not healthy, and what the sentinel may do is spent or would not help.
         """
         self._compare_ranks()
         dist.leading(lambda: refuse_strangers(self.out, self.identity))
@@ -247,9 +253,10 @@ class Run:
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         for name, reason in self.source.rejected:
             quarantine(name, reason)
-        latest, metrics = checkpoints.latest(), self.out / "metrics.jsonl"
+        diary, metrics = Diary(self.out / "events.jsonl"), self.out / "metrics.jsonl"
+        latest = _past(checkpoints, diary)
         if latest is not None:
-            self.history, self.events = list(latest.facts["history"]), list(latest.facts["events"])
+            self.history = list(latest.facts["history"])
         first = latest.step if latest else 0
         began = time.monotonic() - (float(latest.facts.get("seconds", 0)) if latest else 0)
         written = dist.leading(lambda: cut_metrics(metrics, latest.step if latest else None))
@@ -260,34 +267,45 @@ class Run:
             progress("pretrain", self.images, start=seen) as tick,
             tracking(self.recipe.speed.trackers if dist.rank() == 0 else (), opening) as trackers,
         ):
-            around = Around(checkpoints, quarantine, stop, tick, trackers, began)
+            around = Around(checkpoints, diary, quarantine, stop, tick, trackers, began)
             while latest is None or latest.step < self.steps:
-                self._stretch(around, latest)
-                gc.collect()  # networks are held in circles: those of one stage go before the next one's come
-                latest = checkpoints.latest()
+                try:
+                    self._stretch(around, latest)
+                except RollBack as back:
+                    with suppress(RunError):
+                        checkpoints.wait()
+                    good = _past(checkpoints, diary, until=back.good)
+                    diary.note(back.act(good.step if good else 0))
+                gc.collect()  # networks are held in circles: those of one stretch go before the next one's come
+                latest = _past(checkpoints, diary)
         seconds = time.monotonic() - began
         most = max(dist.gather(peak_bytes(self.device)))
-        return dist.leading(lambda: self._summary(metrics, first, quarantine, seconds=seconds, peak=most))
+        return dist.leading(lambda: self._summary(metrics, first, around, seconds=seconds, peak=most))
 
     def _stretch(self, around: Around, latest: Saved | None) -> None:
         """From a checkpoint, or from nothing, to the end of the stage that its next step lies in, and a checkpoint there.
 
         All that a stage needs is made here and gone afterwards: networks, optimiser, loader, observers.
+
+        Raises:
+            RollBack: The run is to go on from an earlier checkpoint.
         """
         first = latest.step if latest else 0
         stage = stage_after(self.stages, first)
         plan, began = stage.recipe.plan, around.began
-        self.history = [row for row in self.history if row["step"] <= first]
+        self.history = [row for row in self.history if latest is not None and row["step"] <= first]
+        diary = around.diary
+        diary.resume(first)
         step, adamw = self._networks(stage, around.checkpoints, latest)
-        protocol = self._protocol(stage)
-        self.neighbours = _neighbours(latest, protocol)
         metrics_file, quarantine, stop = self.out / "metrics.jsonl", around.quarantine, around.stop
+        how = Extraction(self.device, self.precision.precision)
+        quality = Quality(stage, self.source, self.probed, how, latest=latest, on_broken=quarantine)
+        protocol = quality.protocol
         dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
         every = max(1, round(plan.probe_images / plan.batch))
-        saving = _saving(stage)
         film = Film(
-            self.out / "film", self.probed[1] if self.probed else self.source, self._preprocessing(stage),
-            Extraction(self.device, self.precision.precision), on_broken=quarantine,
+            self.out / "film", self.probed[1] if self.probed else self.source, quality.preprocessing, how,
+            on_broken=quarantine,
         )  # fmt: skip
 
         def look(done: int) -> None:
@@ -295,8 +313,11 @@ class Run:
                 dist.leading(lambda: film(step.teacher.backbone, done))
 
         probe = Probe(
-            self._measure(stage, step, quarantine), self._keep(stage, step), every=every,
+            lambda: quality.measure(step.teacher.backbone), self._keep(stage, step), every=every,
             steps=stage.steps, before=stage.before, history=self.history, protocol=protocol, film=look,
+            failed=lambda done, why: diary.note(
+                Act(done, "warn", "disk", f"Step {done}: the backbone or its pictures are not kept ({why})")
+            ),
         )  # fmt: skip
         if latest is None:
             scores = probe.look(0)
@@ -307,21 +328,32 @@ class Run:
             trackers=around.trackers,
         )  # fmt: skip
         agreement = Agreement(stop, quarantine.news, lambda report: quarantine(*report))
-        finite = Finite(
-            lambda done: stop.asked or probe.due(done) or saving(done),
-            metrics.last, precision=self.precision.precision, rows_at_once=metrics.rows_at_once,
+        sentinel = Sentinel(
+            self.recipe.sentinel, diary, due=lambda done: stop.asked or probe.due(done) or checkpointing.due(done),
+            record=metrics.last, rows_at_once=metrics.rows_at_once, precision=self.precision.precision,
+            steps=stage.end, pulse=Pulse(step.student, step.teacher),
+            memory=latest.facts["sentinel"] if latest and latest.step > stage.before else {"good": first},
         )  # fmt: skip
         checkpointing = Checkpointing(
-            around.checkpoints, step, adamw,
+            around.checkpoints, (step, adamw),
             facts=lambda done: {"step": done, "images": stage.images(done), "run": self.fingerprint,
                                 "precision": self.precision.precision,
                                 # Copied: training goes on, and measures, while they are written.
-                                "history": list(self.history), "events": list(self.events),
-                                "neighbours": {"protocol": protocol, "rows": self.neighbours},
+                                "history": list(self.history), "sentinel": sentinel.memory(),
+                                "rollbacks": len(diary.rollbacks()),
+                                "neighbours": {"protocol": protocol, "rows": quality.neighbours},
                                 "seconds": time.monotonic() - began},
-            settle=metrics.flush, stop=stop, due=saving, end=stage.end, steps=self.steps,
+            settle=metrics.flush, failed=sentinel.write_failed, stop=stop, due=_planned(stage), retry=_retry(stage),
+            end=stage.end, steps=self.steps,
         )  # fmt: skip
-        observers: list[Observer] = [agreement, finite, probe, metrics, checkpointing]
+
+        def judge(done: Done) -> None:
+            """Whether what a probe has found is still healthy."""
+            if "rank" in done.facts:
+                best = best_rank(self.history, protocol, steps=stage.end)
+                sentinel.scores(done, done.facts["rank"], best)
+
+        observers: list[Observer] = [agreement, sentinel, probe, judge, metrics, checkpointing]
 
         def observe(done: Done) -> None:
             """Of a step of the stage, by its number in the run."""
@@ -334,7 +366,7 @@ class Run:
         fit(
             step, adamw, loader.batches(first=own, steps=stage.steps, before=groups), plan=plan, steps=stage.steps,
             first=own, parts=loader.parts, compute=compute_context(self.precision.precision, self.device),
-            observers=[observe],
+            guard=sentinel.guard, observers=[observe],
         )  # fmt: skip
         agreement.exchange()  # what the last probe found
 
@@ -373,7 +405,7 @@ class Run:
                 lineage = {
                     "run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": self.recipe.recipe,
                 }  # fmt: skip
-                backbone = Backbone(module, stage.recipe.backbone, self._preprocessing(stage), lineage)
+                backbone = Backbone(module, stage.recipe.backbone, preprocessing(stage), lineage)
                 save_backbone(self.out / "backbone", backbone, scores=scores)
 
             dist.leading(write)
@@ -405,73 +437,21 @@ class Run:
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
         return step, adamw
 
-    def _preprocessing(self, stage: Stage) -> Preprocessing:
-        """What an image goes through before the backbone of a stage, when features are taken."""
-        data = stage.recipe.data
-        return Preprocessing(
-            channels=stage.recipe.backbone.channels, range=data.range, max_pixels=data.max_pixels,
-            short_side=data.short_side, side=stage.pixels, mean=data.augment.colour.mean, std=data.augment.colour.std,
-        )  # fmt: skip
-
-    def _probe_rows(self) -> list[Source]:
-        """The images that are looked at: those that vote and those that are asked, or some to train on."""
-        config = self.recipe.probe
-        if self.probed is None:
-            return [first_rows(self.source, config.rank_rows)]
-        counts = (config.train_rows, config.test_rows)
-        return [first_rows(source, count) for source, count in zip(self.probed, counts, strict=True)]
-
-    def _protocol(self, stage: Stage) -> str:
-        """What the probe measures, in 16 hexadecimal digits: two scores compare where these are the same."""
-        # That of the plan itself says no size: it is the run's, and runs from before there were stages keep theirs.
-        size = [stage.pixels] if stage.before else []
-        rows = [rows.fingerprint for rows in self._probe_rows()]
-        return fingerprint([self.recipe.probe.neighbours, *rows, *size])
-
-    def _measure(self, stage: Stage, step: Pretrain, quarantine: Quarantine) -> Callable[[], dict[str, float]]:
-        """How quality is measured during a stage: k-NN where there are labels, the score card always."""
-        module, how = step.teacher.backbone, Extraction(self.device, self.precision.precision)
-        preprocessing = self._preprocessing(stage)
-        vote = KnnConfig(neighbours=self.recipe.probe.neighbours)
-
-        def features(source: Source, dense: int = 0) -> Seen:
-            return shared_features(module, source, preprocessing, how, on_broken=quarantine, dense=dense)
-
-        def measure() -> dict[str, float]:
-            *voting, asked = self._probe_rows()
-            with gathered(module):
-                banks = [features(source) for source in voting]
-                seen = features(asked, DENSE)
-
-            def judged() -> tuple[dict[str, float], Neighbours | None]:
-                scores: dict[str, float] = {}
-                for source, bank in zip(voting, banks, strict=True):
-                    known, wanted = _labels(source, bank), _labels(asked, seen)
-                    scores["knn"] = knn_scores(bank.image, known, seen.image, wanted, config=vote)[0].value
-                label_free, neighbours = card(seen, self.neighbours)
-                return scores | label_free, neighbours
-
-            # Judged once: whether a backbone is kept must be the same everywhere.
-            scores, self.neighbours = dist.leading(judged)
-            return scores
-
-        return measure
-
     def _summary(
-        self, metrics: Path, first: int, quarantine: Quarantine, *, seconds: float, peak: int
+        self, metrics: Path, first: int, around: Around, *, seconds: float, peak: int
     ) -> Pretrained:  # fmt: skip
-        history, events = self.history, self.events
+        history = self.history
         rows = read_lines(metrics)
-        knn = [row["knn"] for row in comparable(history, self._protocol(self.stages[-1]))]
+        knn = [row["knn"] for row in comparable(history, history[-1].get("protocol", ""))] if history else []
         done = Pretrained(
             steps=self.steps,
             images=self.images,
             losses=rows[-1]["losses"] if rows else {},
             knn={"first": knn[0], "last": knn[-1], "best": max(knn)} if knn else None,
-            **{name: history[-1].get(name) if history else None for name in _LABEL_FREE},
-            events=events,
+            **{name: history[-1].get(name) if history else None for name in LABEL_FREE},
+            events=around.diary.sentences(),
             resumed_from=first,
-            quarantined=len(quarantine.seen),
+            quarantined=len(around.quarantine.seen),
             backbone=str(self.out / "backbone"),
             seconds=seconds,
             images_per_second=self.images / seconds,
@@ -482,20 +462,26 @@ class Run:
         return done
 
 
-def _saving(stage: Stage) -> Callable[[int], bool]:
+def _past(checkpoints: Checkpoints, diary: Diary, until: int | None = None) -> Saved | None:
+    """The newest checkpoint, not counting those from which the run went back, or which are later than ``until``."""
+    return checkpoints.latest(
+        lambda saved: diary.owns(saved.step, saved.facts.get("rollbacks", 0)) and (until is None or saved.step <= until)
+    )
+
+
+def _between(stage: Stage) -> int:
+    """Steps from one checkpoint to the next."""
+    return max(1, round(stage.recipe.plan.checkpoint_images / stage.recipe.plan.batch))
+
+
+def _planned(stage: Stage) -> Callable[[int], bool]:
     """After which steps of a stage there is a checkpoint."""
-    every = max(1, round(stage.recipe.plan.checkpoint_images / stage.recipe.plan.batch))
-    return lambda done: due(done, every=every, steps=stage.steps, before=stage.before)
+    return lambda done: due(done, every=_between(stage), steps=stage.steps, before=stage.before)
 
 
-def _neighbours(latest: Saved | None, protocol: str) -> Neighbours | None:
-    """What the last look left, if it was at the same images; checkpoints of earlier versions hold none."""
-    there = latest.facts.get("neighbours", {}) if latest else {}
-    return there.get("rows") if there.get("protocol") == protocol else None
-
-
-def _labels(source: Source, seen: Seen) -> torch.Tensor:
-    return torch.from_numpy(source.columns["label"][seen.rows])
+def _retry(stage: Stage) -> int:
+    """Steps after which a checkpoint that the disk refused is tried again."""
+    return max(1, _between(stage) // 5)
 
 
 def _named(scores: Mapping[str, float]) -> str:

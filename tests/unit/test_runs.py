@@ -6,19 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import dinoforge.runs
-from dinoforge.base.errors import RunError, SentinelStop
+from dinoforge.base.errors import RunError
 from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.sources.table import open_source
+from dinoforge.features.extract import Extraction
 from dinoforge.recipes.opened import labelled, training_rows
+from dinoforge.recipes.quality import Quality, neighbours_of
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import Run, _neighbours
+from dinoforge.runs import Run
 from dinoforge.train.checkpoint import Checkpoints, Saved
-from dinoforge.train.optim import clip
-from dinoforge.train.step import Losses, Pretrain
 
 TINY = {
     "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
@@ -31,6 +30,13 @@ TINY = {
 def tiny(out, *, precision=("fp32", "asked for"), probed=None, **settings):
     recipe = settle(TINY | settings).recipe
     return Run(recipe, open_source(recipe.data.source), probed, None, out, torch.device("cpu"), Choice(*precision))
+
+
+def protocol(out, **settings):
+    """Of what its last stage is judged by."""
+    run = tiny(out, **settings)
+    how = Extraction(run.device, "fp32")
+    return Quality(run.stages[-1], run.source, run.probed, how, latest=None, on_broken=print).protocol
 
 
 def killed(*_args, **_settings):
@@ -105,38 +111,6 @@ def test_killed_before_the_first_checkpoint_no_row_is_doubled(tmp_path, monkeypa
     assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_leaves_the_kept_weights_alone(tmp_path, monkeypatch, what):
-    """At a step where both the probe and a checkpoint are due, the file of neither is touched."""
-    out, whole = tmp_path / "out", Pretrain.losses
-
-    def last():  # what the plan is forecast by takes steps too, before there are metrics
-        return (out / "metrics.jsonl").exists() and len(read_lines(out / "metrics.jsonl")) == 4
-
-    def infinite(student, largest):
-        norms = clip(student, largest)
-        if last():
-            next(student.parameters()).grad.fill_(float("nan"))
-            norms["backbone"] = torch.tensor(float("inf"))
-        return norms
-
-    def broken(self, *words):
-        losses = whole(self, *words)
-        bad = losses.total * (float("nan") if last() else 1.0)
-        return Losses(total=bad, terms=losses.terms | {"total": bad.detach()})
-
-    if what == "gradient":
-        monkeypatch.setattr("dinoforge.train.loop.clip", infinite)
-    else:
-        monkeypatch.setattr(Pretrain, "losses", broken)
-    with pytest.raises(SentinelStop, match="Step 4 is not finite"):
-        tiny(out).go()
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_000000002"]
-    kept = load_file(out / "backbone" / "backbone.safetensors")
-    assert all(value.isfinite().all() for value in kept.values())
-    assert [row["step"] for row in read_lines(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
-
-
 def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypatch, capsys):
     """The timing that auto rests on may come out otherwise today; only a word of the user's changes the precision."""
     save = Checkpoints.save
@@ -155,7 +129,7 @@ def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypat
             tiny(out).go()
         capsys.readouterr()
         run = tiny(out, **again)
-        monkeypatch.setattr(run, "_plan", lambda run=run: run.recipe.plan.batch)
+        monkeypatch.setattr(run, "_plan", lambda run=run: [run.recipe.plan.batch])
         run.go()
         err = capsys.readouterr().err
         assert f"precision {want}" in err
@@ -165,18 +139,19 @@ def test_auto_goes_on_in_the_precision_that_the_run_began_in(tmp_path, monkeypat
 
 
 def test_another_probe_is_another_protocol(tmp_path):
-    def protocol(address, **settings):
-        return tiny(tmp_path, probed=labelled(address), **settings)._protocol()
+    def asked(address, **settings):
+        return protocol(tmp_path, probed=labelled(address), **settings)
 
-    same = protocol("toy://species?images=40&size=32")
-    assert protocol("toy://species?images=40&size=32") == same
+    same = asked("toy://species?images=40&size=32")
+    assert asked("toy://species?images=40&size=32") == same
     changed = [
-        protocol("toy://species?images=50&size=32"),
-        protocol("toy://species?images=40&size=32", **{"probe.neighbours": 3}),
-        protocol("toy://species?images=40&size=32", **{"probe.test_rows": 5}),
-        tiny(tmp_path)._protocol(),
+        asked("toy://species?images=50&size=32"),
+        asked("toy://species?images=40&size=32", **{"probe.neighbours": 3}),
+        asked("toy://species?images=40&size=32", **{"probe.test_rows": 5}),
+        asked("toy://species?images=40&size=32", **{"high_resolution.images": 8, "high_resolution.global_pixels": 64}),
+        protocol(tmp_path),
     ]
-    assert len({same, *changed}) == 5
+    assert len({same, *changed}) == 6
 
 
 SCORES = ("rank", "uniformity", "smoothness", "stability")
@@ -254,12 +229,12 @@ def test_a_checkpoint_holds_what_was_known_when_it_was_begun(tmp_path, monkeypat
 
 
 def test_other_rows_are_another_protocol_without_labels_too(tmp_path):
-    one, same, other = (tiny(tmp_path, **{"probe.rank_rows": rows})._protocol() for rows in (8, 8, 9))
+    one, same, other = (protocol(tmp_path, **{"probe.rank_rows": rows}) for rows in (8, 8, 9))
     assert one == same != other
 
 
 def test_neighbours_of_another_probe_are_not_compared_with():
     saved = Saved(Path("step_000000004"), {"neighbours": {"protocol": "a", "rows": [[0, 1], [1, 0]]}})
-    assert _neighbours(saved, "a") == [[0, 1], [1, 0]]
-    assert _neighbours(saved, "b") is None
-    assert _neighbours(None, "a") is None
+    assert neighbours_of(saved, "a") == [[0, 1], [1, 0]]
+    assert neighbours_of(saved, "b") is None
+    assert neighbours_of(None, "a") is None

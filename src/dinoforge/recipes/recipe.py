@@ -16,6 +16,7 @@ from dinoforge.model.vit import VitConfig
 from dinoforge.recipes.phase import HighResolution, near
 from dinoforge.train.parallel import StepSpeed
 from dinoforge.train.plan import PlanConfig
+from dinoforge.train.sentinel import SentinelConfig
 from dinoforge.train.step import ObjectiveConfig
 from dinoforge.train.trackers.table import known_trackers
 
@@ -89,7 +90,7 @@ class Speed(StepSpeed):
 class Recipe(Config):
     """A run."""
 
-    not_science: ClassVar[frozenset[str]] = frozenset({"recipe", "probe", "speed", "init"})
+    not_science: ClassVar[frozenset[str]] = frozenset({"recipe", "probe", "speed", "init", "sentinel"})
     later: ClassVar[frozenset[str]] = frozenset({"high_resolution"})
 
     recipe: str = ""
@@ -110,6 +111,8 @@ class Recipe(Config):
     """A last part at larger views, on top of the plan, as {images: 1M, global_pixels: 518}; null leaves it out."""
     probe: ProbeConfig = ProbeConfig()
     """How its quality is watched."""
+    sentinel: SentinelConfig = SentinelConfig()
+    """What is done where it is not healthy; a healthy run is never touched."""
     speed: Speed = Speed()
     """How fast it runs."""
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from dinoforge.base.errors import RunError
 from dinoforge.base.files import in_use
 
-State = Literal["finished", "running", "interrupted", "crashed", "not started"]
+State = Literal["finished", "running", "interrupted", "stopped", "crashed", "not started"]
 
 _LARGEST = 1e30
 """Larger numbers are taken for damage: they cannot be drawn."""
@@ -117,21 +117,24 @@ def read_account(folder: Path) -> Account:
     config = _text(folder / "config.yaml")
     settings, summary, run = _settings(config), _facts(folder / "summary.json"), _facts(folder / "run.json")
     series = _series(folder / "metrics.jsonl")
-    saved = _newest_checkpoint(folder / "checkpoints")
+    saved, events = _newest_checkpoint(folder / "checkpoints"), list(_rows(folder / "events.jsonl"))
     step = int(series["step"][-1]) if len(series["step"]) else 0
     found: dict[str, Any] = {
         "folder": folder, "step": step, "steps": _steps(summary, settings, run), "series": series,
         "settings": settings, "config": config, "run": run, "summary": summary, "plan": _facts(folder / "plan.json"),
         "curation": _facts(folder / "curation.json") or _facts(folder.parent / "curation.json"),
         "baselines": _baselines(folder, summary, settings, series),
-        "events": _lines_of(summary.get("events") or saved.get("events")),
+        "events": [str(row.get("sentence", "")) for row in events],
         "quarantine": [
             {"id": str(row.get("id", "")), "reason": str(row.get("reason", ""))}
             for row in _rows(folder / "quarantine.jsonl")
         ],
         "backbone": _facts(folder / "backbone" / "backbone.json"),
     }  # fmt: skip
-    return Account(state=_state(folder, step, summary, saved, series), **found)
+    state = _state(folder, step, summary, saved, series)
+    if state == "crashed" and events and events[-1].get("kind") == "stop" and number(events[-1].get("step")) >= step:
+        state = "stopped"
+    return Account(state=state, **found)
 
 
 def number(value: Any) -> float:
@@ -254,13 +257,3 @@ def _newest_checkpoint(folder: Path) -> dict[str, Any]:
         if facts:
             return facts
     return {}
-
-
-def _lines_of(events: Any) -> list[str]:
-    """Events as lines, whether they are sentences or tables of facts."""
-    if not isinstance(events, list):
-        return []
-    return [
-        ", ".join(f"{name}: {value}" for name, value in event.items()) if isinstance(event, dict) else str(event)
-        for event in events
-    ]

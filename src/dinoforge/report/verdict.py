@@ -46,6 +46,7 @@ def _progress(account: Account) -> str:
         "finished": f"Finished after step {account.step:,}{of}",
         "running": f"Still running, at step {account.step:,}{of}",
         "interrupted": f"Interrupted after step {account.step:,}{of} with a checkpoint (the same command goes on)",
+        "stopped": f"Stopped by the sentinel after step {account.step:,}{of}",
         "crashed": f"Broken off after step {account.step:,}{of} without a summary",
         "not started": "Stopped before the first step",
     }
@@ -71,7 +72,7 @@ def _rank(account: Account) -> str:
 
 def _bad(account: Account) -> list[str]:
     """What is wrong beyond doubt."""
-    found = []
+    found = ["it was stopped, the last event says why"] if account.state == "stopped" else []
     total = account.series.get("losses.total")
     trained = account.series["step"] > 0
     if total is not None and trained.any() and not math.isfinite(total[trained][-1]):

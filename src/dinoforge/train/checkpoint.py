@@ -75,8 +75,8 @@ class Checkpoints:
                 say(f"Passing over checkpoint {path}: it is not whole ({wrong}).")
         return found
 
-    def latest(self) -> Saved | None:
-        """The newest whole one, on which all ranks agree; None where there is none yet.
+    def latest(self, wanted: Callable[[Saved], bool] = lambda _: True) -> Saved | None:
+        """The newest whole one that is wanted, on which all ranks agree; None where there is none yet.
 
         Raises:
             RunError: There are some, and not one is whole: to begin again would be to lose what the run has done.
@@ -86,7 +86,7 @@ class Checkpoints:
             found = self.all()
             if not found and any(self.folder.glob("step_*")):
                 raise RunError(f"No checkpoint in {self.folder} is whole. Remove that folder to begin the run again.")
-            return found[-1] if found else None
+            return next((saved for saved in reversed(found) if wanted(saved)), None)
 
         return dist.leading(newest)
 

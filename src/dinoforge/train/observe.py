@@ -27,7 +27,6 @@ Scores = Mapping[str, float]
 T = TypeVar("T")
 
 
-
 def due(step: int, *, every: int, steps: int, before: int = 0) -> bool:
     """Whether something that happens every so many steps, and at the end, happens after this one.
 
@@ -122,8 +121,13 @@ def is_best(history: Sequence[Mapping[str, Any]], *, steps: int) -> bool:
         earlier = comparable(history[:-1], last["protocol"])
         kept = [row["knn"] for row in earlier if row["step"] > 0 and row.get("kept", True)]
         return bool(last["knn"] > max(kept, default=-math.inf))
-    settled = [row for row in comparable(history, last["protocol"], "rank") if _SETTLING * row["step"] >= steps]
-    return bool(last["rank"] >= _KEPT * max((row["rank"] for row in settled), default=-math.inf))
+    return bool(last["rank"] >= _KEPT * best_rank(history, last["protocol"], steps=steps))
+
+
+def best_rank(history: Sequence[Mapping[str, Any]], protocol: str, *, steps: int) -> float:
+    """The highest effective rank since the first tenth of the plan; lower than any where there is none."""
+    settled = [row["rank"] for row in comparable(history, protocol, "rank") if _SETTLING * row["step"] >= steps]
+    return max(settled, default=-math.inf)
 
 
 def comparable(history: Sequence[Mapping[str, Any]], protocol: str, name: str = "knn") -> list[Mapping[str, Any]]:
@@ -294,6 +298,7 @@ class Checkpointing:
     One that the disk refuses is tried again soon, while the training goes on.
 
     Args:
+        state: What is saved.
         settle: Called before: writes the steps that wait for it.
         failed: Told of a checkpoint that could not be written: after which step, when it is tried again, why, and how often
             in a row that was; raises where it was too often.
@@ -306,8 +311,7 @@ class Checkpointing:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        state: tuple[nn.Module, torch.optim.Optimizer],
         *,
         facts: Callable[[int], dict[str, Any]],
         settle: Callable[[], None],
@@ -318,7 +322,7 @@ class Checkpointing:
         end: int,
         steps: int,
     ) -> None:
-        self.checkpoints, self.module, self.optimizer = checkpoints, module, optimizer
+        self.checkpoints, self.state = checkpoints, state
         self.facts, self.settle, self.failed, self.stop, self.end, self.steps = (
             facts, settle, failed, stop, end, steps,
         )  # fmt: skip
@@ -341,7 +345,7 @@ class Checkpointing:
             return
         try:
             dist.leading(self.settle)
-            path = self.checkpoints.save(self.module, self.optimizer, self.facts(done.step))
+            path = self.checkpoints.save(*self.state, self.facts(done.step))
             if ends:
                 self.checkpoints.wait()
         except RunError as error:

@@ -167,6 +167,8 @@ class Sentinel:
         """What the loop asks before every update."""
         self._pending: list[Done] = []
         self._waited, self._since, self._told = 0.0, time.monotonic(), False
+        if pulse is not None and pulse.aliased:
+            self._stop(self._good, "teacher", "the teacher shares its memory with the student, so it is no average", "")
 
     def __call__(self, done: Done) -> None:
         """Remember the step; look when enough have gathered or weights are about to be kept.
@@ -210,8 +212,8 @@ class Sentinel:
             "skipped": list(self._skipped), "laws": {name: list(law.seen) for name, law in self._laws.items()},
         }  # fmt: skip
 
-    def scores(self, step: int, rank: float, best: float) -> None:
-        """Judge the effective rank that a probe has found.
+    def scores(self, done: Done, rank: float, best: float) -> None:
+        """Judge the effective rank that a probe has found after a step.
 
         Args:
             best: The highest since it has settled.
@@ -221,7 +223,9 @@ class Sentinel:
             SentinelStop: As above.
         """
         if rank < _RANK * best:
-            self._trouble(step, "collapse", f"the effective rank of the features fell from {best:.1f} to {rank:.1f}")
+            self.record(done)
+            why = f"the effective rank of the features fell from {best:.1f} to {rank:.1f}"
+            self._trouble(done.step, "collapse", why)
 
     def write_failed(self, step: int, again: int, error: str, times: int) -> None:
         """Tell that a checkpoint could not be written.

@@ -67,6 +67,9 @@ class Pulse:
     def __init__(self, student: Networks, teacher: Networks) -> None:
         self.student, self.teacher = student, teacher
         self._before: list[Tensor] = _sample(teacher)
+        pairs = zip(_locals(student), _locals(teacher), strict=True)
+        self.aliased = any(mine.numel() > 0 and mine.data_ptr() == theirs.data_ptr() for mine, theirs in pairs)
+        """Whether they share memory."""
 
     @torch.no_grad()
     def __call__(self) -> dict[str, Tensor]:

@@ -12,11 +12,14 @@ from dinoforge.report.account import number, read_account
 from dinoforge.report.verdict import verdict
 
 
-def checkpoint(folder, step, events=()):
+def checkpoint(folder, step):
     (folder / "checkpoints" / f"step_{step:09d}").mkdir(parents=True)
-    (folder / "checkpoints" / f"step_{step:09d}" / "state.json").write_text(
-        json.dumps({"step": step, "events": list(events)})
-    )
+    (folder / "checkpoints" / f"step_{step:09d}" / "state.json").write_text(json.dumps({"step": step}))
+
+
+def event(folder, step, kind, sentence):
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "kind": kind, "sentence": sentence}) + "\n")
 
 
 def test_columns_of_a_finished_run(made_run):
@@ -38,11 +41,17 @@ def test_columns_of_a_finished_run(made_run):
 
 def test_states(made_run):
     crashed = made_run(rows=made_run.metrics()[:31], finished=False, name="crashed")
-    checkpoint(crashed, 20, ["something happened"])
+    checkpoint(crashed, 20)
+    event(crashed, 25, "skip", "Step 25 left out.")
     assert read_account(crashed).state == "crashed"
-    assert read_account(crashed).events == ["something happened"]
+    assert read_account(crashed).events == ["Step 25 left out."]
     assert read_account(crashed).steps == 40
     assert "Broken off after step 30 of 40" in verdict(read_account(crashed)).sentence
+    event(crashed, 29, "stop", "Stopped.")  # an earlier start was; this one went on
+    assert read_account(crashed).state == "crashed"
+    event(crashed, 30, "stop", "Stopped at step 30.")
+    assert verdict(read_account(crashed)).level == "bad"
+    assert "Stopped by the sentinel after step 30 of 40" in verdict(read_account(crashed)).sentence
     checkpoint(crashed, 30)
     assert read_account(crashed).state == "interrupted"
     early = verdict(read_account(made_run(rows=made_run.metrics()[:10], finished=False, name="early")))

@@ -125,6 +125,9 @@ def test_names_and_labels_cannot_become_markup(made_run):
     (folder / "quarantine.jsonl").write_text(json.dumps({"id": hostile, "reason": hostile}) + "\n")
     (folder / "plan.json").write_text(json.dumps({"warnings": [hostile], "steps": hostile, "seconds": hostile}))
     (folder / "summary.json").write_text(json.dumps({"events": [hostile, {hostile: hostile}]}))
+    (folder / "events.jsonl").write_text(
+        json.dumps({"sentence": hostile, "step": hostile, "kind": [hostile]}) + "\n[7]\n"
+    )
     (folder / "run.json").write_text(json.dumps({"fingerprint": hostile, "images": hostile, "versions": {hostile: 1}}))
     (folder / "config.yaml").write_text(json.dumps({"recipe": hostile, "backbone": hostile, "plan": hostile}))
     (folder / "curation.json").write_text(json.dumps({

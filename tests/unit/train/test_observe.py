@@ -1,21 +1,25 @@
-"""What watches a run: when things are due, what counts as best, what a finite loss is."""
+"""What watches a run: when things are due, what counts as best, what happens where the disk is full."""
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from dinoforge.base.errors import SentinelStop
-from dinoforge.train.guard import Finite
+from dinoforge.base.errors import RunError
+from dinoforge.base.files import read_lines
+from dinoforge.train import observe
+from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.loop import Done
-from dinoforge.train.observe import Metrics, Probe, comparable, cut_metrics, due, is_best
+from dinoforge.train.observe import Checkpointing, Metrics, Probe, Stop, comparable, cut_metrics, due, is_best
 from dinoforge.train.plan import Scheduled
 
 
 def made(step, total, *, ibot=0.5, norm=2.0):
     losses = {"ibot": torch.tensor(ibot), "total": torch.tensor(total)}
-    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(norm)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4))
+    return Done(step=step, losses=losses, norms={"backbone": torch.tensor(norm)}, at=Scheduled(0.1, 0.1, 0.2, 0.3, 0.4),
+                skipped=torch.tensor(0.0))  # fmt: skip
 
 
 def test_due_at_its_times_and_at_the_end_but_not_twice_in_a_row():
@@ -33,6 +37,7 @@ def test_the_best_is_kept_and_the_untrained_never():
         steps=9,
         history=[],
         protocol="a",
+        failed=print,
     )
     for step in range(5):
         probe.look(step)
@@ -51,6 +56,7 @@ def test_another_probe_is_not_compared_with(tmp_path):
         steps=9,
         history=history,
         protocol="hard",
+        failed=print,
     )
     for step in (3, 4, 5):
         probe.look(step)
@@ -61,7 +67,15 @@ def test_another_probe_is_not_compared_with(tmp_path):
 
 def test_without_labels_the_newest_is_kept():
     kept = []
-    probe = Probe(lambda: {"rank": 3.0}, lambda step, _: kept.append(step), every=1, steps=9, history=[], protocol="a")
+    probe = Probe(
+        lambda: {"rank": 3.0},
+        lambda step, _: kept.append(step),
+        every=1,
+        steps=9,
+        history=[],
+        protocol="a",
+        failed=print,
+    )
     for step in range(3):
         probe.look(step)
     assert kept == [1, 2]
@@ -70,7 +84,14 @@ def test_without_labels_the_newest_is_kept():
 def test_a_frame_of_the_film_at_every_look():
     frames = []
     probe = Probe(
-        lambda: {"rank": 3.0}, lambda *_: None, every=2, steps=4, history=[], protocol="a", film=frames.append
+        lambda: {"rank": 3.0},
+        lambda *_: None,
+        every=2,
+        steps=4,
+        history=[],
+        protocol="a",
+        failed=print,
+        film=frames.append,
     )
     probe.look(0)
     for step in range(1, 5):
@@ -103,32 +124,80 @@ def test_a_row_a_step(tmp_path, waits):
     assert ticks[-1] == (24, "loss 1.500  knn 0.500")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("where", ["loss ibot", "gradient norm backbone"])
-@pytest.mark.parametrize("at_once", [1, 50])
-def test_what_is_not_finite_is_seen_before_weights_are_kept(tmp_path, value, where, at_once):
-    """A single bad number, in a step on the way to one that is due: the run stops there at the latest, its row written."""
-    metrics = Metrics(tmp_path / "m.jsonl", images=lambda step: 8 * step, tick=lambda *_: None, waits=at_once > 1)
-    finite = Finite(lambda step: step == 4, metrics.last, precision="bf16", rows_at_once=at_once)
-    seen = []
-    with pytest.raises(SentinelStop, match=rf"Step 3 is not finite \({where} {value}\).*precision=fp32"):
-        for step in range(1, 9):
-            bad = value if step == 3 else 1.0
-            for observer in (finite, metrics, lambda done: seen.append(done.step)):
-                observer(made(step, 1.0, **({"ibot": bad} if "ibot" in where else {"norm": bad})))
-    assert seen == ([1, 2] if at_once == 1 else [1, 2, 3])
-    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4][: 3 if at_once == 1 else 4]
-    assert (rows[2]["losses"]["ibot"] if "ibot" in where else rows[2]["gradient_norms"]["backbone"]) is None
+def test_rows_that_the_disk_refuses_wait(tmp_path, monkeypatch):
+    metrics = Metrics(tmp_path / "m.jsonl", images=lambda step: 8 * step, tick=lambda *_: None, waits=False)
+    whole = observe.append_line
+
+    def full(*_):
+        raise RunError("no space left")
+
+    monkeypatch.setattr(observe, "append_line", full)
+    for step in (1, 2):
+        metrics(made(step, 1.0))
+    with pytest.raises(RunError, match="no space left"):
+        metrics.flush()
+    monkeypatch.setattr(observe, "append_line", whole)
+    metrics(made(3, 1.0))
+    assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [1, 2, 3]
 
 
-def test_steps_that_wait_are_checked_when_asked():
-    """Where a stop was asked for between the guard and the checkpoint, the checkpoint asks."""
-    finite = Finite(lambda _: False, lambda _: None, precision="fp32", rows_at_once=50)
-    finite(made(1, float("nan")))
-    with pytest.raises(SentinelStop, match=r"Step 1 is not finite \(loss total nan\).*Lower plan.learning_rate.peak"):
-        finite.check()
-    finite.check()
+class Disk(Checkpoints):
+    """Checkpoints on a disk that is full at some steps."""
+
+    def __init__(self, full):
+        super().__init__(Path("nowhere"), keep=1)
+        self.full, self.saved = full, []
+
+    def save(self, module, optimizer, facts):
+        if facts["step"] in self.full:
+            raise RunError("Cannot write c: no space left.")
+        self.saved.append(facts["step"])
+        return self.folder
+
+    def wait(self):
+        pass
+
+
+def checkpointing(disk, told, *, asked=False):
+    stop, layer = Stop(), torch.nn.Linear(1, 1)
+    stop.asked = asked
+    return Checkpointing(
+        disk, (layer, torch.optim.SGD(layer.parameters())), facts=lambda step: {"step": step}, settle=lambda: None, failed=lambda *words: told.append(words),
+        stop=stop, due=lambda step: step % 10 == 0, retry=3, end=40, steps=40,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_that_is_refused_is_tried_again():
+    disk, told = Disk({10, 13, 30}), []
+    observer = checkpointing(disk, told)
+    for step in range(1, 41):
+        observer(made(step, 1.0))
+    assert disk.saved == [16, 20, 33, 40]
+    assert [words[:2] + words[3:] for words in told] == [(10, 13, 1), (13, 16, 2), (30, 33, 1)]
+
+
+@pytest.mark.parametrize(("step", "asked"), [(40, False), (7, True)])
+def test_the_last_one_cannot_wait(step, asked):
+    with pytest.raises(RunError, match="no space left"):
+        checkpointing(Disk({step}), [], asked=asked)(made(step, 1.0))
+
+
+def test_a_backbone_that_the_disk_refuses_is_not_the_one_to_beat():
+    told, values, kept = [], iter([0.5, 0.4, 0.3]), []
+
+    def keep(step, _):
+        if step == 1:
+            raise RunError("no space left")
+        kept.append(step)
+
+    probe = Probe(
+        lambda: {"knn": next(values)}, keep, every=1, steps=9, history=[], protocol="a",
+        failed=lambda *words: told.append(words),
+    )  # fmt: skip
+    for step in (1, 2, 3):
+        probe(made(step, 1.0))
+    assert kept == [2]
+    assert told == [(1, "no space left")]
 
 
 def test_rows_after_a_checkpoint_are_cut(tmp_path):
@@ -163,7 +232,7 @@ def looked(ranks, *, steps, every=10, protocol="a", **more):
     kept, values = [], iter(ranks)
     probe = Probe(
         lambda: {"rank": next(values), **more}, lambda step, _: kept.append(step), every=every, steps=steps,
-        history=[], protocol=protocol,
+        history=[], protocol=protocol, failed=print,
     )  # fmt: skip
     for number in range(len(ranks)):
         probe.look(number * every)

@@ -192,9 +192,10 @@ def test_warmer_targets_tell_less(tmp_path):
 
 def test_a_rank_that_falls_at_a_probe(tmp_path):
     watch = sentinel(tmp_path)
-    watch.scores(40, 12.1, 40.0)
+    watch.scores(made(40), 12.1, 40.0)
     with pytest.raises(RollBack, match=r"the effective rank of the features fell from 40\.0 to 11\.9"):
-        watch.scores(50, 11.9, 40.0)
+        watch.scores(made(50), 11.9, 40.0)
+    assert [done.step for done in watch.told] == [50]
 
 
 def test_nothing_is_kept_of_a_step_not_looked_at(tmp_path):

@@ -1,0 +1,291 @@
+"""Faults in the middle of a run: each is named in the log, the diary and the report, and survived."""
+
+import json
+import math
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dinoforge.base.errors import RunError, SentinelStop
+from dinoforge.base.files import read_lines
+from dinoforge.base.hardware import Choice
+from dinoforge.data.sources.table import open_source
+from dinoforge.recipes.settle import settle
+from dinoforge.report.account import read_account
+from dinoforge.report.page import page
+from dinoforge.runs import Run
+from dinoforge.train import loop, sentinel, shards
+from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.train.loop import descend
+from dinoforge.train.plan import PlanConfig
+
+SMALL = {
+    "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2, "workers": 0,
+    "objective.head.prototypes": 32, "objective.head.hidden": 16, "objective.head.bottleneck": 8, "objective.group": 4,
+    "plan.batch": 8, "plan.images": 8 * 60, "plan.checkpoint_images": 8 * 10, "plan.probe_images": 8 * 30,
+    "probe.rank_rows": 8, "data.augment.local_views": 1, "data": "toy://species?images=24&size=32",
+    "data.augment.global_pixels": 32, "data.augment.local_pixels": 16,
+}  # fmt: skip
+
+
+def go(out, small=SMALL, **settings):
+    recipe = settle(small | settings).recipe
+    return Run(
+        recipe, open_source(recipe.data.source), None, None, out, torch.device("cpu"), Choice("fp32", "asked for")
+    ).go()
+
+
+class At:
+    """Ruins what ``descend`` leaves at some steps, by their learning rate's place in the plan."""
+
+    def __init__(self, monkeypatch, steps, ruin):
+        self.steps, self.ruin, self.seen = set(steps), ruin, []
+        real = PlanConfig.at
+
+        def at(plan, step, *, steps, gram=None):
+            self.now = step + 1
+            return real(plan, step, steps=steps, gram=gram)
+
+        def ruined(step, *words, **options):
+            losses, vitals = descend(step, *words, **options)
+            if self.now in self.steps and options:  # a forecast's steps are not the run's
+                self.seen.append(self.now)
+                losses = self.ruin(step, losses)
+            return losses, vitals
+
+        monkeypatch.setattr(PlanConfig, "at", at)
+        monkeypatch.setattr(loop, "descend", ruined)
+
+
+def bad_gradient(step, losses):
+    for parameter in step.student.parameters():
+        if parameter.grad is not None:
+            parameter.grad.fill_(math.nan)
+    return losses
+
+
+def bad_loss(_step, losses):
+    return losses | {"ibot": torch.tensor(math.inf)}
+
+
+def rows(out):
+    return {row["step"]: row for row in read_lines(out / "metrics.jsonl")}
+
+
+def kept_is_finite(out):
+    kept = load_file(out / "backbone" / "backbone.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    for saved in Checkpoints(out / "checkpoints", keep=9).all():
+        for file in saved.folder.glob("*.safetensors"):
+            assert all(value.isfinite().all() for value in load_file(file).values())
+
+
+@pytest.mark.parametrize("ruin", [bad_gradient, bad_loss])
+def test_a_bad_step_is_left_out(tmp_path, monkeypatch, capsys, ruin):
+    """At a step after which both the probe and a checkpoint are due."""
+    At(monkeypatch, [30], ruin)
+    done = go(tmp_path / "r")
+    assert done.steps == 60
+    what = "gradient norm backbone is nan" if ruin is bad_gradient else "loss ibot is inf"
+    assert len(done.events) == 1
+    assert done.events[0].startswith(f"Step 30 left out, not finite: {what}")
+    assert done.events[0] in capsys.readouterr().err
+    assert [step for step, row in rows(tmp_path / "r").items() if row.get("skipped")] == [30]
+    assert done.events[0] in page(read_account(tmp_path / "r"))
+    kept_is_finite(tmp_path / "r")
+
+
+def test_it_goes_back_and_on_at_a_lower_rate(tmp_path, monkeypatch):
+    """Six bad steps of the first try: back to the checkpoint before them; the second try, with half the rate, is well."""
+    fault = At(monkeypatch, range(34, 40), bad_gradient)
+    real, out = loop.set_rates, tmp_path / "r"
+    factors = {}
+
+    def rates(optimizer, at, *, factor=1.0):
+        factors[fault.now] = factor
+        if factor < 1:
+            fault.steps.clear()
+        real(optimizer, at, factor=factor)
+
+    monkeypatch.setattr(loop, "set_rates", rates)
+    done = go(out)
+    assert done.events[-1] == (
+        "Step 39, not finite: 6 of the last 6 steps had to be left out: gradient norm backbone is nan, gradient norm "
+        "dino_head is nan. Back to the checkpoint of step 30, and on at 0.5 of the planned learning rate."
+    )
+    assert len(done.events) == 1  # of what was gone back from, nothing is left
+    assert list(rows(out)) == list(range(61))
+    assert {step: factor for step, factor in factors.items() if step in (30, 31, 39, 60)} == {
+        30: 1.0, 31: 0.5, 39: 0.5, 60: 0.5,
+    }  # fmt: skip
+    assert not any(row.get("skipped") for row in rows(out).values())
+    kept_is_finite(out)
+
+
+def test_without_a_checkpoint_it_begins_again(tmp_path, monkeypatch):
+    fault, real = At(monkeypatch, range(2, 8), bad_gradient), loop.set_rates
+
+    def rates(optimizer, at, *, factor=1.0):
+        if factor < 1:
+            fault.steps.clear()
+        real(optimizer, at, factor=factor)
+
+    monkeypatch.setattr(loop, "set_rates", rates)
+    done = go(tmp_path / "r")
+    assert "Back to the beginning, and on at 0.5" in done.events[0]
+    assert [row["step"] for row in read_lines(tmp_path / "r" / "metrics.jsonl")] == list(range(61))
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert [row["step"] for row in summary["history"]] == [0, 30, 60]
+
+
+def test_killed_after_it_went_back_it_goes_on_the_same(tmp_path, monkeypatch):
+    """What it went back from is no more, even if the start that went back was killed before it removed anything."""
+
+    def faulty(out, *, kill):
+        with monkeypatch.context() as patch:
+            fault, real = At(patch, range(44, 50), bad_gradient), loop.set_rates
+
+            def rates(optimizer, at, *, factor=1.0):
+                if factor < 1:
+                    fault.steps.clear()
+                    if kill and fault.now == 45:
+                        raise KeyboardInterrupt
+                real(optimizer, at, factor=factor)
+
+            patch.setattr(loop, "set_rates", rates)
+            return go(out, **{"sentinel.within": 20})
+
+    whole = faulty(tmp_path / "whole", kill=False)
+    with pytest.raises(KeyboardInterrupt):
+        faulty(tmp_path / "killed", kill=True)
+    resumed = faulty(tmp_path / "killed", kill=False)
+    assert resumed.resumed_from == 40
+    assert resumed.events == whole.events
+    assert resumed.losses == whole.losses
+    for name in ("whole", "killed"):
+        assert len(Checkpoints(tmp_path / name / "checkpoints", keep=9).all()) > 0
+    a, b = (load_file(tmp_path / name / "backbone" / "backbone.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_budgets_spent_it_stops_and_more_let_it_go_on(tmp_path, monkeypatch):
+    out = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        At(patch, range(34, 61), bad_gradient)
+        with pytest.raises(SentinelStop, match=r"^Stopped at step 39, not finite.* It had gone back 1 times"):
+            go(out, **{"sentinel.rollbacks": 1})
+    account = read_account(out)
+    assert account.state == "stopped"
+    assert account.events[-1].startswith("Stopped at step 39")
+    kept_is_finite(out)
+    done = go(out, **{"sentinel.rollbacks": 2})  # another budget is no other run
+    assert (done.resumed_from, done.steps) == (30, 60)
+
+
+def test_a_wrong_temperature_is_named(tmp_path):
+    with pytest.raises(
+        SentinelStop, match=r"collapse: the teacher's targets are the same for all images .* at temperature 0\.8"
+    ) as stop:
+        go(tmp_path / "r", **{"plan.teacher_temperature.start": 0.8, "plan.teacher_temperature.end": 0.8})
+    assert "Lower plan.teacher_temperature" in str(stop.value)
+    assert Checkpoints(tmp_path / "r" / "checkpoints", keep=9).latest() is not None
+
+
+@pytest.mark.parametrize("momentum", [None, 0.0])
+def test_a_teacher_that_does_not_follow_is_named(tmp_path, monkeypatch, momentum):
+    """One that is never moved; and one that is made equal to the student, whatever its momentum says."""
+
+    def broken(teacher, student, _):
+        if momentum is not None:
+            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+    monkeypatch.setattr(loop, "follow", broken)
+    want = "has not moved for 3 looks" if momentum is None else "is equal to the student"
+    with torch.no_grad(), torch.enable_grad(), pytest.raises(SentinelStop, match=f"teacher: the teacher {want}"):
+        go(tmp_path / "r")
+
+
+def test_a_teacher_that_is_the_student_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("dinoforge.runs.teacher_of", lambda student: student)
+    with pytest.raises(SentinelStop, match="teacher: the teacher shares its memory with the student"):
+        go(tmp_path / "r")
+
+
+def test_a_starving_loader_is_named_and_borne(tmp_path, monkeypatch):
+    from dinoforge.data.loader import Loader
+
+    whole = Loader.join
+
+    def slow(self, groups):
+        time.sleep(0.2)
+        return whole(self, groups)
+
+    monkeypatch.setattr(Loader, "join", slow)
+    monkeypatch.setattr(sentinel, "_STRETCH", 5)
+    done = go(tmp_path / "r", **{"plan.images": 8 * 12})
+    assert done.steps == 12
+    assert len(done.events) == 1
+    assert "% of the last 5 steps' time was spent waiting for images" in done.events[0]
+
+
+@pytest.mark.parametrize("how", ["at_once", "background"])
+def test_a_disk_that_is_full_for_a_while_is_named_and_survived(tmp_path, monkeypatch, how):
+    whole = go(tmp_path / "whole")
+    real, tried = shards.write_tensors, []
+
+    def full(path, *rest, **options):
+        tried.append(path.parent.name)
+        if "0000020" in path.parent.name or "0000022" in path.parent.name:
+            raise RunError(f"Cannot write {path}: no space left. Free some and run again.")
+        real(path, *rest, **options)
+
+    monkeypatch.setattr(shards, "write_tensors", full)
+    done = go(tmp_path / "r", **{"speed.checkpoints": how})
+    assert done.steps == 60
+    assert "no checkpoint (Cannot write" in done.events[0]
+    assert "tries again after step" in done.events[0]
+    assert done.losses == whole.losses
+    assert any("0000024" in name for name in tried) or how == "background"
+
+
+def test_a_disk_that_stays_full_stops_the_run(tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise RunError(f"Cannot write {path}: no space left. Free some and run again.")
+
+    monkeypatch.setattr(shards, "write_tensors", full)
+    with pytest.raises(
+        SentinelStop, match=r"Stopped at step 16, disk: checkpoints could not be written 4 times in a row"
+    ):
+        go(tmp_path / "r")
+    assert list((tmp_path / "r" / "checkpoints").glob("step_*")) == []
+
+
+TOY = {"recipe": "vit_micro.toy", "workers": 0, "plan.batch": 16, "plan.images": 1_600, "plan.checkpoint_images": 320,
+       "plan.probe_images": 800, "probe.rank_rows": 64}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_no_false_alarm_in_a_healthy_run(tmp_path, seed):
+    done = go(tmp_path / "r", TOY, **{"seed": seed, "data": f"toy://species?images=400&size=48&seed={seed}"})
+    assert done.events == []
+
+
+@pytest.mark.long
+def test_a_rate_that_explodes_is_named_and_survived(tmp_path):
+    """Thirty times too high: targets tell images apart no more; back, and on at a tenth, which learns."""
+    done = go(
+        tmp_path / "r",
+        TOY,
+        **{"plan.learning_rate.peak": 0.18, "sentinel.rate_factor": 0.1, "plan.images": 2_400,
+           "data": "toy://species?images=400&size=48"},
+    )  # fmt: skip
+    assert done.steps == 150
+    assert done.events
+    assert all("collapse: targets tell images apart no more" in event and "Back to" in event for event in done.events)
+    vitals = [
+        row["vitals"]["target_information"] for row in read_lines(tmp_path / "r" / "metrics.jsonl") if "vitals" in row
+    ]
+    assert min(vitals[-3:]) > 0.5 * max(vitals)
