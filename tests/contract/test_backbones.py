@@ -53,6 +53,22 @@ class TestEveryBackbone:
         module.init_weights(torch.Generator().manual_seed(0))
         assert all(torch.isfinite(tensor).all() for tensor in module.state_dict().values())
 
+    @pytest.mark.parametrize("patches", [7, 3])
+    def test_features_at_another_size_stay_what_they_are_when_it_is_made_for_it(self, name, patches):
+        """To the last bit: what was resampled for every image is resampled once. Other sizes see another table."""
+        config = MEMBERS[name]
+        here = build(config, seed=0).eval()
+        there = empty(config.model_copy(update={"pixels": patches * config.patch})).eval()
+        there.load_state_dict(there.fitted(here.state_dict()))
+        x = images(2, 3, patches * config.patch, patches * config.patch)
+        with torch.no_grad():
+            close(there(x), here(x), atol=0)
+        changed = {key for key, value in there.state_dict().items() if value.shape != here.state_dict()[key].shape}
+        assert changed == ({"pos_embed"} if hasattr(here, "pos_embed") else set())
+        again = build(config, seed=0)
+        same = again.fitted(again.state_dict())
+        assert all(torch.equal(same[key], value) for key, value in again.state_dict().items())
+
     def test_weights_are_a_function_of_the_seed(self, name):
         first, same, other = (build(MEMBERS[name], seed=seed).state_dict() for seed in (0, 0, 1))
         assert all(torch.equal(first[key], same[key]) for key in first)

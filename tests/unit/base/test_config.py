@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from dinoforge.base.config import Config, Count, differences, fingerprint, paths, read_value, science, with_settings
+from dinoforge.base.config import (
+    Config,
+    Count,
+    differences,
+    fingerprint,
+    merged,
+    paths,
+    read_value,
+    science,
+    value_at,
+    with_settings,
+)
 from dinoforge.base.errors import ConfigError, unknown
 
 
@@ -135,3 +146,67 @@ def test_a_group_that_may_be_left_out_is_given_and_taken_back_whole():
     assert with_settings(run, {"second": "null"}).second is None
     with pytest.raises(ConfigError, match="plan is a group of settings, not a value; got 'null'"):
         with_settings(run, {"plan": "null"})
+
+
+class Needs(Config):
+    length: int
+    """required"""
+    share: float = 0.5
+    """not required"""
+
+
+class Half(Config):
+    later: ClassVar[frozenset[str]] = frozenset({"extra"})
+    plan: Plan = Plan(images=7, share=0.25)
+    """a default that is not its class's"""
+    extra: Needs | None = None
+    """may be left out, and came later"""
+
+
+def test_a_group_that_is_left_out_is_made_of_what_is_given_inside_it():
+    made = with_settings(Half(), {"extra.share": "0.75", "extra.length": "3"}).extra
+    assert made == Needs(length=3, share=0.75)
+    assert with_settings(Half(extra=made), {"extra.share": "0.5"}).extra == Needs(length=3)
+    whole = with_settings(Half(), {"extra.share": "0.75", "extra": "{length: 4}"}).extra
+    assert whole == Needs(length=4, share=0.75)
+    for settings, says in (
+        ({"extra.share": "1"}, "extra.length is required and was not given."),
+        ({"extra.lenght": "1"}, "Unknown setting 'extra.lenght'. Did you mean 'extra.length'?"),
+        ({"extra.length": "many"}, "extra.length takes a whole number; got 'many'."),
+        ({"extra.length.x": "1"}, "Unknown setting 'extra.length.x'"),
+        ({"extra": "null", "extra.length": "1"}, "extra=null and extra.length exclude each other"),
+        ({"extra": "5"}, "extra is a group of settings, not a value; got '5'. Set one of: extra.length, extra.share."),
+    ):
+        with pytest.raises(ConfigError) as error:
+            with_settings(Half(), settings)
+        assert str(error.value).startswith(says)
+
+
+def test_values_of_a_file_are_completed_before_they_are_judged():
+    assert merged(Half, {}, {"plan.share": "1"}).plan == Plan(images=7, share=1)
+    assert merged(Half, {"extra": {"share": 0.1}}, {"extra.length": "2"}).extra == Needs(length=2, share=0.1)
+    assert merged(Half, {"plan": {"share": 0.1}}, {"plan.passes": "2"}).plan == Plan(images=None, passes=2, share=0.1)
+    assert merged(Run, {"shape": {"kind": "square"}}, {"shape.side": "5"}).shape == Square(side=5)
+    assert merged(Run, {"shape": {"kind": "square", "side": 9}}, {"shape.kind": "round"}).shape == Round()
+    with pytest.raises(ConfigError, match=r"shape\.kind must be one of"):
+        merged(Run, {"shape": {"kind": "oval"}}, {"shape.side": "5"})
+    with pytest.raises(ConfigError, match=r"^plan"):
+        merged(Run, {"plan": 5}, {"plan.share": "1"})
+
+
+def test_values_by_their_path():
+    values = {"plan": {"share": 0.1}, "extra": None}
+    paths_and_values = {
+        "plan.share": 0.1,
+        "plan.images": 10,
+        "extra.share": 0.5,
+        "extra.length": None,
+        "no.where": None,
+    }
+    assert {path: value_at(Half, values, path) for path in paths_and_values} == paths_and_values
+    assert value_at(Half, {}, "plan.images") == 7
+
+
+def test_what_came_later_leaves_the_fingerprint_alone_until_it_is_used():
+    assert science(Half()) == {"plan": science(Plan(images=7, share=0.25))}
+    assert science(Half(extra=Needs(length=1)))["extra"] == {"length": 1, "share": 0.5}

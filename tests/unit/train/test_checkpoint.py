@@ -20,6 +20,7 @@ from dinoforge.base.schedule import Cosine
 from dinoforge.model.heads import HeadConfig
 from dinoforge.train import checkpoint, shards
 from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.train.gram import GramConfig
 from dinoforge.train.loop import fit
 from dinoforge.train.optim import named_state, optimizer
 from dinoforge.train.parallel import StepSpeed, shard
@@ -346,6 +347,52 @@ def test_other_networks_are_refused(two, world, other, difference):
         assert said.startswith(f"Checkpoint {two / 'step_000000009'} belongs to other networks: ")
         assert re.search(difference, said)
         assert len(said) < 800  # a few of hundreds of differences
+
+
+GRAM = {**TWO_HEADS, "gram": GramConfig(from_share=0.0)}
+LARGER = VIT.model_copy(update={"pixels": 24})
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=several)])
+def test_a_stage_at_another_size_begins_with_the_same_networks(tmp_path, world):
+    """All of them, read by any number of ranks: at the new size features are what they were, heads and centres untouched."""
+    step, adamw = trained(**GRAM)
+    folder = Checkpoints(tmp_path, keep=3)
+    folder.save(step, adamw, {"step": 2})
+    x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+    def begun():
+        later = pretrain(backbone=LARGER, **GRAM)
+        folder.begin_from(folder.latest(), later, later.fitted)
+        with torch.no_grad():
+            seen = [backbone(x).patches for backbone in backbones(later)]
+        state = {name: tensor.clone() for name, tensor in later.state_dict().items()}
+        shard(later, StepSpeed(), CPU, "fp32")  # as the run does then
+        return seen, state
+
+    def backbones(one):
+        return [role.backbone.eval() for role in (one.student, one.teacher, one.gram)]
+
+    with torch.no_grad():
+        want = [backbone(x).patches for backbone in backbones(step)]
+    assert not torch.equal(want[0], want[1])
+    for seen, state in [begun()] if world == 1 else on_ranks(world, begun):
+        for mine, theirs in zip(seen, want, strict=True):
+            assert torch.equal(mine, theirs)
+        for name, tensor in step.state_dict().items():
+            assert name.endswith("pos_embed") or torch.equal(state[name], tensor), name
+
+
+def test_a_stage_does_not_begin_with_other_networks(tmp_path):
+    step, adamw = trained()
+    folder = Checkpoints(tmp_path, keep=3)
+    folder.save(step, adamw, {"step": 2})
+    other = pretrain(backbone=LARGER, targets=CentringConfig())
+    with pytest.raises(RunError, match=r"belongs to other networks: student\.ibot_head\.\S+ is unknown"):
+        folder.begin_from(folder.latest(), other, other.fitted)
+    wider = pretrain(backbone=LARGER, **TWO_HEADS | {"patch_head": HeadConfig(prototypes=41, hidden=12, bottleneck=6)})
+    with pytest.raises(RunError, match=r"belongs to other networks: student\.ibot_head\.\S+ is \[40\S*.*, not \[41"):
+        folder.begin_from(folder.latest(), wider, wider.fitted)
 
 
 def test_a_patch_head_that_is_not_in_it_is_named(tmp_path):
