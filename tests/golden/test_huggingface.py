@@ -9,6 +9,7 @@ from recorded import Case, config, files, needs_recordings
 from test_vit import FORWARD, vit_config
 
 from dinoforge.model import huggingface
+from dinoforge.model.layouts import write_layout
 from dinoforge.model.official import unchunked
 
 pytestmark = needs_recordings
@@ -64,7 +65,7 @@ def test_features(path, name, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra `interop`")
     recorded = json.loads(path.read_text())[name]
     file, state = weights(name)
-    huggingface.write(tmp_path / "hf", vit_config(config(file)), state)
+    write_layout(tmp_path / "hf", huggingface.compose(vit_config(config(file)), state))
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
     image = Case(file, "native/in/")["image"]
     with torch.no_grad():

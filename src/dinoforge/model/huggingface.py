@@ -6,19 +6,16 @@ of 0.1, so its features differ a little from the official code's away from the n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dinoforge.base.errors import WeightsError
-from dinoforge.base.files import new_folder, write_json, write_tensors
-from dinoforge.model.layers import NORM_EPS
-from dinoforge.model.official import read_state
+from dinoforge.model.layout import TRAINING_ONLY, Composed, Layout, Parsed
+from dinoforge.model.official import config_of
 from dinoforge.model.vit import VitConfig
 
 KINDS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
@@ -60,33 +57,36 @@ _PARTS = {
 _BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 
 
-def read(folder: Path) -> tuple[VitConfig, dict[str, Tensor]]:
-    """Architecture and tensors, under official names, of a folder that ``save_pretrained`` wrote.
+def knows(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are its names."""
+    return any(name.endswith("embeddings.position_embeddings") for name in state)
+
+
+def parse(state: Mapping[str, Tensor], settings: Mapping[str, Any] | None, name: str) -> Parsed:
+    """Architecture and tensors, under official names.
 
     Raises:
-        WeightsError: Another kind of model, or no weights.
+        WeightsError: Another kind of model.
     """
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{folder / 'config.json'} is no JSON: {error}") from None
-    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()]
-    if not files:
-        raise WeightsError(f"{folder} has neither model.safetensors nor pytorch_model.bin.")
-    return config_from(settings), from_names(read_state(files[0]))
+    found = from_names(state)
+    dropped = {key: "a classifier on top" for key in state if key.startswith("classifier.")}
+    if settings is not None:
+        return Parsed(config_from(settings), found, dropped)
+    # A file alone tells what its shapes tell; the class with registers antialiases, the other does not.
+    known = {"position_offset": 0.0, "position_antialias": "register_tokens" in found}
+    return Parsed(config_of(found, name, known), found, dropped)
 
 
-def write(folder: Path, config: VitConfig, state: Mapping[str, Tensor]) -> None:
-    """A folder that ``from_pretrained`` reads.
+def compose(config: VitConfig, state: Mapping[str, Tensor]) -> Composed:
+    """Settings and tensors that ``from_pretrained`` reads.
 
     Raises:
         WeightsError: Something that Hugging Face's classes cannot express.
     """
     settings = config_to(config)
     settings["architectures"] = [KINDS[settings["model_type"]]]
-    with new_folder(folder) as place:
-        write_json(place / "config.json", settings)
-        write_tensors(place / "model.safetensors", to_names(state), metadata={"format": "pt"})
+    local = {name: TRAINING_ONLY for name in state if name.startswith("local_cls_norm.")}
+    return Composed(to_names(state), local, settings)
 
 
 def config_from(settings: Mapping[str, Any]) -> VitConfig:
@@ -111,6 +111,7 @@ def config_from(settings: Mapping[str, Any]) -> VitConfig:
             "ffn_ratio": settings.get("mlp_ratio", 4),
             "layerscale": settings.get("layerscale_value", 1.0) or 1.0,
             "qkv_bias": settings.get("qkv_bias", True),
+            "norm_eps": settings.get("layer_norm_eps", 1e-6),
             "position_offset": 0.0,
             "position_antialias": kind == "dinov2_with_registers",
         }
@@ -143,18 +144,14 @@ def config_to(config: VitConfig) -> dict[str, Any]:
         "mlp_ratio": int(config.ffn_ratio) if config.ffn_ratio == int(config.ffn_ratio) else config.ffn_ratio,
         "layerscale_value": config.layerscale,
         "qkv_bias": config.qkv_bias,
-        "layer_norm_eps": NORM_EPS,
+        "layer_norm_eps": config.norm_eps,
         "hidden_act": "gelu",
         **registers,
     }
 
 
 def from_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under official names; queries, keys and values become one matrix.
-
-    Raises:
-        WeightsError: A name that no backbone has.
-    """
+    """Tensors under official names; queries, keys and values become one matrix. Names that it does not have stay."""
     found: dict[str, Tensor] = {}
     joined: dict[str, dict[int, Tensor]] = {}
     for full, value in state.items():
@@ -163,8 +160,8 @@ def from_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue  # a classification head on top
         official, place = _official(name)
         if official is None:
-            raise WeightsError(f"tensor {full!r} is part of no Dinov2 backbone.")
-        if place is None:
+            found[full] = value
+        elif place is None:
             found[official] = value
         else:
             joined.setdefault(official, {})[place] = value
@@ -214,3 +211,6 @@ def to_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             theirs = next(t for t, ours in _INSIDE.items() if inside == ours or inside.startswith(ours + "."))
             found[start + theirs + inside[len(_INSIDE[theirs]) :]] = value
     return found
+
+
+LAYOUT = Layout("Hugging Face Dinov2", "huggingface", "table", knows, parse, compose)

@@ -21,8 +21,6 @@ from dinoforge.model.attention import Shapes, Way, attend_packed
 from dinoforge.model.features import Subset
 from dinoforge.model.rope import rotated
 
-NORM_EPS = 1e-6
-
 
 def subset_rows(rows: int, rate: float) -> int:
     """How many of ``rows`` samples keep a branch at a drop rate; at least one (DINOv2 training code)."""
@@ -178,12 +176,14 @@ class NoScale(nn.Module):
 class Block(nn.Module):
     """``x + ls1 * attn(norm1(x))``, then ``x + ls2 * mlp(norm2(x))``; a branch may be computed for some samples only."""
 
-    def __init__(self, width: int, attn: nn.Module, mlp: nn.Module, *, layerscale: float | None) -> None:
+    def __init__(
+        self, width: int, attn: nn.Module, mlp: nn.Module, *, layerscale: float | None, norm_eps: float = 1e-6
+    ) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = LayerNorm(width, eps=norm_eps)
         self.attn = attn
         self.ls1 = NoScale() if layerscale is None else LayerScale(width, layerscale)
-        self.norm2 = LayerNorm(width, eps=NORM_EPS)
+        self.norm2 = LayerNorm(width, eps=norm_eps)
         self.mlp = mlp
         self.ls2 = NoScale() if layerscale is None else LayerScale(width, layerscale)
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from dinoforge.base.config import Config
 from dinoforge.model.features import Features, Inputs
 from dinoforge.model.layers import (
-    NORM_EPS,
     Attention,
     Block,
     LayerScale,
@@ -67,6 +66,8 @@ class VitConfig(Config):
     """Bias of the attention's output."""
     ffn_bias: bool = True
     """Biases of the feed-forward layer."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Added to the variance in every norm; 1e-6 in DINOv2, 1e-5 in DINOv3's weights."""
     positions: Literal["table", "rope"] = "table"
     """``table``: learnt, added to the patches; ``rope``: rotary, in every block, for any image size and shape (DINOv3)."""
     position_offset: float = Field(default=0.1, ge=0)
@@ -144,9 +145,9 @@ class Vit(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         if config.untie_local_norm:
-            self.local_cls_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+            self.local_cls_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -334,4 +335,4 @@ def _block(config: VitConfig) -> Block:
         mlp = SwiGlu(config.width, swiglu_hidden(hidden), bias=config.ffn_bias)
     else:
         mlp = Mlp(config.width, hidden, bias=config.ffn_bias)
-    return Block(config.width, attn, mlp, layerscale=config.layerscale)
+    return Block(config.width, attn, mlp, layerscale=config.layerscale, norm_eps=config.norm_eps)

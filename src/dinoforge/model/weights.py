@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dinoforge.base.config import Config, Ranges
 from dinoforge.base.errors import ConfigError, WeightsError, closest
 from dinoforge.base.files import new_folder, write_json, write_tensors, write_text
-from dinoforge.model.official import config_of, read_state, strip
+from dinoforge.model.official import read_state
 from dinoforge.model.table import BACKBONES, empty
 
 _ADVICE = "give a folder with backbone.safetensors, a run, a Hugging Face folder, or a .pth or .safetensors file"
@@ -116,8 +116,13 @@ def load_backbone(path: str | Path) -> Backbone:
     Raises:
         WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit (they are named).
     """
-    from dinoforge.model import huggingface
+    from dinoforge.model.layouts import open_layout
 
+    if str(path).startswith(("hf:", "timm:")):
+        raise WeightsError(
+            f"backbone {path} can be used frozen only (evaluate, embed, pca, match). To train from weights of DINOv2 or "
+            "DINOv3, convert them first."
+        )
     place = Path(path).expanduser()
     if not place.exists():
         raise WeightsError(f"backbone {path} does not exist; {_ADVICE}.")
@@ -125,14 +130,18 @@ def load_backbone(path: str | Path) -> Backbone:
         place = place / "backbone"  # a run
     if place.is_dir() and (place / "backbone.json").exists():
         return _load_folder(place)
-    if place.is_dir():
-        if (place / "config.json").exists():
-            config, state = huggingface.read(place)
-            return _assemble(place, config, state, Preprocessing.usual(config.channels))
+    if place.is_dir() and not (place / "config.json").exists():
         raise WeightsError(f"{path} holds no backbone; {_ADVICE}.")
-    state = strip(read_state(place))
-    config = config_of(state, place)
-    return _assemble(place, config, state, Preprocessing.usual(config.channels))
+    parsed = open_layout(place).parsed
+    return assembled(str(place), parsed.config, parsed.state, preprocessing_beside(place, parsed.config.channels))
+
+
+def preprocessing_beside(place: Path, channels: int) -> Preprocessing:
+    """What the image processor beside the weights does, as far as ours can; the usual where there is none."""
+    from dinoforge.model.processor import FILE, read_processor
+
+    file = (place if place.is_dir() else place.parent) / FILE
+    return read_processor(file, channels)[0] if file.exists() else Preprocessing.usual(channels)
 
 
 def _load_folder(folder: Path) -> Backbone:
@@ -150,7 +159,7 @@ def _load_folder(folder: Path) -> Backbone:
             f"{folder / 'backbone.json'} does not describe a backbone: it takes {config.channels} channels, its "
             f"preprocessing gives {preprocessing.channels}."
         )
-    found = _assemble(folder, config, read_state(folder / "backbone.safetensors"), preprocessing)
+    found = assembled(str(folder), config, read_state(folder / "backbone.safetensors"), preprocessing)
     mark = fingerprint(architecture, found.module.state_dict())
     if mark != facts.get("fingerprint"):
         raise WeightsError(
@@ -159,17 +168,28 @@ def _load_folder(folder: Path) -> Backbone:
     return Backbone(found.module, config, preprocessing, dict(facts.get("lineage", {})), found.loaded, known=mark)
 
 
-def _assemble(place: Path, config: Config, state: Mapping[str, Tensor], preprocessing: Preprocessing) -> Backbone:
+def assembled(name: str, config: Config, state: Mapping[str, Tensor], preprocessing: Preprocessing) -> Backbone:
+    """A backbone of these tensors.
+
+    Raises:
+        WeightsError: They do not fit.
+    """
     module = empty(config)
-    loaded = load_into(module, state, name=str(place))
-    return Backbone(module.eval(), config, preprocessing, {"weights": str(place)}, loaded)
+    loaded = load_into(module, state, name=name)
+    return Backbone(module.eval(), config, preprocessing, {"weights": name}, loaded)
+
+
+class Misfits(WeightsError):
+    """Tensors that do not fit; all of them by name in ``names``."""
+
+    names: tuple[str, ...] = ()
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> str:
     """Copy every tensor of ``state`` into its place; ``n/n tensors`` when all fit.
 
     Raises:
-        WeightsError: A tensor is missing, left over or of another shape; the first of each kind are named.
+        Misfits: A tensor is missing, left over or of another shape; the first of each kind are named.
     """
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in state]
@@ -183,7 +203,9 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> s
     if missing or left or shapes:
         parts = [("missing", missing), ("left over", left), ("of another shape", shapes)]
         told = "; ".join(f"{len(v)} {what}: {', '.join(v[:4])}{' …' if len(v) > 4 else ''}" for what, v in parts if v)
-        raise WeightsError(f"{name}: {fits}/{len(wanted)} tensors fit. {told}.")
+        error = Misfits(f"{name}: {fits}/{len(wanted)} tensors fit. {told}.")
+        error.names = tuple(f"{what}: {one}" for what, v in parts for one in v)
+        raise error
     module.load_state_dict(dict(state), strict=True)
     return f"{fits}/{len(wanted)} tensors"
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dinoforge.model import huggingface
+from dinoforge.model.layouts import write_layout
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import load_backbone
@@ -75,7 +76,7 @@ def test_ours_in_theirs(registers, ffn, tmp_path):
         position_antialias=registers > 0,
     )  # fmt: skip
     ours = shaken(build(config, seed=3))
-    huggingface.write(tmp_path / "there", config, ours.state_dict())
+    write_layout(tmp_path / "there", huggingface.compose(config, ours.state_dict()))
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "there").eval()
     for height, width in IMAGES.values():
         image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))

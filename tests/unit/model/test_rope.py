@@ -9,10 +9,12 @@ import torch
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.model import huggingface, vit
 from dinoforge.model.features import Inputs, Subset
+from dinoforge.model.layouts import write_layout
 from dinoforge.model.rope import rotated, turns
 from dinoforge.model.table import build, empty
 from dinoforge.model.toy import ToyConfig
 from dinoforge.model.vit import VitConfig
+from dinoforge.model.weights import load_backbone
 
 CPU = torch.device("cpu")
 SIZES = {"square": (32, 32), "flat": (16, 40), "tall": (24, 8), "one patch": (8, 8)}
@@ -258,12 +260,10 @@ def test_export_to_classes_without_rotary_positions(tmp_path):
     """They are refused; a norm that only training uses is left out."""
     rotary, untied = ROPE, VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16, untie_local_norm=True)
     with pytest.raises(WeightsError, match=r"no form for backbone.positions=rope"):
-        huggingface.write(tmp_path / "a", rotary, build(rotary, seed=0).state_dict())
+        huggingface.compose(rotary, build(rotary, seed=0).state_dict())
     module = build(untied, seed=0)
-    huggingface.write(tmp_path / "b", untied, module.state_dict())
-    config, state = huggingface.read(tmp_path / "b")
-    again = build(config, seed=1)
-    again.load_state_dict(state)
+    write_layout(tmp_path / "b", huggingface.compose(untied, module.state_dict()))
+    again = load_backbone(tmp_path / "b").module
     x = made(1, 3, 16, 16)
     torch.testing.assert_close(again(x).image, module(x).image)
 
