@@ -22,14 +22,14 @@ __all__ = ["load", "open_source", "prepared"]
 
 
 def load(backbone: str | Path) -> Any:
-    """A frozen backbone: a folder of ours, a run, a Hugging Face folder, or a file of official weights.
+    """A frozen backbone: a folder of ours, a run, weights in any layout that ``convert`` reads, hf:FOLDER or timm:NAME.
 
     Raises:
         WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit.
     """
-    from dinoforge.model.weights import load_backbone
+    from dinoforge.model.foreign import open_backbone
 
-    return load_backbone(backbone).module.requires_grad_(False).eval()
+    return open_backbone(backbone).module.requires_grad_(False).eval()
 
 
 def prepared(backbone: str | Path, images: Sequence[np.ndarray]) -> Tensor:
@@ -38,9 +38,9 @@ def prepared(backbone: str | Path, images: Sequence[np.ndarray]) -> Tensor:
 
     from dinoforge.data.augment import centre
     from dinoforge.features.extract import normalised
-    from dinoforge.model.weights import load_backbone
+    from dinoforge.model.foreign import open_backbone
 
-    how = load_backbone(backbone).preprocessing
+    how = open_backbone(backbone).preprocessing
     views = torch.stack([centre(image, short_side=how.short_side, side=how.side) for image in images])
     return normalised(views, how)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dinoforge.base.errors import ConfigError
 from dinoforge.report.attention import attention_picture
 from dinoforge.verbs.looking import Drawn, look, picture_name, wanted
 
@@ -21,5 +22,7 @@ def attention(
     """
     path = picture_name(out, (".png",))
     seen = look(backbone, images, wanted(count, row), side=side, out=out)
+    if not seen.attention.shape[1]:
+        raise ConfigError(f"backbone={backbone} does not show its attention; a backbone of ours does.")
     attention_picture(path, seen.images, seen.attention)
     return Drawn(path=out, images=seen.ids)

@@ -30,7 +30,7 @@ def embed(*, backbone: str, data: str, out: str, tokens: str = "image", precisio
     """Write the features of every image: features.npy (any NumPy reads it), ids.parquet, features.json.
 
     Args:
-        backbone: A backbone folder, a run, a Hugging Face folder, or a file of official weights.
+        backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
         data: Images: a folder, a Parquet file, toy://species.
         out: Folder to write; one that holds features is replaced.
         tokens: image (one vector an image) or patches (a grid of them).

@@ -28,7 +28,7 @@ def evaluate(
     """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
 
     Args:
-        backbone: A backbone folder, a run, a Hugging Face folder, or a file of official weights.
+        backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
         tasks: Names joined by commas; knn.
         data: Labelled images with train and test (or val) splits; without splits every fifth is asked.
         train: Labelled images that vote, instead of data.

@@ -29,7 +29,7 @@ def match(
     """Draw lines between the patches of two images that are each other's nearest neighbour, the most salient ones.
 
     Args:
-        backbone: A backbone folder, a run, a Hugging Face folder, or a file of official weights.
+        backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
         images: Images: a folder, a Parquet file, toy://species.
         out: PNG or SVG file to write.
         first: Id, or number from 0, of one image.

@@ -6,12 +6,13 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import choose_precision, device
 from dinoforge.base.log import say
 from dinoforge.features.extract import Extraction
-from dinoforge.model.weights import Backbone, load_backbone
+from dinoforge.model.foreign import open_backbone
+from dinoforge.model.weights import Backbone
 
 
 def opened(address: str) -> Backbone:
     """The backbone at an address; how many of its tensors were found is said."""
-    found = load_backbone(address)
+    found = open_backbone(address)
     say(f"{address}: {found.loaded}")
     return found
 

@@ -12,7 +12,7 @@ def pca(
     """Draw patch features as colours over several images together: equal colours are equal parts, dark grey is background.
 
     Args:
-        backbone: A backbone folder, a run, a Hugging Face folder, or a file of official weights.
+        backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
         images: Images: a folder, a Parquet file, toy://species.
         out: PNG file to write.
         count: First so many images.

@@ -1,0 +1,351 @@
+"""Vision models of other libraries as frozen backbones: any of Hugging Face's (``hf:``) and of timm's (``timm:``).
+
+What they give becomes ``Features``: tokens before the patches are the image token and registers; maps of convolutional
+networks are patches. They are used frozen, and no code that comes with weights is ever run. Nothing is downloaded: a model is
+a local folder, or a name whose files are in the library's own cache.
+
+Axes: B images, C channels, Y by X pixels, H by W patches, D channels of a token, T tokens.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from dinoforge.base.config import Config
+from dinoforge.base.errors import ConfigError, UserError, WeightsError
+from dinoforge.base.log import say
+from dinoforge.model.features import Features
+from dinoforge.model.weights import Backbone, Preprocessing, load_backbone
+
+_MOST_PREFIX = 32
+"""Tokens before the patches at most."""
+
+
+class ForeignConfig(Config):
+    """What is known of a model of another library."""
+
+    kind: Literal["foreign"] = "foreign"
+    """Which backbone."""
+    model: str
+    """Its library, ``hf`` or ``timm``, and the name of its class there."""
+    width: int = Field(gt=0)
+    """Channels of a token."""
+    patch: int = Field(gt=0)
+    """Side of what one patch or cell of a map stands for, in pixels."""
+    pixels: int = Field(gt=0)
+    """Image side that it is described with."""
+    channels: int = Field(default=3, gt=0)
+    """Channels of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a library's model gives."""
+
+    tokens: Float[Tensor, "B T D"] | Float[Tensor, "B D H W"]
+    """Tokens, or a map."""
+    prefix: int
+    """Tokens before the patches."""
+    image: Float[Tensor, "B d"] | None
+    """One vector an image, where the model has one of its own; else the first token, or the mean of the patches."""
+
+
+class Foreign(nn.Module):
+    """A frozen model of another library: images in, ``Features`` out, without gradients."""
+
+    def __init__(self, address: str, model: nn.Module, run: Callable[[Tensor], Output]) -> None:
+        super().__init__()
+        self.address, self.model, self._run = address, model.requires_grad_(False), run
+        self.width, self.patch = 0, 1
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Foreign:
+        """Stays frozen.
+
+        Raises:
+            ConfigError: Training is asked for.
+        """
+        if mode:
+            raise ConfigError(f"{self.address} is a frozen backbone and cannot be trained; convert its weights first.")
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "B C Y X"]) -> Features:
+        """Features of normalised images.
+
+        Raises:
+            ConfigError: It does not take images of this size.
+        """
+        try:
+            found = self._run(images)
+        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            size, told = "x".join(str(n) for n in images.shape[1:]), (str(error).splitlines() or [""])[0][:120]
+            raise ConfigError(
+                f"{self.address} does not take images of {size} (channels, rows, columns): {told}"
+            ) from None
+        return features(found, (images.shape[-2], images.shape[-1]))
+
+    def class_attention(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 0 H W"]:
+        """None of its heads: other libraries do not show them alike."""
+        return images.new_zeros(len(images), 0, *self.forward(images).patches.shape[1:3], dtype=torch.float32)
+
+
+def features(found: Output, size: tuple[int, int]) -> Features:
+    """Ours from what a model gave for images of this size, in pixels.
+
+    Raises:
+        ValueError: Tokens that lie on no grid.
+    """
+    tokens = found.tokens
+    if tokens.ndim == 4:
+        patches, before = tokens.permute(0, 2, 3, 1), tokens.new_zeros(len(tokens), 0, tokens.shape[1])
+    else:
+        before, rest = tokens[:, : found.prefix], tokens[:, found.prefix :]
+        patches = rest.unflatten(1, grid_of(rest.shape[1], size))
+    image = found.image
+    if image is None or image.shape[-1] != patches.shape[-1]:
+        image = before[:, 0] if before.shape[1] else patches.mean((1, 2))
+    return Features(image, before[:, 1:], patches)
+
+
+def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of so many patches in an image of this size; what a patch does not fill is cut off, or filled up.
+
+    Raises:
+        ValueError: No side of a patch gives as many.
+    """
+    height, width = size
+    for patch in range(min(size), 0, -1):
+        for rows, columns in ((height // patch, width // patch), (-(-height // patch), -(-width // patch))):
+            if rows * columns == tokens:
+                return rows, columns
+    raise ValueError(f"its {tokens} patch tokens are no grid in an image of {height}x{width}.")
+
+
+def open_backbone(address: str | Path) -> Backbone:
+    """A backbone to use frozen: what ``load_backbone`` opens, and ``hf:FOLDER``, ``hf:OWNER/NAME``, ``timm:NAME``.
+
+    Raises:
+        WeightsError: Nothing there, unsafe, damaged, or no vision model.
+        ConfigError: The extra is not installed.
+    """
+    library, colon, name = str(address).partition(":")
+    if not colon or library not in _DOORS:
+        return load_backbone(address)
+    if not name:
+        raise WeightsError(f"backbone {address} names no model; write {library}:FOLDER or {library}:NAME.")
+    return _DOORS[library](str(address), name)
+
+
+def _installed(address: str, name: str) -> Any:
+    """A library by its name.
+
+    Raises:
+        ConfigError: It is absent.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if name == "timm":
+            told = f"pip install timm (it brings torchvision; {error})"
+        else:
+            told = f'pip install "dinoforge[interop]" ({error})'
+        raise ConfigError(f"backbone {address} needs {name}, which is not installed: {told}.") from None
+
+
+def _finished(address: str, module: Foreign, preprocessing: Preprocessing, model: str, channels: int) -> Backbone:
+    """The backbone, once it has been seen to give the same features twice.
+
+    Raises:
+        WeightsError: It does not, or gives none.
+    """
+    side = preprocessing.side
+    noise = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    first, again = module(noise), module(noise)
+    if not torch.allclose(first.patches, again.patches, atol=1e-4) or not torch.isfinite(first.image).all():
+        raise WeightsError(
+            f"{address} gives other features each time, or none that are finite; it cannot be used frozen."
+        )
+    module.width, module.patch = first.patches.shape[-1], max(round(side / first.patches.shape[1]), 1)
+    config = ForeignConfig.build(
+        {"model": model, "width": module.width, "patch": module.patch, "pixels": side, "channels": channels}
+    )
+    count = sum(1 for _ in module.model.state_dict())
+    return Backbone(
+        module, config, preprocessing, {"weights": address}, f"{count}/{count} tensors of {config.model}, frozen"
+    )
+
+
+def _hf(address: str, name: str) -> Backbone:
+    """A vision model of Hugging Face's, from its folder or its cache."""
+    transformers = _installed(address, "transformers")
+    folder = _hf_folder(address, name)
+    model = _hf_model(transformers, address, folder)
+    config = model.config
+    channels = int(getattr(config, "num_channels", 3) or 3)
+    preprocessing = _hf_preprocessing(address, folder, config, channels)
+    prefix = _hf_prefix(model, config)
+
+    def run(images: Tensor) -> Output:
+        native = getattr(config, "image_size", None)
+        other = native is not None and tuple(images.shape[-2:]) not in {(native, native), tuple(_pair(native))}
+        more = {"interpolate_pos_encoding": True} if other and _takes(model, "interpolate_pos_encoding") else {}
+        out = model(pixel_values=images, **more)
+        tokens = getattr(out, "last_hidden_state", None)
+        if tokens is None:
+            raise ValueError(f"{type(model).__name__} gives no last_hidden_state, so it is no vision encoder.")
+        before = prefix if tokens.ndim == 3 else 0
+        pooled = getattr(out, "pooler_output", None)
+        after = getattr(model, "post_layernorm", None)  # CLIP's: its last norm is applied to the class token alone
+        image = after(tokens[:, 0]) if before and after is not None else None
+        if not before and pooled is not None:
+            image = pooled.flatten(1)
+        return Output(tokens, before, image)
+
+    module = Foreign(address, model, run)
+    return _finished(address, module, preprocessing, f"hf {type(model).__name__}", channels)
+
+
+def _hf_folder(address: str, name: str) -> Path:
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    hub = _installed(address, "huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(name, local_files_only=True))
+    except Exception:  # a name that is none, or one whose files are not there
+        raise WeightsError(
+            f"backbone {address}: {name} is no folder and not in Hugging Face's cache; download it first (hf download {name})."
+        ) from None
+
+
+def _hf_model(transformers: Any, address: str, folder: Path) -> Any:
+    """The vision encoder, every tensor of it from the file."""
+    if not (folder / "config.json").exists():
+        raise WeightsError(f"backbone {address}: {folder} has no config.json, so it is no Hugging Face model.")
+    try:
+        model, told = transformers.AutoModel.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+        )
+    except UserError:
+        raise
+    except Exception as error:  # a library of hundreds of models can raise anything
+        line = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise WeightsError(f"backbone {address} cannot be opened: {line}") from None
+    missing = sorted(name for name in told["missing_keys"] if not _unused(name))
+    vision = getattr(model, "vision_model", model)  # of a model of pictures and words
+    if missing:
+        raise WeightsError(f"backbone {address}: {len(missing)} tensors are missing: {', '.join(missing[:4])} …")
+    if getattr(vision, "main_input_name", "pixel_values") != "pixel_values":
+        raise WeightsError(f"backbone {address} is a {type(model).__name__}, which does not take pictures.")
+    return vision.eval()
+
+
+def _unused(name: str) -> bool:
+    """Whether features do without this tensor: ``ViTModel`` has a pooler that few weights bring, and we do not read it."""
+    return name.startswith("pooler.dense.") or name.endswith(("mask_token", "position_ids"))
+
+
+def _takes(model: Any, argument: str) -> bool:
+    return argument in model.forward.__code__.co_varnames or argument in str(model.forward.__doc__)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
+
+
+def _hf_prefix(model: Any, config: Any) -> int:
+    """Tokens before the patches: those of a class and of registers that the embedding layer has."""
+    tokens = 0
+    for name, parameter in model.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if last in {"cls_token", "class_embedding", "distillation_token"}:
+            tokens += 1
+        elif last == "register_tokens":
+            tokens += int(parameter.shape[-2])
+    return min(tokens, _MOST_PREFIX)
+
+
+def _hf_preprocessing(address: str, folder: Path, config: Any, channels: int) -> Preprocessing:
+    from dinoforge.model.processor import FILE, read_processor
+
+    if (folder / FILE).exists():
+        found, differs = read_processor(folder / FILE, channels)
+        for line in differs:
+            say(f"{address}: {line}.")
+        return found
+    side = _pair(getattr(config, "image_size", None) or 224)[0]
+    say(f"{address}: no {FILE}; ImageNet's mean and std, {side} pixels.")
+    usual = Preprocessing.usual(channels)
+    return usual.model_copy(update={"side": side, "short_side": round(side * usual.short_side / usual.side)})
+
+
+def _timm(address: str, name: str) -> Backbone:
+    """A model of timm's, from its cache, or from a folder in its form."""
+    timm = _installed(address, "timm")
+    place = Path(name).expanduser()
+    try:
+        with _offline():
+            model = timm.create_model(f"local-dir:{place}" if place.is_dir() else name, pretrained=True, num_classes=0)
+    except Exception as error:  # as above
+        line = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise WeightsError(f"backbone {address} cannot be opened: {line} (nothing is downloaded here)") from None
+    model = model.eval()
+    facts = timm.data.resolve_model_data_config(model)
+    channels, side = int(facts["input_size"][0]), int(facts["input_size"][-1])
+    if facts.get("interpolation", "bicubic") != "bicubic":
+        say(f"{address}: it resamples {facts['interpolation']}; here it is bicubic.")
+    preprocessing = Preprocessing.build(
+        {
+            "channels": channels,
+            "side": side,
+            "short_side": math.floor(side / facts.get("crop_pct", 1.0)),
+            "mean": tuple(facts["mean"]),
+            "std": tuple(facts["std"]),
+        }
+    )
+
+    def run(images: Tensor) -> Output:
+        tokens = model.forward_features(images)
+        if tokens.ndim == 4 and str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC"):
+            tokens = tokens.permute(0, 3, 1, 2)
+        image = model.forward_head(tokens, pre_logits=True)
+        return Output(tokens, int(getattr(model, "num_prefix_tokens", 0)), image if image.ndim == 2 else None)
+
+    return _finished(
+        address,
+        Foreign(address, model, run),
+        preprocessing,
+        f"timm {type(model).__name__}",
+        channels,
+    )
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's client reads its cache alone."""
+    try:
+        constants: Any = importlib.import_module("huggingface_hub.constants")
+    except ImportError:
+        yield
+        return
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+_DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm}
