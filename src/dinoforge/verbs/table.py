@@ -7,6 +7,7 @@ from typing import Any
 
 from dinoforge.runs import pretrain
 from dinoforge.verbs.attention import attention
+from dinoforge.verbs.convert import convert
 from dinoforge.verbs.demo import demo
 from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
@@ -20,7 +21,7 @@ from dinoforge.verbs.scan import scan
 from dinoforge.verbs.stats import stats
 
 _VERBS = (
-    doctor, scan, stats, plan, pretrain, evaluate, embed, pca, attention, match, report, recipes, schema, demo,
+    doctor, scan, stats, plan, pretrain, convert, evaluate, embed, pca, attention, match, report, recipes, schema, demo,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})

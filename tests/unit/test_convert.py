@@ -1,0 +1,276 @@
+"""The verb ``convert``, and foreign backbones through the verbs that use one: what is said, written and refused."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dinoforge.cli import execute
+from dinoforge.model.table import build
+from dinoforge.model.toy import ToyConfig
+from dinoforge.model.vit import VitConfig
+from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
+
+SIZE = {"position_offset": 0.0, "position_antialias": True}
+TABLE = VitConfig(width=64, depth=2, heads=1, patch=8, pixels=32, registers=2, **SIZE)
+ROPE = VitConfig(width=64, depth=2, heads=1, patch=8, registers=2, positions="rope", norm_eps=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ours(path, config=TABLE, **preprocessing):
+    module = build(config, seed=0).eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if not name.endswith("qkv.bias"):
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+    save_backbone(path, Backbone(module, config, Preprocessing(**preprocessing)))
+    return load_backbone(path)
+
+
+def run(capsys, *words):
+    """Status, facts and what was said."""
+    status = execute(["convert", *words, "--json"])
+    shown = capsys.readouterr()
+    return status, json.loads(shown.out.strip().splitlines()[-1]), shown.err
+
+
+def refused(capsys, *words):
+    """The one line of a refusal; nothing is written by it."""
+    before = sorted(Path().iterdir())
+    status, facts, err = run(capsys, *words)
+    assert status == 2, err
+    assert "Traceback" not in err
+    assert sorted(Path().iterdir()) == before
+    assert "\n" not in facts["error"]
+    return facts["error"]
+
+
+@pytest.mark.parametrize("config", [TABLE, ROPE], ids=["table", "rope"])
+@pytest.mark.parametrize(("form", "name"), [("official", "w.pth"), ("official", "w.safetensors"), ("huggingface", "hf"),
+                                            ("timm", "t.safetensors")])  # fmt: skip
+def test_there_and_back(config, form, name, here, capsys):
+    """Tensors bit for bit but for those that are said; features compared with the library that is installed."""
+    before = ours(here / "b", config, short_side=40, side=32)
+    status, facts, err = run(capsys, "from=b", f"to={name}", f"format={form}")
+    count = len(before.module.state_dict())
+    assert status == 0, err
+    assert facts["tensors"] == f"{count}/{count} tensors"
+    assert facts["unmatched"] == []
+    assert f"{count}/{count} tensors" in err
+    if form == "huggingface":
+        pytest.importorskip("transformers")
+        assert facts["max_error"] <= 1e-5
+        assert facts["compared"].lower().startswith("compared with dino")
+    else:
+        assert facts["max_error"] is None
+        assert "not compared" in facts["compared"]
+        assert any("does not hold how pictures are read" in line for line in facts["differs"])
+    status, back, err = run(capsys, f"from={name}", "to=back")
+    assert status == 0, err
+    assert back["layout"] == facts_layout(form, config)
+    assert (back["max_error"] is not None) == (form == "huggingface")
+    after = load_backbone(here / "back")
+    changed = {k for k, v in before.module.state_dict().items() if not torch.equal(after.module.state_dict()[k], v)}
+    said = " ".join(facts["dropped"])
+    assert all(key in said for key in changed)
+    assert (not changed) == (form != "timm")
+    assert (after.preprocessing.short_side == 40) == (form == "huggingface")
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(after.module(x).patches, before.module(x).patches)
+    assert after.lineage["layout"] == back["layout"]
+
+
+def facts_layout(form, config):
+    names = {
+        "official": ("official DINOv2", "official DINOv3"),
+        "huggingface": ("Hugging Face Dinov2", "Hugging Face DINOv3ViT"),
+        "timm": ("timm DINOv2", "timm DINOv3"),
+    }
+    return names[form][config is ROPE]
+
+
+def test_another_size_and_other_channels(here, capsys):
+    before = ours(here / "b")
+    status, facts, _ = run(capsys, "from=b", "to=c", "pixels=48", "channels=5")
+    assert status == 0
+    after = load_backbone(here / "c")
+    assert (after.config.pixels, after.config.channels, after.preprocessing.channels) == (48, 5, 5)
+    assert after.lineage["pixels"] == 48
+    assert facts["fingerprint"] == after.fingerprint != before.fingerprint
+    assert "no multiple of backbone.patch=8" in refused(capsys, "from=b", "to=d", "pixels=45")
+    assert "pixels takes a whole number; got 'many'" in refused(capsys, "from=b", "to=d", "pixels=many")
+    assert "channels must be above 0" in refused(capsys, "from=b", "to=d", "channels=0")
+    assert "channels=3 has no effect" in refused(capsys, "from=b", "to=d", "channels=3")
+
+
+def test_what_is_left_out_is_said(here, capsys):
+    state = {f"backbone.{k}": v for k, v in ours(here / "b").module.state_dict().items()}
+    torch.save({"teacher": state | {"dino_head.last_layer.weight_g": torch.zeros(2, 1)}, "iteration": 3}, "w.pth")
+    status, facts, err = run(capsys, "from=w.pth", "to=c")
+    assert status == 0
+    assert facts["dropped"] == ["iteration (beside teacher)", "dino_head.last_layer.weight_g (no part of the backbone)"]
+    assert "Left out: dino_head.last_layer.weight_g" in err
+    run(capsys, "from=b", "to=t.pth", "format=timm")
+    save_file({**torch.load("t.pth"), "head.weight": torch.zeros(3, 64)}, "t.safetensors")
+    assert "head.weight (a classifier on top)" in run(capsys, "from=t.safetensors", "to=d")[1]["dropped"]
+
+
+def test_what_is_resampled_otherwise_is_said(here, capsys):
+    ours(here / "b", VitConfig(width=64, depth=1, heads=1, patch=8, pixels=32))
+    status, facts, err = run(capsys, "from=b", "to=hf", "format=huggingface")
+    assert status == 0
+    assert facts["differs"] == ["position_offset 0.1 -> 0.0: away from 32 pixels features differ a little"]
+    assert "position_offset 0.1 -> 0.0" in err
+
+
+def test_every_tensor_without_a_place_is_named(here, capsys):
+    state = dict(ours(here / "b").module.state_dict())
+    for name in ("norm1", "norm2"):
+        state[f"blocks.0.{name}.wait"] = state.pop(f"blocks.0.{name}.weight")
+    for number in range(6):
+        state[f"adapter.{number}"] = torch.zeros(1)
+    save_file(state, "w.safetensors")
+    status, facts, err = run(capsys, "from=w.safetensors", "to=c")
+    assert status == 2
+    assert "tensors fit. 2 missing: blocks.0.norm1.weight, blocks.0.norm2.weight; 8 left over" in facts["error"]
+    for name in (*(f"left over: adapter.{n}" for n in range(6)), "missing: blocks.0.norm2.weight"):
+        assert name in err
+    assert not (here / "c").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch EXECUTED",)
+
+
+def test_bad_files_are_one_line(here, capsys):
+    state = dict(ours(here / "b").module.state_dict())
+    save_file(state, "w.safetensors")
+    torch.save(state, "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        whole = (here / name).read_bytes()
+        (here / f"cut_{name}").write_bytes(whole[: len(whole) // 2])
+        assert "is no readable weights file" in refused(capsys, f"from=cut_{name}", "to=c")
+    save_file({"layer1.0.conv1.weight": torch.zeros(3), "fc.weight": torch.zeros(2)}, "resnet.safetensors")
+    line = refused(capsys, "from=resnet.safetensors", "to=c")
+    assert "is no DINOv2 backbone: it has no cls_token" in line
+    assert "its names begin" in line
+    with open("evil.pth", "wb") as file:  # noqa: PTH123
+        pickle.dump({"cls_token": Evil()}, file)
+    assert "is a pickle with code inside" in refused(capsys, "from=evil.pth", "to=c")
+    assert not (here / "EXECUTED").exists()
+    assert "backbone nowhere does not exist" in refused(capsys, "from=nowhere", "to=c")
+    (here / "empty").mkdir()
+    assert "holds no backbone" in refused(capsys, "from=empty", "to=c")
+    save_file({**state, "patch_embed.proj.weight": torch.zeros(64, 3, 8, 4)}, "odd.safetensors")
+    assert "patch_embed.proj.weight is [64, 3, 8, 4], not" in refused(capsys, "from=odd.safetensors", "to=c")
+    save_file({**state, "pos_embed": torch.zeros(1, 12, 64)}, "table.safetensors")
+    assert "pos_embed is [1, 12, 64], not [1, 10, 64]" in refused(capsys, "from=table.safetensors", "to=c")
+
+
+def test_a_wrong_patch_beside_the_weights(here, capsys):
+    ours(here / "b")
+    run(capsys, "from=b", "to=hf", "format=huggingface")
+    settings = json.loads((here / "hf" / "config.json").read_text())
+    (here / "hf" / "config.json").write_text(json.dumps(settings | {"patch_size": 4}))
+    assert "patch_embed.proj.weight is [64, 3, 8, 8], not [64, 3, 4, 4]" in refused(capsys, "from=hf", "to=c")
+    (here / "hf" / "config.json").write_text(json.dumps(settings | {"model_type": "swin"}))
+    assert "model_type 'swin' is not supported; dinov2" in refused(capsys, "from=hf", "to=c")
+    (here / "hf" / "config.json").write_text("[]")
+    assert "does not describe a model" in refused(capsys, "from=hf", "to=c")
+    del settings["hidden_size"]
+    (here / "hf" / "config.json").write_text(json.dumps(settings))
+    assert "'hidden_size' is missing" in refused(capsys, "from=hf", "to=c")
+
+
+def test_what_is_there_stays(here, capsys):
+    ours(here / "b")
+    (here / "there").mkdir()
+    (here / "f.pth").write_text("mine")
+    assert "to=there exists" in refused(capsys, "from=b", "to=there")
+    assert "to=f.pth exists" in refused(capsys, "from=b", "to=f.pth", "format=official")
+    assert (here / "f.pth").read_text() == "mine"
+    assert "must end in .pth or .safetensors with format=timm" in refused(capsys, "from=b", "to=x", "format=timm")
+    assert "names a file, and format=backbone writes a folder" in refused(capsys, "from=b", "to=x.pth")
+    assert "Unknown format 'tim'. Did you mean 'timm'" in refused(capsys, "from=b", "to=x", "format=tim")
+    assert "from= is required" in refused(capsys, "to=x")
+    assert "convert them first" in refused(capsys, "from=hf:b", "to=x")
+    save_backbone(here / "toy", Backbone(build(ToyConfig(), seed=0), ToyConfig(), Preprocessing()))
+    assert "is a toy backbone; convert is for vision transformers" in refused(capsys, "from=toy", "to=x")
+
+
+def test_without_transformers_it_is_said(here, capsys, monkeypatch):
+    import sys
+
+    ours(here / "b")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    status, facts, _ = run(capsys, "from=b", "to=hf", "format=huggingface")
+    assert status == 0
+    assert 'not compared: transformers is not installed (pip install "dinoforge[interop]")' in facts["compared"]
+
+
+def test_other_features_are_an_error(here, capsys, monkeypatch):
+    """Weights that fit but are computed otherwise there: an activation of another kind."""
+    pytest.importorskip("transformers")
+    ours(here / "b")
+    run(capsys, "from=b", "to=hf", "format=huggingface")
+    path = here / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
+    assert "features differ by" in refused(capsys, "from=hf", "to=c")
+    monkeypatch.setattr("dinoforge.verbs.convert.BOUND", -1.0)
+    assert "to=hf2: features differ by" in refused(capsys, "from=b", "to=hf2", "format=huggingface")
+
+
+def test_frozen_models_of_others_in_the_verbs(here, capsys):
+    """evaluate, embed, pca and match take hf:; attention says that there is none; training refuses it."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
+    )
+    torch.manual_seed(0)
+    transformers.ViTModel(config).save_pretrained("vit")
+    data = "toy://species?images=24&size=32"
+    assert execute(["embed", "backbone=hf:vit", f"data={data}", "out=f", "tokens=patches", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out.splitlines()[-1])["width"] == 32
+    assert "frozen" in shown.err
+    assert execute(["evaluate", "backbone=hf:vit", f"train={data}", f"test={data}&seed=1", "--json"]) == 0
+    capsys.readouterr()
+    for verb in ("pca", "match"):
+        assert execute([verb, "backbone=hf:vit", f"images={data}", f"out={verb}.png"]) == 0
+        assert (here / f"{verb}.png").exists()
+    capsys.readouterr()
+    assert execute(["attention", "backbone=hf:vit", f"images={data}", "out=a.png"]) == 2
+    assert "does not show its attention" in capsys.readouterr().err
+    words = ["pretrain", "recipe=vit_micro.toy", f"data={data}", "out=r", "init=hf:vit"]
+    assert execute(words) == 2
+    assert "can be used frozen only" in capsys.readouterr().err
+
+
+def test_weights_are_read_as_they_are(here, capsys):
+    """The file holds what the backbone held, read by the library alone."""
+    before = ours(here / "b").module.state_dict()
+    run(capsys, "from=b", "to=w.safetensors", "format=official")
+    there = load_file("w.safetensors")
+    assert set(there) == set(before)
+    assert all(torch.equal(there[key], before[key]) for key in before)
+
+
+def test_a_folder_of_timm(here, capsys):
+    """As on its hub: model.safetensors beside a config.json of its own."""
+    before = ours(here / "b")
+    (here / "t").mkdir()
+    run(capsys, "from=b", "to=t/model.safetensors", "format=timm")
+    (here / "t" / "config.json").write_text(json.dumps({"architecture": "vit_small_patch14_reg4_dinov2"}))
+    assert run(capsys, "from=t", "to=c")[1]["layout"] == "timm DINOv2"
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_backbone(here / "c").module(x).patches, before.module(x).patches)
