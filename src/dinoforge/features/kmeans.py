@@ -1,0 +1,119 @@
+"""k-means: seeded by k-means++, exact assignment, means in float64; a pure function of vectors and seed.
+
+Axes: N vectors, D channels, K clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Float32, Int
+from pydantic import Field
+
+from dinoforge.base.config import Config, Count
+from dinoforge.base.errors import ConfigError
+from dinoforge.base.random import numpy_generator
+from dinoforge.features.search import unit_rows
+
+_ROWS_AT_ONCE = 65_536
+
+
+class KmeansConfig(Config):
+    """How clusters are found."""
+
+    rounds: int = Field(default=50, ge=1)
+    """Of assignment and averaging, at most; it ends when nothing moves (Vo et al. 2024: 50)."""
+    spherical: bool = False
+    """Compare by cosine: vectors and centres have length 1. Else by Euclidean distance."""
+    sample: Count | None = Field(default=None, ge=1)
+    """Vectors a cluster that centres are learned from; null takes all. Advice for a huge pool: 256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """A clustering of all vectors."""
+
+    centres: Float32[np.ndarray, "K D"]
+    assignment: Int[np.ndarray, " N"]
+    distance: Float32[np.ndarray, " N"]
+    """To the own centre: squared, or 2 - 2 cosine, which is the same on the sphere."""
+
+
+def kmeans(vectors: Float[np.ndarray, "N D"], *, clusters: int, seed: int, config: KmeansConfig) -> Clusters:
+    """At most ``clusters`` clusters. A cluster that lost its last vector keeps its centre.
+
+    Raises:
+        ConfigError: Fewer vectors to learn from than clusters.
+    """
+    x = unit_rows(vectors) if config.spherical else np.ascontiguousarray(vectors, dtype=np.float32)
+    if not 1 <= clusters <= len(x):
+        raise ConfigError(f"k-means takes 1 cluster to as many as there are vectors, {len(x)}; got {clusters}.")
+    rng = numpy_generator(seed, "k-means", clusters, len(x))
+    learned = x
+    if config.sample is not None and config.sample * clusters < len(x):
+        learned = x[np.sort(rng.choice(len(x), config.sample * clusters, replace=False))]
+    centres = _first_centres(learned, clusters, rng)
+    before = np.full(len(learned), -1)
+    for _ in range(config.rounds):
+        assignment, _ = _assign(learned, centres)
+        if (assignment == before).all():
+            break
+        centres, before = _means(learned, assignment, centres, spherical=config.spherical), assignment
+    return assigned(x, centres, config=config)
+
+
+def assigned(vectors: Float[np.ndarray, "N D"], centres: Float[np.ndarray, "K D"], *, config: KmeansConfig) -> Clusters:
+    """Every vector with its nearest centre; a function of any shard of vectors by itself."""
+    x = unit_rows(vectors) if config.spherical else np.ascontiguousarray(vectors, dtype=np.float32)
+    return Clusters(np.asarray(centres, dtype=np.float32), *_assign(x, centres))
+
+
+def _assign(x: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centre of each vector and the squared distance to it."""
+    index, distance = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
+    flat = faiss.IndexFlatL2(centres.shape[1])
+    flat.add(np.ascontiguousarray(centres, dtype=np.float32))
+    for start in range(0, len(x), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        near, at = flat.search(np.ascontiguousarray(x[some]), 1)
+        index[some], distance[some] = at[:, 0], near[:, 0]
+    return index, np.maximum(distance, 0)
+
+
+def _means(x: np.ndarray, assignment: np.ndarray, centres: np.ndarray, *, spherical: bool) -> np.ndarray:
+    counts = np.bincount(assignment, minlength=len(centres))
+    order = np.argsort(assignment, kind="stable")
+    held = np.flatnonzero(counts)
+    starts = (np.cumsum(counts) - counts)[held]
+    means = centres.copy()
+    means[held] = np.add.reduceat(x[order].astype(np.float64), starts, axis=0) / counts[held, None]
+    return unit_rows(means) if spherical else means
+
+
+def _first_centres(x: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """k-means++ (Arthur and Vassilvitskii 2007), the best of 2 + ln K draws each time, as Vo et al. do."""
+    trials = 2 + int(math.log(clusters))
+    chosen = [int(rng.integers(len(x)))]
+    square = (x.astype(np.float64) ** 2).sum(axis=1)
+    nearest = _distances(x, square, chosen)[0]
+    while len(chosen) < clusters:
+        total = nearest.cumsum()
+        if total[-1] <= 0:  # only copies are left
+            chosen.append(int(rng.integers(len(x))))
+            continue
+        drawn = np.minimum(np.searchsorted(total, rng.random(trials) * total[-1], side="right"), len(x) - 1)
+        tried = np.minimum(nearest, _distances(x, square, drawn.tolist()))
+        best = int(tried.sum(axis=1).argmin())
+        nearest = tried[best]
+        chosen.append(int(drawn[best]))
+    return x[chosen].copy()
+
+
+def _distances(x: np.ndarray, square: np.ndarray, rows: list[int]) -> np.ndarray:
+    """Squared distances ``[len(rows) N]``; none below 0, and none to itself."""
+    found = np.maximum(square - 2 * (x[rows] @ x.T).astype(np.float64) + square[rows][:, None], 0)
+    found[np.arange(len(rows)), rows] = 0
+    return found

@@ -1,0 +1,198 @@
+"""Are two pictures one? Lays one thumbnail over the other in every plausible way and compares what then coincides.
+
+A descriptor says which pairs are worth a look; at a low threshold, so that it misses little. Here each of these is settled:
+every window of the one is compared with the whole of the other and the reverse, first coarsely, then, where that looks
+promising, with edges moved by fractions of a pixel and without the lowest frequencies, which many pictures share.
+No training, and no figures but those of the comparison.
+
+Axes: N images, T by T pixels of a thumbnail, P pairs, W windows, w windows along one
+side (first and last edge, as shares of the side), m by m pixels of a comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+from pydantic import Field
+
+from dinoforge.base.config import Config
+from dinoforge.features.copies import SIDE, Thumbnails
+
+_COARSE, _FINE = 16, 24
+"""Pixels of the two comparisons down and across."""
+_STEP = 1 / 15
+"""Between the edges of two windows, as a share of the side: about a pixel of the coarse comparison."""
+_MOVES = np.arange(-2, 3) / 60
+"""By how much the fine comparison moves an edge, twice."""
+_SHARED = 2.5
+"""Standard deviation of the blur, in pixels of the fine comparison, whose result two pictures may share by chance."""
+_FAINTEST = 2.0
+
+
+class VerifyConfig(Config):
+    """When two pictures count as one."""
+
+    promising: float = Field(default=0.9, ge=0, le=1)
+    """Correlation of the coarse comparison from which on the fine one is made (toy worlds at 64 pixels: copies by
+    compression, size, colour or a crop of 30 % have 0.93 and more)."""
+    smallest_side: float = Field(default=0.65, ge=0.5, le=1)
+    """Shortest window, as a share of the side: 0.65 finds crops that keep 42 % of the area."""
+    stretch: float = Field(default=1.28, ge=1, le=2)
+    """Largest change of the aspect by a crop, as a factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    sides: Float[np.ndarray, "w 2"]
+    down: Int[np.ndarray, " W"]
+    across: Int[np.ndarray, " W"]
+    resample: Float32[np.ndarray, "w m T"]
+
+
+def aligned_similarity(
+    thumbnails: Thumbnails,
+    left: Int[np.ndarray, " P"],
+    right: Int[np.ndarray, " P"],
+    *,
+    mirror: Bool[np.ndarray, " P"] | None = None,
+    config: VerifyConfig,
+) -> Float32[np.ndarray, " P"]:
+    """Correlation of the detail of each pair where they coincide best, -1 to 1; -1 where it does not look promising.
+
+    Args:
+        mirror: The pairs of which one picture is looked at with left and right exchanged.
+    """
+    windows, pairs = _windows(config), np.arange(len(left))
+    flip = np.zeros(len(left), dtype=bool) if mirror is None else mirror
+    score, outer, inside = np.full(len(left), -1.0, np.float32), np.zeros_like(left), np.zeros(len(left), np.int64)
+    # Every picture is once taken apart, and its windows are held against all of its partners, whichever side they stand on.
+    one, other, pair = np.concatenate([left, right]), np.concatenate([right, left]), np.concatenate([pairs, pairs])
+    order = np.argsort(one, kind="stable")
+    for some in np.split(order, np.flatnonzero(np.diff(one[order])) + 1) if len(order) else []:
+        picture, at = int(one[some[0]]), pair[some]
+        window, found = _fitting(_smooth(thumbnails[[picture]])[0], _wholes(thumbnails, other[some], flip[at]), windows)
+        better = found > score[at]
+        at = at[better]
+        score[at], outer[at], inside[at] = found[better], picture, window[better]
+    settled = np.full(len(left), -1.0, dtype=np.float32)
+    for place in np.flatnonzero(score >= config.promising).tolist():
+        whole = _wholes(thumbnails, (left + right - outer)[[place]], flip[[place]])[0]
+        down, across = windows.sides[windows.down[inside[place]]], windows.sides[windows.across[inside[place]]]
+        settled[place] = _settled(_smooth(thumbnails[outer[[place]]])[0], whole, down, across)
+    return settled
+
+
+def _wholes(
+    thumbnails: Thumbnails, rows: Int[np.ndarray, " n"], flip: Bool[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n 3 T T"]:
+    chosen = thumbnails[rows]
+    chosen[flip] = chosen[flip, :, ::-1]
+    return _smooth(chosen)
+
+
+def _fitting(
+    picture: Float32[np.ndarray, "3 T T"], wholes: Float32[np.ndarray, "n 3 T T"], windows: _Windows
+) -> tuple[Int[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """The window of one picture that is most like each of some whole others, and its correlation with it."""
+    count, size = len(windows.sides), _COARSE
+    rows = np.matmul(windows.resample[None], picture[:, None])  # c w i k
+    parts = rows.reshape(3, count * size, SIDE) @ windows.resample.reshape(count * size, SIDE).T
+    parts = parts.reshape(3, count, size, count, size).transpose(1, 3, 0, 2, 4)[windows.down, windows.across]
+    scores = _correlations(parts, _resampled(wholes, _WHOLE_COARSE))
+    return scores.argmax(axis=0), scores.max(axis=0)
+
+
+def _settled(
+    picture: Float32[np.ndarray, "3 T T"],
+    whole: Float32[np.ndarray, "3 T T"],
+    down: Float[np.ndarray, "2"],
+    across: Float[np.ndarray, "2"],
+) -> float:
+    """Correlation of the detail of a window of one picture with that of the whole other, after moving the window to fit."""
+    target = part = _resampled(whole[None], _WHOLE_FINE)
+    for _ in range(2):
+        tried = _moved(across)
+        rows = _lines(down[None], _FINE) @ picture  # c i k
+        parts = np.matmul(rows[None], _lines(tried, _FINE).transpose(0, 2, 1)[:, None])
+        across = tried[int(_correlations(parts, target)[:, 0].argmax())]
+        tried = _moved(down)
+        columns = picture @ _lines(across[None], _FINE)[0].T  # c j l
+        parts = np.matmul(_lines(tried, _FINE)[:, None], columns[None])
+        chosen = int(_correlations(parts, target)[:, 0].argmax())
+        down, part = tried[chosen], parts[[chosen]]
+    return float(_correlations(_detail(part), _detail(target))[0, 0])
+
+
+def _windows(config: VerifyConfig) -> _Windows:
+    """Every window whose sides are whole steps shorter than the picture's, and whose aspect is near enough to its."""
+    lengths = 1 - _STEP * np.arange(round((1 - config.smallest_side) / _STEP) + 1)
+    sides = np.asarray(
+        [
+            (first * _STEP, min(first * _STEP + length, 1.0))
+            for steps, length in enumerate(lengths)
+            for first in range(steps + 1)
+        ]
+    )
+    long = sides[:, 1] - sides[:, 0]
+    down, across = np.nonzero(np.abs(np.log(long[:, None] / long)) <= np.log(config.stretch) + 1e-9)
+    return _Windows(sides, down, across, _lines(sides, _COARSE))
+
+
+def _lines(edges: Float[np.ndarray, "w 2"], count: int) -> Float32[np.ndarray, "w m T"]:
+    """The means of ``count`` equal parts of the stretch between two edges, as weights of its pixels."""
+    first, last = edges[:, :1], edges[:, 1:]
+    cuts = (first + (last - first) * np.arange(count + 1) / count) * SIDE
+    low, high, pixel = cuts[:, :-1, None], cuts[:, 1:, None], np.arange(SIDE)
+    shared = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
+    return (shared / (high - low)).astype(np.float32)
+
+
+_WHOLE_COARSE, _WHOLE_FINE = (_lines(np.asarray([[0.0, 1.0]]), count)[0] for count in (_COARSE, _FINE))
+
+
+def _moved(edges: Float[np.ndarray, "2"]) -> Float[np.ndarray, "w 2"]:
+    moves = np.stack(np.meshgrid(_MOVES, _MOVES, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.clip(edges + moves, 0.0, 1.0)
+
+
+def _resampled(
+    pictures: Float32[np.ndarray, "n 3 T T"], line: Float32[np.ndarray, "m T"]
+) -> Float32[np.ndarray, "n 3 m m"]:
+    return line @ pictures @ line.T
+
+
+def _smooth(thumbnails: Thumbnails) -> Float32[np.ndarray, "n 3 T T"]:
+    """Without what compression and resizing change first, and around a mean of 0."""
+    smooth = np.stack([cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in thumbnails.astype(np.float32)])
+    return np.ascontiguousarray((smooth - smooth.mean(axis=(1, 2), keepdims=True)).transpose(0, 3, 1, 2))
+
+
+def _detail(part: Float32[np.ndarray, "1 3 m m"]) -> Float32[np.ndarray, "1 3 m m"]:
+    return part - np.stack([cv2.GaussianBlur(colour, (0, 0), _SHARED) for colour in part[0]])[None]
+
+
+def _correlations(
+    parts: Float32[np.ndarray, "W 3 m m"], targets: Float32[np.ndarray, "n 3 m m"]
+) -> Float32[np.ndarray, "W n"]:
+    """Correlation of every part with every target, over all colours, each first freed of its mean and spread.
+
+    A colour that hardly varies is not stretched.
+    """
+    x, y = (some.reshape(*some.shape[:2], -1) for some in (parts, targets))
+    weight, length = _scaled(x)
+    y_weight, y_length = _scaled(y)
+    y = (y - y.mean(axis=2, keepdims=True)) * y_weight[..., None]
+    # The targets' mean is 0, so that of the parts makes no difference to their products.
+    products = np.matmul(x.transpose(1, 0, 2), y.transpose(1, 2, 0))  # c W n
+    return (products * weight.T[..., None]).sum(axis=0) / (length[:, None] * y_length)
+
+
+def _scaled(x: Float32[np.ndarray, "n 3 F"]) -> tuple[Float32[np.ndarray, "n 3"], Float32[np.ndarray, " n"]]:
+    """By what each colour is multiplied, and how long the row of all colours is then."""
+    mean, square = x.mean(axis=2), np.einsum("ncf,ncf->nc", x, x) / x.shape[2]
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    weight = 1 / np.maximum(spread, _FAINTEST)
+    return weight, np.maximum(np.sqrt(((spread * weight) ** 2).sum(axis=1) * x.shape[2]), 1e-6)

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from dinoforge.base.errors import ConfigError
+from dinoforge.features.kmeans import KmeansConfig, assigned, kmeans
+
+
+def blobs(counts=(300, 40, 200), seed=0):
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(size=(n, 2)) + 20 * np.asarray([i, i % 2]) for i, n in enumerate(counts)]).astype(
+        np.float32
+    )
+
+
+def test_finds_what_another_library_finds():
+    x = blobs()
+    found = kmeans(x, clusters=3, seed=1, config=KmeansConfig())
+    theirs = KMeans(3, n_init=3, random_state=0).fit(x)
+    ours = found.centres[np.lexsort(found.centres.T)]
+    np.testing.assert_allclose(ours, theirs.cluster_centers_[np.lexsort(theirs.cluster_centers_.T)], atol=1e-3)
+    assert found.distance.sum() == pytest.approx(theirs.inertia_, rel=1e-4)
+
+
+def test_good_even_with_many_clusters():
+    """Greedy k-means++ and Lloyd against scikit-learn's, which does the same: the sums of squares are alike."""
+    x = np.random.default_rng(3).normal(size=(1500, 4)).astype(np.float32)
+    ours = np.mean([kmeans(x, clusters=40, seed=s, config=KmeansConfig()).distance.sum() for s in range(3)])
+    theirs = np.mean([KMeans(40, n_init=1, random_state=s).fit(x).inertia_ for s in range(3)])
+    assert ours <= 1.03 * theirs
+
+
+def test_at_the_end_nothing_moves():
+    x = blobs()
+    found = kmeans(x, clusters=7, seed=0, config=KmeansConfig(rounds=500))
+    means = np.stack([x[found.assignment == cluster].mean(axis=0) for cluster in range(7)])
+    np.testing.assert_allclose(found.centres, means, atol=1e-4)
+    distances = ((x[:, None] - found.centres) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(found.assignment, distances.argmin(axis=1))
+    np.testing.assert_allclose(found.distance, distances.min(axis=1), atol=1e-2)
+
+
+def test_spherical_centres_have_length_one_and_lengths_do_not_count():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)).astype(np.float32)
+    config = KmeansConfig(spherical=True)
+    found = kmeans(x, clusters=5, seed=0, config=config)
+    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1, rtol=1e-5)
+    longer = kmeans(x * rng.uniform(0.5, 9, (400, 1)).astype(np.float32), clusters=5, seed=0, config=config)
+    np.testing.assert_array_equal(found.assignment, longer.assignment)
+
+
+def test_is_a_function_of_the_seed_and_shards_are_assigned_alike():
+    x = blobs()
+    one, same = (kmeans(x, clusters=9, seed=4, config=KmeansConfig()) for _ in range(2))
+    np.testing.assert_array_equal(one.centres, same.centres)
+    other = kmeans(x, clusters=9, seed=5, config=KmeansConfig())
+    assert not np.array_equal(one.centres, other.centres)
+    parts = [assigned(part, one.centres, config=KmeansConfig()).assignment for part in np.array_split(x, 4)]
+    np.testing.assert_array_equal(np.concatenate(parts), one.assignment)
+
+
+def test_learns_from_as_many_as_were_asked_for(monkeypatch):
+    seen = []
+    from dinoforge.features import kmeans as module
+
+    first = module._first_centres
+    monkeypatch.setattr(module, "_first_centres", lambda x, *rest: seen.append(len(x)) or first(x, *rest))
+    found = kmeans(blobs(), clusters=4, seed=0, config=KmeansConfig(sample=50))
+    assert seen == [200]
+    assert len(found.assignment) == 540
+
+
+def test_copies_leave_clusters_empty_and_keep_their_centres():
+    x = np.ones((20, 3), np.float32)
+    found = kmeans(x, clusters=4, seed=0, config=KmeansConfig())
+    assert np.isfinite(found.centres).all()
+    assert (found.distance == 0).all()
+
+
+def test_too_many_clusters_are_an_error():
+    with pytest.raises(ConfigError, match="as many as there are vectors, 20; got 21"):
+        kmeans(np.ones((20, 3), np.float32), clusters=21, seed=0, config=KmeansConfig())

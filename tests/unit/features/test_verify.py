@@ -1,0 +1,114 @@
+import cv2
+import numpy as np
+import pytest
+
+from dinoforge.features.copies import describe, thumbnail
+from dinoforge.features.pairs import LAYOUT_DUPLICATE, LayoutConfig, joined, layout_pairs, pairs_of
+from dinoforge.features.search import SearchConfig, self_search
+from dinoforge.features.verify import VerifyConfig, aligned_similarity
+from scenes import scenes
+
+
+def similarity(pairs, *, mirror=None, config=None):
+    thumbnails = np.stack([thumbnail(picture) for pair in pairs for picture in pair])
+    left = np.arange(len(pairs)) * 2
+    return aligned_similarity(thumbnails, left, left + 1, mirror=mirror, config=config or VerifyConfig())
+
+
+def noisy(picture, seed=0):
+    return np.clip(picture + np.random.default_rng(seed).normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+
+
+def test_the_same_picture_is_one():
+    found = similarity([(p, p) for p in scenes(4)])
+    np.testing.assert_allclose(found, 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_crop_is_found_wherever_it_was_taken_and_whichever_comes_first(swapped):
+    """Crops that keep 70 % of the area, at edges that lie on no grid; the smaller may be the left or the right one."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for picture in scenes(12):
+        top, left = rng.integers(0, 96 - 80, 2)
+        crop = picture[top : top + 80, left : left + 80]
+        pairs.append((crop, picture) if swapped else (picture, noisy(crop)))
+    assert similarity(pairs).min() > LAYOUT_DUPLICATE
+
+
+def test_a_crop_of_another_aspect_is_found():
+    assert similarity([(p, p[:, 9:87]) for p in scenes(6)]).min() > LAYOUT_DUPLICATE
+
+
+def test_unlike_pictures_are_not_one():
+    pictures = scenes(24)
+    found = similarity(list(zip(pictures[:12], pictures[12:], strict=True)), config=VerifyConfig(promising=0))
+    assert found.max() < 0.7
+
+
+def test_a_mirror_image_is_one_only_where_it_is_asked_for():
+    pairs = [(p, p[:, ::-1]) for p in scenes(4)]
+    assert similarity(pairs).max() < 0.7
+    assert similarity(pairs, mirror=np.asarray([True] * 4)).min() > 0.999
+
+
+def test_each_colour_may_have_its_own_strength():
+    pairs = [(p, (p * np.asarray([0.9, 0.5, 0.7])).astype(np.uint8)) for p in scenes(4)]
+    assert similarity(pairs).min() > 0.97
+
+
+def test_order_of_the_pairs_does_not_count():
+    pictures = scenes(6)
+    thumbnails = np.stack([thumbnail(p) for p in [*pictures, *[noisy(p[6:, 4:]) for p in pictures]]])
+    left, right = np.arange(6), np.arange(6, 12)
+    found = aligned_similarity(thumbnails, left, right, config=VerifyConfig())
+    order = np.asarray([3, 5, 0, 1, 4, 2])
+    again = aligned_similarity(thumbnails, right[order], left[order], config=VerifyConfig())
+    np.testing.assert_allclose(again, found[order], atol=1e-5)
+
+
+def test_flat_pictures_are_no_pair_and_no_division_by_zero():
+    flat = np.full((40, 40, 3), 120, np.uint8)
+    assert similarity([(flat, flat), (flat, scenes(1)[0])]).max() == -1
+    nothing = aligned_similarity(
+        np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64), config=VerifyConfig()
+    )
+    assert nothing.shape == (0,)
+
+
+def test_joined_has_each_pair_once_with_its_best_similarity():
+    found = joined(np.asarray([3, 1, 2, 5]), np.asarray([1, 3, 2, 4]), np.asarray([0.5, 0.8, 1.0, 0.7]))
+    assert found.left.tolist() == [1, 4]
+    assert found.right.tolist() == [3, 5]
+    np.testing.assert_allclose(found.similarity, [0.8, 0.7], rtol=1e-6)
+    assert found.above(0.7).left.tolist() == [1]  # more than, as in the paper
+
+
+def test_a_pair_needs_to_be_seen_from_one_side_only():
+    """Row 0 has many near ones, so 3 is not among its two nearest; but it is among those of 3."""
+    x = np.asarray([[1, 0], [1, 0.01], [1, -0.01], [1, 0.5]], np.float32)
+    found = pairs_of(self_search(x, count=2, config=SearchConfig()), threshold=0.6)
+    assert (1, 3) in set(zip(found.left.tolist(), found.right.tolist(), strict=True))
+    assert (0, 3) in set(zip(found.left.tolist(), found.right.tolist(), strict=True))
+
+
+def test_pairs_of_a_shard_name_the_rows_of_the_whole():
+    near = self_search(np.eye(3, dtype=np.float32) + 1, count=1, config=SearchConfig())
+    whole = pairs_of(near, threshold=0.0, first=0)
+    assert len(whole)
+    shard = type(near)(near.index[1:], near.similarity[1:], 1.0, "exact")
+    assert set(pairs_of(shard, threshold=0.0, first=1).right.tolist()) <= {1, 2}
+
+
+def test_layout_pairs_of_a_small_pool():
+    pictures = scenes(30)
+    copies = [noisy(cv2.resize(p[:84, 4:], (70, 70))) for p in pictures[:5]] + [p[:, ::-1] for p in pictures[5:8]]
+    thumbnails = np.stack([thumbnail(p) for p in [*pictures, *copies]])
+    found = layout_pairs(thumbnails, describe(thumbnails).astype(np.float16), config=LayoutConfig()).above(
+        LAYOUT_DUPLICATE
+    )
+    assert found.left.tolist() == list(range(8))
+    assert found.right.tolist() == list(range(30, 38))
+    still = layout_pairs(thumbnails, describe(thumbnails), config=LayoutConfig(mirror=False)).above(LAYOUT_DUPLICATE)
+    assert still.right.tolist() == list(range(30, 35))
+    assert len(layout_pairs(thumbnails[:0], describe(thumbnails[:0]), config=LayoutConfig())) == 0
