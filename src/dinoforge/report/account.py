@@ -20,7 +20,7 @@ State = Literal["finished", "running", "interrupted", "stopped", "crashed", "not
 
 _LARGEST = 1e30
 """Larger numbers are taken for damage: they cannot be drawn."""
-_NESTED = ("losses", "gradient_norms")
+_NESTED = ("losses", "gradient_norms", "vitals")
 BASELINES = ("knn_pixels", "knn_histogram", "knn_untrained")
 """k-NN accuracies that the trained one is compared with."""
 

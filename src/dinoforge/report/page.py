@@ -147,6 +147,12 @@ def _curves(account: Account) -> list[dict[str, Any]]:
             account, "Gradient norms before clipping",
             {name: name.removeprefix("gradient_norms.") for name in norms[:6]}, logarithmic=True,
         ),
+        _chart(
+            account, "Targets of the teacher",
+            {"vitals.teacher_entropy": "entropy", "vitals.target_information": "information",
+             "vitals.prototype_use": "prototypes"},
+        ),
+        _chart(account, "Distance of teacher and student", {"vitals.teacher_distance": "distance"}),
         _chart(account, "Teacher temperature", {"teacher_temperature": "temperature"}),
         _chart(account, "Images per second", {"images_per_second": "images per second"}),
     ]  # fmt: skip
