@@ -276,3 +276,33 @@ def test_recorded_steps_on_ranks(name, world):
                 )
             compare(found.student, case.under("student_after"), LATER_WEIGHT)
             compare(found.teacher, case.under("teacher_after"), LATER_WEIGHT)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("kind", ["sinkhorn", "centring"])
+def test_a_step_that_one_rank_ruins_is_left_out_by_all(kind):
+    """Images of nothing but NaN on the second rank, at the third of four steps: no rank takes anything of it."""
+
+    def work():
+        step = pretrain(**KINDS[kind])
+        shard(step, PLAIN, CPU, "fp32")
+        plan = PlanConfig(images=64, batch=IMAGES, learning_rate=Cosine(peak=1e-2, end=1e-2), last_layer_frozen=0)
+        adamw = optimizer(step.student, plan, fused=True)
+        shares = [cut(batch(images=IMAGES, seed=number), 2)[dist.rank()] for number in range(4)]
+        if dist.rank() == 1:
+            shares[2].globals.fill_(float("nan"))
+        seen = []
+
+        def look(done):
+            weights = torch.cat([dist.whole(p).detach().flatten() for p in step.student.parameters()])
+            seen.append((done.skipped.item(), weights))
+
+        fit(step, adamw, shares, plan=plan, steps=4, observers=[look])
+        return seen, all(value.isfinite().all() for value in map(dist.whole, step.state_dict().values()))
+
+    for seen, finite in on_ranks(2, work):
+        assert [skipped for skipped, _ in seen] == [0, 0, 1, 0]
+        assert finite
+        _, second, third, fourth = (weights for _, weights in seen)
+        assert torch.equal(second, third)
+        assert not torch.equal(third, fourth)
