@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from dinoforge.base.config import Config, Count
@@ -35,7 +37,9 @@ class HighResolution(Config):
         """Side of a local view, in pixels, where those before were ``augment``'s."""
         if self.local_pixels is not None:
             return self.local_pixels
-        return max(1, round(augment.local_pixels * self.global_pixels / augment.global_pixels / patch)) * patch
+        return (
+            max(1, math.floor(augment.local_pixels * self.global_pixels / augment.global_pixels / patch + 0.5)) * patch
+        )
 
     def check(self, augment: AugmentConfig, *, patch: int, group: int) -> None:
         """Refuse what does not fit the rest of a recipe.

@@ -123,7 +123,8 @@ def test_the_teacher_keeps_nothing_to_be_computed_again():
 def test_every_way_of_attention_gives_the_same(way, drop):
     want, got = found(quick(drop)), found(quick(drop, attention=way))
     for name, mine in got.items():
-        torch.testing.assert_close(mine, want[name], rtol=1e-4, atol=1e-6, msg=name)
+        near = 1e-6 * max(float(want[name].abs().max()), 1.0)  # an entry near 0 is rounded as the largest are
+        torch.testing.assert_close(mine, want[name], rtol=1e-4, atol=near, msg=name)
 
 
 def test_one_kernel_updates_like_many():
