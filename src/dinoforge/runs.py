@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,9 +40,11 @@ from dinoforge.recipes.quality import LABEL_FREE, Quality, preprocessing
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import to_yaml
 from dinoforge.recipes.stages import PHASE, Stage, stage_after, stage_of, stages
+from dinoforge.recipes.teacher import Teacher, teacher
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.diary import Act, Diary
+from dinoforge.train.distil import assembled
 from dinoforge.train.folder import clear, refuse_strangers
 from dinoforge.train.loop import Done, Observer, fit
 from dinoforge.train.observe import (
@@ -105,6 +108,7 @@ def pretrain(**settings: Any) -> Pretrained:
         config: A YAML file with a whole recipe, such as config.yaml of another run, instead of a recipe.
         probe: Labelled images whose k-NN accuracy is measured during the run.
         init: A backbone to start from; its architecture is taken too.
+        teacher: A run whose networks, frozen, are the teacher; see `dinoforge distil`.
     """
     with dist.joined():
         return dist.together(lambda: _run(dict(settings))).go()
@@ -117,6 +121,7 @@ def _run(rest: dict[str, Any]) -> Run:
         raise ConfigError("out= is required: the folder of the run.")
     recipe, source, start = opened(rest)
     gram = anchor(recipe.objective.gram, recipe.backbone)
+    taught_by = teacher(recipe, out=Path(str(out)))
     probed = labelled(recipe.probe.source) if recipe.probe.source else None
     for tracker in recipe.speed.trackers:
         library(tracker)  # its absence is told before anything is written
@@ -126,7 +131,7 @@ def _run(rest: dict[str, Any]) -> Run:
             stage.recipe.plan.batch, group=recipe.objective.group, world=dist.world(), setting=stage.batch_setting
         )  # fmt: skip
     precision = choose_precision(recipe.speed.precision, where)
-    return Run(recipe, source, probed, start, Path(str(out)), where, precision, gram)
+    return Run(recipe, source, probed, start, Path(str(out)), where, precision, gram, taught_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +153,11 @@ class Run:
 
     def __init__(
         self, recipe: Recipe, source: Source, probed: tuple[Source, Source] | None, start: Backbone | None, out: Path,
-        where: torch.device, precision: Choice, gram: Backbone | None = None,
+        where: torch.device, precision: Choice, gram: Backbone | None = None, teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
         self.device, self.precision, self.start, self.gram = where, precision, start, gram
+        self.teacher = teacher
         self.stages = stages(recipe, len(source))
         self.steps, self.images = self.stages[-1].end, self.stages[-1].images(self.stages[-1].end)
         self.micro_batch: dict[int, int] = {}
@@ -163,8 +169,8 @@ class Run:
             "data": source.fingerprint,
             "init": None if start is None else start.fingerprint,
         }
-        if gram is not None:
-            self.identity["gram"] = gram.fingerprint
+        named = {"gram": gram, "teacher": teacher}
+        self.identity |= {name: found.fingerprint for name, found in named.items() if found is not None}
         weights = weights_of(source.columns, recipe.data.sampling)
         if weights is not None:  # they decide the order
             self.identity["sampling"] = fingerprint(weights.tolist())
@@ -309,11 +315,11 @@ class Run:
         )  # fmt: skip
 
         def look(done: int) -> None:
-            with gathered(step.teacher.backbone):
-                dist.leading(lambda: film(step.teacher.backbone, done))
+            with gathered(step.average.backbone):
+                dist.leading(lambda: film(step.average.backbone, done))
 
         probe = Probe(
-            lambda: quality.measure(step.teacher.backbone), self._keep(stage, step), every=every,
+            lambda: quality.measure(step.average.backbone), self._keep(stage, step), every=every,
             steps=stage.steps, before=stage.before, history=self.history, protocol=protocol, film=look,
             failed=lambda done, why: diary.note(
                 Act(done, "warn", "disk", f"Step {done}: the backbone or its pictures are not kept ({why})")
@@ -331,7 +337,7 @@ class Run:
         sentinel = Sentinel(
             self.recipe.sentinel, diary, due=lambda done: stop.asked or probe.due(done) or checkpointing.due(done),
             record=metrics.last, rows_at_once=metrics.rows_at_once, precision=self.precision.precision,
-            steps=stage.end, pulse=Pulse(step.student, step.teacher),
+            steps=stage.end, pulse=Pulse(step.student, step.average),
             memory=latest.facts["sentinel"] if latest and latest.step > stage.before else {"good": first},
         )  # fmt: skip
         checkpointing = Checkpointing(
@@ -394,7 +400,7 @@ class Run:
 
         def keep(done: int, scores: Mapping[str, float]) -> None:
             state = {}
-            for name, tensor in step.teacher.backbone.state_dict().items():
+            for name, tensor in step.average.backbone.state_dict().items():
                 whole = dist.whole(tensor)  # one at a time: together they may be more than a device has room for
                 if dist.rank() == 0:
                     state[name] = whole.cpu()
@@ -422,8 +428,12 @@ class Run:
         if self.start is not None:
             backbone.load_state_dict(self.start.module.state_dict())
         student = networks(backbone, recipe.objective, seed=recipe.seed)
-        gram = None if self.gram is None else self.gram.module
-        step = Pretrain(student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram)
+        # Copies, for every stretch spreads its own over the ranks.
+        gram = None if self.gram is None else copy.deepcopy(self.gram.module)
+        frozen = None if self.teacher is None else copy.deepcopy(self.teacher.networks)
+        step = assembled(
+            student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram, teacher=frozen, how=recipe.distil
+        )  # fmt: skip
         begins = latest is not None and stage.before == latest.step
         if latest is not None and begins:
             checkpoints.begin_from(latest, step, step.fitted)

@@ -17,9 +17,10 @@ from dinoforge.recipes.hardware import HARDWARE, Cluster
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import setting_lines, settle, to_yaml
 from dinoforge.recipes.table import RECIPES, recipe
+from dinoforge.train.distil import assembled
 from dinoforge.train.loop import fit
 from dinoforge.train.optim import optimizer
-from dinoforge.train.step import Pretrain, networks, teacher_of
+from dinoforge.train.step import networks, teacher_of
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -41,7 +42,8 @@ class TestEveryRecipe:
         steps = made.plan.steps(len(source))
         first = steps // 2
         student = networks(build(made.backbone, seed=0), made.objective, seed=0)
-        step = Pretrain(student, teacher_of(student), made.objective, seed=0)
+        frozen = None if made.distil is None else networks(build(made.backbone, seed=1), made.objective, seed=1)
+        step = assembled(student, teacher_of(student), made.objective, seed=0, teacher=frozen, how=made.distil)
         groups = Groups(source, made.data.augment, made.data.masks, made.data.sampling, seed=0, group=made.objective.group,
                         patch=made.backbone.patch, reading=made.reading)  # fmt: skip
         loader = Loader(groups, batch=made.plan.batch, workers=0, device=torch.device("cpu"), on_broken=lambda *_: None)
@@ -60,14 +62,15 @@ class TestEveryRecipe:
         images = weights.dino_weight * (terms["dino_local"] + terms["dino_global"])
         rest = weights.ibot_weight * terms["ibot"] + weights.koleo_weight * terms["koleo"]
         torch.testing.assert_close(terms["total"], images + rest)
-        assert [key for key, value in before.items() if torch.equal(value, after[1][key])] == []
+        unseen = [] if made.distil is None else ["backbone.mask_token"]
+        assert [key for key, value in before.items() if torch.equal(value, after[1][key])] == unseen
         low, high = sorted([made.plan.peak_rate, made.plan.learning_rate.end])
         assert low < done[0].at.learning_rate < high
         assert done[0].at.last_layer_rate == done[0].at.learning_rate
         ends = made.plan.teacher_temperature
         assert min(ends.start, ends.end) <= done[0].at.teacher_temperature <= max(ends.start, ends.end)
         one, two = (this.at.teacher_momentum for this in done)
-        for key, value in step.teacher.state_dict().items():
+        for key, value in step.average.state_dict().items():
             follows = two * (one * before[key] + (1 - one) * after[0][key]) + (1 - two) * after[1][key]
             torch.testing.assert_close(value, follows, rtol=1e-6, atol=1e-7)
 
@@ -77,8 +80,9 @@ class TestEveryRecipe:
         source = open_source("toy://species?images=2000&size=16")
         found = planned(made, source, torch.device("cpu"), Choice("fp32", "asked for"), Cluster(HARDWARE["h100"], 1))
         steps = round(made.plan.images / made.plan.batch)
+        images = made.plan.images + (made.high_resolution.images if made.high_resolution else 0)
         assert f"{steps:,} steps of {made.plan.batch} images" in found.line()
-        assert found.passes == pytest.approx(made.plan.images / 2000, abs=made.plan.batch / 2000)
+        assert found.passes == pytest.approx(images / 2000, abs=made.plan.batch / 2000)
         assert 0 < sum(found.memory.values()) == found.memory_bytes
         assert found.seconds > 0
 
@@ -93,6 +97,8 @@ def small(name):
         "objective.head.prototypes": 32, "objective.head.hidden": 16,
         "objective.head.bottleneck": made.objective.head.bottleneck // 8,
     }  # fmt: skip
+    if made.high_resolution is not None:
+        settings["high_resolution.global_pixels"] = 6 * patch
     if made.objective.patch_head is not None:
         settings |= {
             "objective.patch_head.prototypes": 24,

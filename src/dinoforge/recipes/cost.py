@@ -21,6 +21,8 @@ from dinoforge.recipes.hardware import Cluster, Step, step_of
 from dinoforge.recipes.opened import anchor
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.stages import PHASE, Stage, stages
+from dinoforge.recipes.teacher import design
+from dinoforge.train.distil import Design
 from dinoforge.train.forecast import Forecast, Job, Pace, forecast, pace
 from dinoforge.train.gram import GramConfig
 
@@ -263,7 +265,15 @@ def job(
         ranks=_ranks(there),
         elsewhere=there is not None and not there.here,
         gram=_anchor(recipe.objective.gram, recipe.backbone),
+        teacher=_teacher(recipe),
+        distil=recipe.distil,
     )
+
+
+@cache
+def _teacher(recipe: Recipe) -> Design | None:
+    """What a frozen teacher is made of; its run is asked once."""
+    return design(recipe)
 
 
 @cache

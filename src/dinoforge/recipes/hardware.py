@@ -30,6 +30,7 @@ from dinoforge.base.hardware import Precision, matmul_rate, memory_bytes
 from dinoforge.base.log import clock
 from dinoforge.model.heads import Head
 from dinoforge.model.table import BACKBONES, BackboneConfig
+from dinoforge.train.distil import Design
 from dinoforge.train.forecast import Job
 
 REACHED = 0.4
@@ -205,7 +206,9 @@ def sent_bytes(job: Job) -> int:
         return block_weight * inside + 4 * (outside + more)
 
     student = weights(blocks, heads)
-    total = (2 if job.speed.sharding == "all" else 1) * student + student  # the teacher is as large
+    made = job.teacher
+    teacher = student if made is None else weights(_sizes(made.backbone), _heads(made))
+    total = (2 if job.speed.sharding == "all" else 1) * student + teacher
     total += block_gradient * blocks[0] + 4 * (blocks[1] + heads)
     if job.anchor is not None:
         total += weights(_sizes(job.anchor))
@@ -246,9 +249,9 @@ def _sizes(config: BackboneConfig) -> tuple[int, int]:
     return inside, sum(p.numel() for p in backbone.parameters()) - inside
 
 
-def _heads(job: Job) -> int:
+def _heads(design: Job | Design) -> int:
     """Parameters of the heads."""
-    heads = (job.objective.head, job.objective.patch_head)
+    heads = (design.objective.head, design.objective.patch_head)
     with torch.device("meta"):
-        made = [Head(job.backbone.width, head) for head in heads if head is not None]
+        made = [Head(design.backbone.width, head) for head in heads if head is not None]
     return sum(p.numel() for head in made for p in head.parameters())

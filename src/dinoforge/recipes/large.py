@@ -15,6 +15,7 @@ from dinoforge.data.augment import AugmentConfig
 from dinoforge.data.masks import MaskConfig
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.vit import VitConfig
+from dinoforge.recipes.phase import HighResolution
 from dinoforge.recipes.recipe import DataConfig, Recipe, Speed
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import CentringConfig, ObjectiveConfig
@@ -104,5 +105,31 @@ def vit_giant_lvd142m_registers() -> Recipe:
         update={
             "recipe": "vit_giant.lvd142m_registers",
             "backbone": base.backbone.model_copy(update=registers),
+        }
+    )
+
+
+def vit_large_imagenet_416() -> Recipe:
+    """ViT-L/16 on ImageNet-1k with a last part of 10,000 steps at 416 pixels (fig. 6 of the paper).
+
+    The learning rate of that part and its local views were never published; they are those of ``HighResolution``.
+    """
+    return vit_large_imagenet().model_copy(
+        update={
+            "recipe": "vit_large.imagenet_416",
+            "high_resolution": HighResolution(images=10_000 * 2048, global_pixels=416),
+        }
+    )
+
+
+def vit_giant_lvd142m_518() -> Recipe:
+    """ViT-g/14 on a curated set such as LVD-142M with a last part of 10,000 steps at 518 pixels, as the released weights.
+
+    The learning rate of that part and its local views were never published; they are those of ``HighResolution``.
+    """
+    return vit_giant_lvd142m().model_copy(
+        update={
+            "recipe": "vit_giant.lvd142m_518",
+            "high_resolution": HighResolution(images=10_000 * 3072, global_pixels=518),
         }
     )

@@ -16,6 +16,7 @@ from dinoforge.model.table import BackboneConfig
 from dinoforge.model.weights import Backbone, load_backbone
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle
+from dinoforge.recipes.teacher import required
 from dinoforge.train.gram import GramConfig
 
 
@@ -30,6 +31,7 @@ def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None
     recipe = settle(settings).recipe
     if recipe.data.source is None:
         raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
+    required(recipe)
     source = training_rows(recipe.data.source)
     start = load_backbone(recipe.init) if recipe.init else None
     if start is not None:

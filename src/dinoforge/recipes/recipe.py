@@ -14,6 +14,7 @@ from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.recipes.phase import HighResolution, near
+from dinoforge.train.distil import DistilConfig
 from dinoforge.train.parallel import StepSpeed
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.sentinel import SentinelConfig
@@ -91,7 +92,7 @@ class Recipe(Config):
     """A run."""
 
     not_science: ClassVar[frozenset[str]] = frozenset({"recipe", "probe", "speed", "init", "sentinel"})
-    later: ClassVar[frozenset[str]] = frozenset({"high_resolution"})
+    later: ClassVar[frozenset[str]] = frozenset({"high_resolution", "distil"})
 
     recipe: str = ""
     """Name of the recipe this came from."""
@@ -105,6 +106,8 @@ class Recipe(Config):
     """What it is trained on."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """What it is trained for."""
+    distil: DistilConfig | None = None
+    """A frozen teacher that it is trained by, as {teacher: RUN}; null: its own moving average is the teacher."""
     plan: PlanConfig
     """For how long, how fast, in which steps."""
     high_resolution: HighResolution | None = None
@@ -136,6 +139,26 @@ class Recipe(Config):
             given = ", ".join(f"{name}={value:g}" for name, value in of_rgb.items() if value)
             raise ValueError(
                 f"data.augment.colour has {given}, which only RGB has; with backbone.channels={channels} set them to 0."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> Recipe:
+        if self.distil is None:
+            return self
+        drop = getattr(self.backbone, "drop_path", 0.0)
+        if drop:
+            raise ValueError(f"backbone.drop_path={drop:g}: a student that is distilled drops nothing; set it to 0.")
+        if self.distil.patches == "all" and self.data.masks != MaskConfig():
+            raise ValueError(
+                "data.masks has no effect with distil.patches=all, the student sees every patch; leave it out, or set "
+                "distil.patches=drawn."
+            )
+        gram = self.objective.gram
+        if gram is not None and gram.from_share is not None:
+            raise ValueError(
+                f"objective.gram.from_share={gram.from_share:g} copies a teacher that learns, and the one of a distillation "
+                "is frozen; give objective.gram.backbone, or leave it out."
             )
         return self
 

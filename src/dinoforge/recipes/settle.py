@@ -19,7 +19,9 @@ from dinoforge.recipes.recipe import Recipe, Speed
 from dinoforge.recipes.table import recipe
 from dinoforge.train.plan import PlanConfig
 
-SHORT = {"data": "data.source", "probe": "probe.source"} | {name: f"speed.{name}" for name in Speed.model_fields}
+SHORT = {"data": "data.source", "probe": "probe.source", "teacher": "distil.teacher"} | {
+    name: f"speed.{name}" for name in Speed.model_fields
+}
 """Settings that have a short name of their own."""
 
 DEFAULT_RECIPE = "vit_small.small_data"

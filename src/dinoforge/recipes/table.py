@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dinoforge.base.errors import unknown
+from dinoforge.recipes.distilled import vit_base_distilled, vit_large_distilled, vit_small_distilled
 from dinoforge.recipes.domains import (
     vit_small_documents,
     vit_small_medical_grey,
@@ -13,9 +14,11 @@ from dinoforge.recipes.domains import (
 )
 from dinoforge.recipes.large import (
     vit_giant_lvd142m,
+    vit_giant_lvd142m_518,
     vit_giant_lvd142m_registers,
     vit_large_imagenet,
     vit_large_imagenet22k,
+    vit_large_imagenet_416,
     vit_large_lvd142m,
 )
 from dinoforge.recipes.one_machine import (
@@ -37,12 +40,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vit_small.microscopy": vit_small_microscopy,
     "vit_small.medical_grey": vit_small_medical_grey,
     "vit_small.documents": vit_small_documents,
-    # As published, from scratch (large.py); after them belong the distilled sizes and the phase at 518 pixels.
+    # As published, from scratch (large.py), and with the phase at higher resolution.
     "vit_large.imagenet": vit_large_imagenet,
     "vit_large.imagenet22k": vit_large_imagenet22k,
     "vit_large.lvd142m": vit_large_lvd142m,
     "vit_giant.lvd142m": vit_giant_lvd142m,
     "vit_giant.lvd142m_registers": vit_giant_lvd142m_registers,
+    "vit_large.imagenet_416": vit_large_imagenet_416,
+    "vit_giant.lvd142m_518": vit_giant_lvd142m_518,
+    # Distilled from ViT-g (distilled.py).
+    "vit_small.distilled": vit_small_distilled,
+    "vit_base.distilled": vit_base_distilled,
+    "vit_large.distilled": vit_large_distilled,
     # The same for one machine (one_machine.py).
     "vit_small.imagenet_1gpu": vit_small_imagenet_1gpu,
     "vit_base.imagenet_1gpu": vit_base_imagenet_1gpu,

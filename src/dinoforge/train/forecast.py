@@ -32,11 +32,12 @@ from dinoforge.data.photometric import recolour_floats
 from dinoforge.loss import scores
 from dinoforge.model.table import BACKBONES, BackboneConfig, build
 from dinoforge.model.vit import VitConfig
+from dinoforge.train.distil import Design, DistilConfig, assembled
 from dinoforge.train.loop import Done, fit
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import StepSpeed, quicken
 from dinoforge.train.plan import PlanConfig
-from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain, networks, teacher_of
+from dinoforge.train.step import Networks, ObjectiveConfig, networks, teacher_of
 
 SMALL = 32 * 2**20
 """Bytes from which on a block leaves a hole that the next large one fits into; smaller ones leave pieces."""
@@ -84,6 +85,10 @@ class Job:
     """For a GPU that is not here: counted on shapes of this processor (``device``), without what only processors need."""
     gram: BackboneConfig | None = None
     """Of a Gram teacher that is read from elsewhere; null: as the backbone."""
+    teacher: Design | None = None
+    """Of a frozen teacher; null: a copy of the student."""
+    distil: DistilConfig | None = None
+    """How such a teacher is learnt from."""
 
     @property
     def images(self) -> int:
@@ -114,7 +119,7 @@ class Memory:
     """Python, torch and what they load: the resident size of this process after one tiny step; of a GPU elsewhere, CUDA."""
     weights: int
     teacher: int
-    """With the Gram teacher, where there is one."""
+    """With the Gram teacher, and the student's moving average beside a frozen teacher, where there are such."""
     gradients: int
     optimizer: int
     """Moments of AdamW."""
@@ -197,14 +202,17 @@ def _forecast(job: Job) -> Forecast:
     parts = min(job.parts, 2)  # the second is as every further one
     with _few_pieces(job), FakeTensorMode(), Live() as live:
         with torch.device(job.device):
-            student = _shapes(job)
+            student = _shapes(Design(job.backbone, job.objective))
             weights = live.now
-            teacher = _shapes(job).requires_grad_(False).eval()
+            frozen = None if job.teacher is None else _shapes(job.teacher)
             gram = None if job.anchor is None else BACKBONES[job.anchor.kind][1](job.anchor)
+            average = _shapes(Design(job.backbone, job.objective)).requires_grad_(False).eval()
             both = live.now
             batches = [_batch(job, job.images) for _ in range(parts)]
             data = live.now - both
-        step = Pretrain(student, teacher, _anchored(job.objective), seed=0, gram=gram)
+        step = assembled(
+            student, average, _anchored(job.objective), seed=0, teacher=frozen, how=job.distil, gram=gram
+        )  # fmt: skip
         quicken(step, _speed(job), job.device)
         adamw = optimizer(student, job.plan, fused=fused(job.speed.optimizer, job.device))
         before_update: list[int] = []
@@ -215,7 +223,7 @@ def _forecast(job: Job) -> Forecast:
         )  # fmt: skip
         updating, flops, pieces = live.peak, live.flops, live.most_pieces
         live.peak = alive = live.now
-        _look(teacher.backbone, job)
+        _look(average.backbone, job)
         looking = live.peak - alive
     moments = 2 * sum(p.nbytes for p in student.parameters() if p.requires_grad)
     more = data // parts * (job.parts - parts)
@@ -269,14 +277,16 @@ def _few_pieces(job: Job) -> Iterator[None]:
 
 
 def _masked_patches(job: Job) -> float:
-    """Of a global view, on average."""
+    """Of a global view, on average; those that the patch loss is about, masked or not."""
     patches = (job.augment.global_pixels // job.backbone.patch) ** 2
+    if job.distil is not None and job.distil.patches == "all":
+        return patches
     return job.masks.probability * patches * sum(job.masks.ratio) / 2
 
 
-def _shapes(job: Job) -> Networks:
+def _shapes(design: Design) -> Networks:
     """Backbone and heads; in a mode of tensors without values nothing is drawn."""
-    return networks(BACKBONES[job.backbone.kind][1](job.backbone), job.objective, seed=0)
+    return networks(BACKBONES[design.backbone.kind][1](design.backbone), design.objective, seed=0)
 
 
 def _anchored(objective: ObjectiveConfig) -> ObjectiveConfig:
@@ -365,7 +375,11 @@ def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
 def _pace(job: Job, images: int, steps: int) -> Pace:
     student = networks(build(job.backbone, seed=0), job.objective, seed=0)
     gram = None if job.anchor is None else build(job.anchor, seed=0)
-    step = Pretrain(student, teacher_of(student), _anchored(job.objective), seed=0, gram=gram).to(job.device)
+    made, objective = job.teacher, _anchored(job.objective)
+    frozen = None if made is None else networks(build(made.backbone, seed=0), made.objective, seed=0)
+    step = assembled(
+        student, teacher_of(student), objective, seed=0, teacher=frozen, how=job.distil, gram=gram
+    ).to(job.device)  # fmt: skip
     quicken(step, job.speed, job.device)
     adamw = optimizer(step.student, job.plan, fused=fused(job.speed.optimizer, job.device))
     marks: list[float] = []

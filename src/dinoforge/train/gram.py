@@ -101,7 +101,7 @@ class GramTeacher(nn.Module):
         super().__init__()
         self.backbone, self.factor = backbone.requires_grad_(False).eval(), config.pixels_factor
         if config.backbone is not None:
-            self.register_state_dict_post_hook(_leave_out)
+            self.register_state_dict_post_hook(leave_out)
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P E"]:
@@ -118,7 +118,7 @@ class GramTeacher(nn.Module):
         return small.flatten(2).mT
 
 
-def _leave_out(_module: nn.Module, state: dict[str, Tensor], prefix: str, _local: object) -> None:
+def leave_out(_module: nn.Module, state: dict[str, Tensor], prefix: str, _local: object) -> None:
     """Nothing of this module goes into a checkpoint."""
     for name in [name for name in state if name.startswith(prefix)]:
         del state[name]

@@ -91,7 +91,7 @@ def fit(
         skipped = guard.unfit(losses, norms)
         update(optimizer, unless=skipped)
         optimizer.zero_grad(set_to_none=True)
-        follow(step.teacher, step.student, at.teacher_momentum)
+        follow(step.average, step.student, at.teacher_momentum)
 
         done = Done(step=index + 1, losses=losses, norms=norms, at=at, skipped=skipped, vitals=vitals, waited=waited)
         for observer in observers:

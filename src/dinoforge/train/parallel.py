@@ -113,7 +113,8 @@ def shard(step: Pretrain, speed: StepSpeed, device: torch.device, precision: Pre
         cast_forward_inputs=False,
     )
     networks: list[tuple[Any, tuple[Head, ...]]] = [
-        (role.backbone, (role.dino_head, role.patch_head)) for role in (step.student, step.teacher)
+        (role.backbone, (role.dino_head, role.patch_head))
+        for role in dict.fromkeys((step.student, step.teacher, step.average))
     ]
     if step.gram is not None:
         networks.append((step.gram.backbone, ()))

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -163,13 +163,26 @@ class Pretrain(nn.Module):
             assert gram is not None or config.gram.backbone is None
             self.gram = GramTeacher(copy.deepcopy(teacher.backbone) if gram is None else gram, config.gram)
 
+    @property
+    def average(self) -> Networks:
+        """The moving average of the student: what is probed, kept and handed on."""
+        return self.teacher
+
+    def predicted(self, batch: Batch) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+        """The patches of all global views that the patch loss is about, ascending, and what each of them weighs."""
+        return batch.masked_index, batch.mask_weight
+
+    def hidden(self, batch: Batch) -> Bool[Tensor, "G B N"] | None:
+        """The patches of the global views in whose place the student sees the mask token."""
+        return batch.masks
+
     def fitted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state of the same networks for another image size, made to fit these: every backbone its own way."""
         found = dict(state)
-        for name, role in (("student", self.student), ("teacher", self.teacher), ("gram", self.gram)):
+        for name, role in self.named_children():
             start = f"{name}.backbone."
             mine = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
-            if role is not None and mine:
+            if mine:
                 backbone: Any = role.backbone
                 found |= {start + key: tensor for key, tensor in backbone.fitted(mine).items()}
         return found
@@ -196,16 +209,17 @@ class Pretrain(nn.Module):
         group = (
             torch.arange(share, device=device).view(len(parts), 1, images).expand(-1, views, -1) // self.config.group
         )
-        # Position of a masked patch -> its image in the part -> that image's group.
+        # Position of a predicted patch -> its image in the part -> that image's group.
+        index = [self.predicted(part)[0] for part in parts]
         patch_group = torch.cat(
             [
-                (part.masked_index // part.masks.shape[-1] % images + images * number) // self.config.group
-                for number, part in enumerate(parts)
+                (found // part.masks.shape[-1] % images + images * number) // self.config.group
+                for number, (part, found) in enumerate(zip(parts, index, strict=True))
             ]
         )
         whole = self._assign("images", scores, group.flatten(), share, at)
         patches = self._assign("patches", patch_scores, patch_group, share, at)
-        ends = [0, *accumulate(len(part.masked_index) for part in parts)]
+        ends = [0, *accumulate(map(len, index))]
         return [
             Targets(
                 images=whole.part(slice(number * views * images, (number + 1) * views * images)).unflatten(views),
@@ -215,10 +229,10 @@ class Pretrain(nn.Module):
         ]
 
     def _seen(self, batch: Batch, compute: Compute) -> tuple[Scores, Scores]:
-        """The teacher's scores of the global views and of their masked patches."""
+        """The teacher's scores of the global views and of their patches to predict."""
         with compute:
             seen = self.teacher.backbone(batch.globals.flatten(0, 1))
-            return self.teacher.scores(seen.image, seen.patches.flatten(0, 2)[batch.masked_index])
+            return self.teacher.scores(seen.image, seen.patches.flatten(0, 2)[self.predicted(batch)[0]])
 
     def _assign(self, name: str, scores: Scores, group: Tensor, images: int, at: Scheduled) -> Assignment:
         """Scores to probabilities, by the configured rule."""
@@ -234,17 +248,18 @@ class Pretrain(nn.Module):
         """The student's part, for all of a logical batch or for some of its groups: of a batch the mean over equal parts."""
         views, images = batch.globals.shape[:2]
         anchors = self._anchors(batch, compute) if gram_weight else None
+        index, weight = self.predicted(batch)
         with compute:
             inputs = [self._inputs(batch, "global")]
             if len(batch.locals):
                 inputs.append(self._inputs(batch, "local"))
             wide, *near = self.student.backbone(inputs)
             image = torch.cat([wide.image, *(part.image for part in near)])
-            scores, patch_scores = self.student.scores(image, wide.patches.flatten(0, 2)[batch.masked_index])
+            scores, patch_scores = self.student.scores(image, wide.patches.flatten(0, 2)[index])
 
         config = self.config
         dino = dino_loss(scores.unflatten(len(image) // images), targets.images, config=config.dino)
-        ibot = ibot_loss(patch_scores, targets.patches, batch.mask_weight, views=views * images, config=config.ibot)
+        ibot = ibot_loss(patch_scores, targets.patches, weight, views=views * images, config=config.ibot)
         koleo = torch.stack(
             [koleo_loss(view, group=config.group) for view in wide.image.unflatten(0, (views, images))]
         ).sum()
@@ -262,7 +277,7 @@ class Pretrain(nn.Module):
 
     def _inputs(self, batch: Batch, kind: Literal["global", "local"]) -> Inputs:
         """The student's views of one size, with what is drawn for them per group so that no split of the batch matters."""
-        images, masks = (batch.globals, batch.masks.flatten(0, 1)) if kind == "global" else (batch.locals, None)
+        images, masks = (batch.globals, self.hidden(batch)) if kind == "global" else (batch.locals, None)
         rates = cast(Sequence[float], self.student.backbone.drop_rates)
         largest = cast(float | None, self.student.backbone.rescale)
         device, size = images.device, {"views": len(images), "images": images.shape[1]}
@@ -273,6 +288,7 @@ class Pretrain(nn.Module):
         if largest is not None and largest > 1:
             factors = draw_rescale(self._generators(batch, f"rescale {kind}"), largest=largest, **size)
             rescale = factors.to(device, non_blocking=True)
+        masks = None if masks is None else masks.flatten(0, 1)
         return Inputs(images.flatten(0, 1), masks, drop, rescale, local=kind == "local")
 
     def _generators(self, batch: Batch, purpose: str) -> list[torch.Generator]:

@@ -9,6 +9,7 @@ from dinoforge.runs import pretrain
 from dinoforge.verbs.attention import attention
 from dinoforge.verbs.convert import convert
 from dinoforge.verbs.demo import demo
+from dinoforge.verbs.distil import distil
 from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import evaluate
@@ -21,10 +22,11 @@ from dinoforge.verbs.scan import scan
 from dinoforge.verbs.stats import stats
 
 _VERBS = (
-    doctor, scan, stats, plan, pretrain, convert, evaluate, embed, pca, attention, match, report, recipes, schema, demo,
+    doctor, scan, stats, plan, pretrain, distil, convert, evaluate, embed, pca, attention, match, report, recipes, schema,
+    demo,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
-VERBS_WITH_RECIPE = frozenset({"plan", "pretrain"})
+VERBS_WITH_RECIPE = frozenset({"plan", "pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
-VERBS_ON_RANKS = frozenset({"pretrain"})
+VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
 """Verbs that several processes started together do as one."""

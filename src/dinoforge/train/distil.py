@@ -1,0 +1,91 @@
+"""Distillation: a student learns from a frozen teacher by the loss of pretraining (DINOv2, sec. 5; DINOv3, sec. 5.2).
+
+Axes: G global views, B images, N patches, M patches that the patch loss is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from dinoforge.base.config import Config
+from dinoforge.data.batch import Batch
+from dinoforge.model.table import BackboneConfig
+from dinoforge.train.gram import leave_out
+from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain
+
+
+class DistilConfig(Config):
+    """A frozen teacher in place of the moving average, which is kept beside the student and handed on."""
+
+    not_science: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    teacher: str | None = None
+    """Folder of the run that trained the teacher and its heads (its fingerprint counts, not its path)."""
+    patches: Literal["all", "drawn"] = "all"
+    """Patches of the global views that the patch loss is about: every one (DINOv2), or those that ``data.masks`` draws
+    (DINOv3). The student sees all of them either way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What networks are made of."""
+
+    backbone: BackboneConfig
+    objective: ObjectiveConfig
+    """For its heads."""
+
+
+class Distil(Pretrain):
+    """Targets come from a teacher that stays as it is, which is no part of the state: it is read again.
+
+    The student sees every patch. Its moving average with heads takes no part in the loss.
+
+    Args:
+        teacher: Of any width and depth, with as many prototypes as the student has, patches of the same size, and channels.
+        spare: The moving average: a copy of the student that never receives gradients.
+    """
+
+    def __init__(
+        self, student: Networks, teacher: Networks, config: ObjectiveConfig, *, seed: int, how: DistilConfig,
+        spare: Networks, gram: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        teacher.requires_grad_(False).eval().register_state_dict_post_hook(leave_out)
+        super().__init__(student, teacher, config, seed=seed, gram=gram)
+        self.spare, self.how = spare, how
+
+    @property
+    def average(self) -> Networks:
+        """The moving average of the student: what is probed, kept and handed on."""
+        return self.spare
+
+    def predicted(self, batch: Batch) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+        """Every patch, all alike, or those drawn, every view with any alike."""
+        if self.how.patches == "drawn":
+            return super().predicted(batch)
+        patches, device = batch.masks.shape[-1], batch.globals.device
+        index = torch.arange(batch.masks.numel(), device=device)
+        return index, torch.full((len(index),), 1 / patches, device=device)
+
+    def hidden(self, batch: Batch) -> Bool[Tensor, "G B N"] | None:
+        """None."""
+        return None
+
+
+def assembled(
+    student: Networks, average: Networks, config: ObjectiveConfig, *, seed: int, teacher: Networks | None = None,
+    how: DistilConfig | None = None, gram: nn.Module | None = None,
+) -> Pretrain:  # fmt: skip
+    """The step of a run: a distillation where there is a frozen teacher, else plain pretraining, whose average teaches.
+
+    Args:
+        average: A copy of the student that never receives gradients.
+    """
+    if teacher is None:
+        return Pretrain(student, average, config, seed=seed, gram=gram)
+    assert how is not None
+    return Distil(student, teacher, config, seed=seed, how=how, spare=average, gram=gram)

@@ -1,0 +1,30 @@
+"""``distil``: a student learns from a trained run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dinoforge.base.errors import ConfigError
+from dinoforge.recipes.settle import settle
+from dinoforge.runs import Pretrained, pretrain
+
+
+def distil(**settings: Any) -> Pretrained:
+    """Train a student on images to predict what a frozen teacher sees. The same command again goes on where it stopped.
+
+    The teacher is a run of ours with its heads, of which the student has its own with as many prototypes. The student sees
+    every patch and drops nothing; its moving average, which takes no part in the loss, is what is probed and kept. The loss
+    is that of `pretrain`.
+
+    Args:
+        teacher: Folder of the run that trained the teacher; its last checkpoint counts.
+        data: Images: a folder, a Parquet file, toy://species. Where it has splits, only train is read.
+        out: Folder of the run: config.yaml, metrics.jsonl, checkpoints/, backbone/ (the best), summary.json.
+        recipe: Where to start from, such as vit_small.distilled, see `dinoforge recipes`.
+        config: A YAML file with a whole recipe, such as config.yaml of another run, instead of a recipe.
+        probe: Labelled images whose k-NN accuracy is measured during the run.
+        init: A backbone to start the student from; its architecture is taken too.
+    """
+    if settle({name: value for name, value in settings.items() if name != "out"}).recipe.distil is None:
+        raise ConfigError("teacher= is required: the folder of the run that trained the teacher, with its checkpoints.")
+    return pretrain(**settings)

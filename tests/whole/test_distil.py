@@ -1,0 +1,74 @@
+"""Distilling from a run: killed and resumed it is the same; what cannot teach is one line."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dinoforge
+from dinoforge.base.errors import ConfigError
+from dinoforge.base.files import read_lines
+from dinoforge.train.checkpoint import Checkpoints
+
+TINY = {
+    "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
+    "objective.head.prototypes": 32, "objective.head.hidden": 16, "objective.head.bottleneck": 8, "objective.group": 4,
+    "plan.batch": 4, "plan.images": 16, "plan.checkpoint_images": 4, "plan.checkpoints": 8, "plan.probe_images": 16,
+    "plan.learning_rate.warmup": 0, "probe.rank_rows": 8, "data.augment.local_views": 1, "precision": "fp32",
+    "data": "toy://species?images=12&size=32", "workers": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    out = tmp_path_factory.mktemp("distil") / "teacher"
+    dinoforge.pretrain(out=out, **TINY)
+    return out
+
+
+def train(out, teacher, **settings):
+    return dinoforge.distil(out=out, teacher=str(teacher), **TINY | {"backbone.width": 16} | settings)
+
+
+def test_killed_and_resumed_it_is_the_same(teacher, tmp_path, monkeypatch):
+    whole, out, save = tmp_path / "whole", tmp_path / "killed", Checkpoints.save
+    train(whole, teacher)
+
+    def once(self, module, optimizer, facts):
+        path = save(self, module, optimizer, facts)
+        if facts["step"] == 2:
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", once)
+        train(out, teacher)
+    assert train(out, teacher).resumed_from == 2
+    mine, want = ([row["losses"] for row in read_lines(run / "metrics.jsonl")] for run in (out, whole))
+    assert mine == want
+    (file,) = (whole / "checkpoints" / "step_000000004").glob("*.safetensors")
+    state, kept = load_file(file), load_file(whole / "backbone" / "backbone.safetensors")
+    assert not any(name.startswith("teacher.") for name in state)
+    assert all(torch.equal(value, state[f"spare.backbone.{name}"]) for name, value in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective.head.prototypes": 48}, "has 32 prototypes, the student 48; set objective.head.prototypes=32"),
+        ({"backbone.patch": 4}, "has patch=8, the student backbone.patch=4"),
+        ({"backbone.drop_path": 0.1}, "backbone.drop_path=0.1: a student that is distilled drops nothing"),
+        ({"teacher": "nowhere"}, "teacher=nowhere does not exist; give the folder of the run that trained it"),
+        ({"teacher": "backbone"}, "has no heads; give the folder of the run that trained it"),
+        ({"teacher": "null"}, "teacher= is required"),
+        ({"objective.gram": "{from_share: 0.1}"}, "copies a teacher that learns"),
+    ],
+)  # fmt: skip
+def test_what_cannot_teach_is_one_line(teacher, tmp_path, settings, message):
+    given = dict(settings)
+    of = given.pop("teacher", teacher)
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(tmp_path / "out", teacher / "backbone" if of == "backbone" else of, **given)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="is the folder of this very run"):
+        train(teacher, teacher)
