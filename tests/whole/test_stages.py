@@ -268,7 +268,7 @@ def test_really_killed(undisturbed, started, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 4 <= train(out).resumed_from <= LAST
-    same(out, undisturbed[0])
+    same(out, undisturbed[0], exact=False)  # another process may compute attention another way
 
 
 def test_other_settings_of_the_phase_are_another_run(undisturbed, tmp_path):
