@@ -239,7 +239,7 @@ def test_the_same_run_on_two_ranks(undisturbed, tmp_path, monkeypatch, resumed):
 
 @pytest.mark.long
 @pytest.mark.dist
-def test_ranks_that_were_killed_are_one_process_again(undisturbed, tmp_path, monkeypatch):
+def test_ranks_that_were_killed_are_one_process_again(undisturbed, tmp_path):
     eight = {"high_resolution.batch": 8, "high_resolution.images": 40, "speed.sharding": "all"}
     want, out = tmp_path / "want", tmp_path / "out"
     train(want, **eight)
@@ -249,6 +249,7 @@ def test_ranks_that_were_killed_are_one_process_again(undisturbed, tmp_path, mon
         wait_for(lambda: last(out) >= 6)
     finally:
         ranks.kill()
+        ranks.answers()  # they are gone then
     assert train(out, **eight).resumed_from >= 5
     same(out, want, exact=False)
 
