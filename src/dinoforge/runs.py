@@ -56,7 +56,6 @@ from dinoforge.train.observe import (
     best_rank,
     comparable,
     cut_metrics,
-    due,
 )
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import gathered, quicken, shard
@@ -302,6 +301,8 @@ class Run:
         self.history = [row for row in self.history if latest is not None and row["step"] <= first]
         diary = around.diary
         diary.resume(first)
+        # Those that it went back from have later steps, and would push out the ones to come.
+        around.checkpoints.remove(lambda saved: not _owned(saved, diary))
         step, adamw = self._networks(stage, around.checkpoints, latest)
         metrics_file, quarantine, stop = self.out / "metrics.jsonl", around.quarantine, around.stop
         how = Extraction(self.device, self.precision.precision)
@@ -338,7 +339,7 @@ class Run:
             self.recipe.sentinel, diary, due=lambda done: stop.asked or probe.due(done) or checkpointing.due(done),
             record=metrics.last, rows_at_once=metrics.rows_at_once, precision=self.precision.precision,
             steps=stage.end, pulse=Pulse(step.student, step.average),
-            memory=latest.facts["sentinel"] if latest and latest.step > stage.before else {"good": first},
+            memory=latest.facts.get("sentinel") if latest and latest.step > stage.before else {"good": first},
         )  # fmt: skip
         checkpointing = Checkpointing(
             around.checkpoints, (step, adamw),
@@ -349,7 +350,7 @@ class Run:
                                 "rollbacks": len(diary.rollbacks()),
                                 "neighbours": {"protocol": protocol, "rows": quality.neighbours},
                                 "seconds": time.monotonic() - began},
-            settle=metrics.flush, failed=sentinel.write_failed, stop=stop, due=_planned(stage), retry=_retry(stage),
+            settle=metrics.flush, failed=sentinel.write_failed, stop=stop, due=stage.saves, retry=max(1, stage.between // 5),
             end=stage.end, steps=self.steps,
         )  # fmt: skip
 
@@ -474,24 +475,12 @@ class Run:
 
 def _past(checkpoints: Checkpoints, diary: Diary, until: int | None = None) -> Saved | None:
     """The newest checkpoint, not counting those from which the run went back, or which are later than ``until``."""
-    return checkpoints.latest(
-        lambda saved: diary.owns(saved.step, saved.facts.get("rollbacks", 0)) and (until is None or saved.step <= until)
-    )
+    return checkpoints.latest(lambda saved: _owned(saved, diary) and (until is None or saved.step <= until))
 
 
-def _between(stage: Stage) -> int:
-    """Steps from one checkpoint to the next."""
-    return max(1, round(stage.recipe.plan.checkpoint_images / stage.recipe.plan.batch))
-
-
-def _planned(stage: Stage) -> Callable[[int], bool]:
-    """After which steps of a stage there is a checkpoint."""
-    return lambda done: due(done, every=_between(stage), steps=stage.steps, before=stage.before)
-
-
-def _retry(stage: Stage) -> int:
-    """Steps after which a checkpoint that the disk refused is tried again."""
-    return max(1, _between(stage) // 5)
+def _owned(saved: Saved, diary: Diary) -> bool:
+    """Whether a checkpoint is the run's past."""
+    return diary.owns(saved.step, saved.facts.get("rollbacks", 0))
 
 
 def _named(scores: Mapping[str, float]) -> str:

@@ -19,6 +19,7 @@ from dinoforge.report.page import page
 from dinoforge.runs import Run
 from dinoforge.train import loop, sentinel, shards
 from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.train.diary import Act, Diary
 from dinoforge.train.loop import descend
 from dinoforge.train.plan import PlanConfig
 
@@ -65,6 +66,10 @@ def bad_gradient(step, losses):
         if parameter.grad is not None:
             parameter.grad.fill_(math.nan)
     return losses
+
+
+def killed(*_):
+    raise KeyboardInterrupt
 
 
 def bad_loss(_step, losses):
@@ -169,6 +174,23 @@ def test_killed_after_it_went_back_it_goes_on_the_same(tmp_path, monkeypatch):
         assert len(Checkpoints(tmp_path / name / "checkpoints", keep=9).all()) > 0
     a, b = (load_file(tmp_path / name / "backbone" / "backbone.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_it_went_back_from_does_not_push_out_what_comes(tmp_path, monkeypatch):
+    """Three later checkpoints, as many as are kept, when it begins again; killed before the second of the new ones."""
+    out = tmp_path / "r"
+
+    def killed_at(step):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            At(patch, [step], killed)
+            go(out)
+
+    killed_at(45)
+    assert [saved.step for saved in Checkpoints(out / "checkpoints", keep=9).all()] == [20, 30, 40]
+    Diary(out / "events.jsonl").note(Act(44, "roll back", "collapse", "…", 0))
+    killed_at(15)
+    assert [saved.step for saved in Checkpoints(out / "checkpoints", keep=9).all()] == [10]
+    assert go(out).resumed_from == 10
 
 
 def test_budgets_spent_it_stops_and_more_let_it_go_on(tmp_path, monkeypatch):

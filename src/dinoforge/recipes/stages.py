@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dinoforge.recipes.phase import RATE_SHARE, HighResolution
 from dinoforge.recipes.recipe import Recipe
+from dinoforge.train.observe import due
 
 PHASE = "High-resolution phase"
 """Its name for people."""
@@ -43,6 +44,15 @@ class Stage:
     def pixels(self) -> int:
         """Side of its global views and of the images that features are taken of."""
         return self.recipe.data.augment.global_pixels
+
+    @property
+    def between(self) -> int:
+        """Steps from one checkpoint to the next."""
+        return max(1, round(self.recipe.plan.checkpoint_images / self.recipe.plan.batch))
+
+    def saves(self, step: int) -> bool:
+        """Whether there is a checkpoint after that step of the run."""
+        return due(step, every=self.between, steps=self.steps, before=self.before)
 
     def images(self, step: int) -> int:
         """Images seen in the run after so many of its steps, of which the last is in this stage."""

@@ -90,6 +90,16 @@ class Checkpoints:
 
         return dist.leading(newest)
 
+    def remove(self, unwanted: Callable[[Saved], bool]) -> None:
+        """Remove the whole ones that are not wanted any more. All ranks together."""
+
+        def work() -> None:
+            for saved in self.all():
+                if unwanted(saved):
+                    shutil.rmtree(saved.folder, ignore_errors=True)
+
+        dist.leading(work)
+
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> Path:
         """Write the state after ``facts["step"]`` steps, then remove the oldest beyond ``keep``.
 
