@@ -18,6 +18,7 @@ from dinoforge.recipes.hardware import HARDWARE, Cluster, Hardware, sent_bytes, 
 from dinoforge.recipes.recipe import DataConfig, Recipe
 from dinoforge.recipes.table import recipe
 from dinoforge.train import forecast as forecasting
+from dinoforge.train.distil import Design
 from dinoforge.train.forecast import Live, forecast
 from dinoforge.train.gram import GramConfig
 from dinoforge.train.loop import fit
@@ -77,7 +78,7 @@ def counted(job):
 
         setattr(torch.distributed, name, counting)
 
-    student = forecasting._shapes(job)
+    student = forecasting._shapes(Design(job.backbone, job.objective))
     step = Pretrain(student, teacher_of(student), forecasting._anchored(job.objective), seed=0)
     quicken(step, job.speed, CPU)
     shard(step, job.speed, CPU, job.precision)
