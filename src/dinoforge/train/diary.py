@@ -5,7 +5,6 @@ It is part of the run's state: how often the run went back, and from where, is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,13 +73,8 @@ class Diary:
         return all(act.back_to is not None and step <= act.back_to for act in self.rollbacks()[rollbacks:])
 
     def sentences(self) -> list[str]:
-        """What the report shows."""
-        return told(self.acts)
-
-
-def told(acts: Iterable[Act]) -> list[str]:
-    """One sentence an act."""
-    return [act.sentence for act in acts]
+        """What the report shows, one an act."""
+        return [act.sentence for act in self.acts]
 
 
 def _act(row: dict[str, Any]) -> Act:
