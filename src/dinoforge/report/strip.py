@@ -28,9 +28,9 @@ class Strip:
     """Maps of the queries, a column a step."""
 
     steps: list[int]
-    parts: list[Colours]
-    """PCA colours for every step."""
-    attention: list[Colours]
+    parts: list[UInt8[np.ndarray, "Q _ _ 3"]]
+    """PCA colours for every step; a phase at another resolution has more patches."""
+    attention: list[UInt8[np.ndarray, "Q _ _ 3"]]
 
 
 def strip(frames: Sequence[Frame]) -> Strip:
