@@ -167,7 +167,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor, _terms: Tensor) -> tuple[Tensor | None, ...]:
-        found = (None if slope is None else slope * scale.to(slope.dtype) for slope in ctx.saved_tensors)
+        # In place, for nobody else has them, and a second way back would be refused.
+        found = (None if slope is None else slope.mul_(scale.to(slope.dtype)) for slope in ctx.saved_tensors)
         return (*found, None, None, None, None)
 
 

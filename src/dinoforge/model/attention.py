@@ -42,19 +42,29 @@ def attend_packed(
     """
     if way != "written_out" and qkv.is_cuda and qkv.dtype in {torch.bfloat16, torch.float16} and len(shapes) > GROUPS:
         return _in_one_call(qkv, shapes, heads)
-    groups = qkv.split([samples * tokens for samples, tokens in shapes])
+    groups = list(qkv.split([samples * tokens for samples, tokens in shapes]))
+    ways = [chosen(way, tokens, qkv) for _, tokens in shapes]
+    if len(set(ways)) > 1:
+        # Written out keeps a copy for the way back, fused a view: of all the tokens, unless it has its own.
+        groups = [group.clone() if one == "fused" else group for group, one in zip(groups, ways, strict=True)]
     mixed = [
-        attend(group.view(*shape, 3, heads, -1), way).flatten(0, 1) for group, shape in zip(groups, shapes, strict=True)
+        attend(group.view(*shape, 3, heads, -1), one).flatten(0, 1)
+        for group, shape, one in zip(groups, shapes, ways, strict=True)
     ]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
+def chosen(way: Way, tokens: int, like: Tensor) -> Way:
+    """How samples of so many tokens are computed, on the device and in the precision of ``like``."""
+    if way != "auto":
+        return way
+    longest = WRITTEN_OUT_TOKENS.get(like.dtype, 0) if like.device.type == "cpu" else 0
+    return "written_out" if tokens <= longest else "fused"
+
+
 def attend(qkv: Float[Tensor, "B T 3 H E"], way: Way = "auto") -> Float[Tensor, "B T D"]:
     """``softmax(query key' / sqrt(E)) value`` (Vaswani et al. 2017, eq. 1) of samples of one length."""
-    if way == "auto":
-        on_processor = qkv.device.type == "cpu"
-        way = "written_out" if on_processor and qkv.shape[1] <= WRITTEN_OUT_TOKENS.get(qkv.dtype, 0) else "fused"
-    if way == "fused":
+    if chosen(way, qkv.shape[1], qkv) == "fused":
         return F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2)
     with torch.autocast(qkv.device.type, enabled=False):
         mixed: Tensor = _WrittenOut.apply(qkv)

@@ -258,8 +258,9 @@ class Pretrain(nn.Module):
             scores, patch_scores = self.student.scores(image, wide.patches.flatten(0, 2)[index])
 
         config = self.config
-        dino = dino_loss(scores.unflatten(len(image) // images), targets.images, config=config.dino)
+        # The patches first: they have the most scores, and the prototypes' gradient of one loss waits beside those of the next.
         ibot = ibot_loss(patch_scores, targets.patches, weight, views=views * images, config=config.ibot)
+        dino = dino_loss(scores.unflatten(len(image) // images), targets.images, config=config.dino)
         koleo = torch.stack(
             [koleo_loss(view, group=config.group) for view in wide.image.unflatten(0, (views, images))]
         ).sum()
