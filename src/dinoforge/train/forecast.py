@@ -221,10 +221,10 @@ def _forecast(job: Job) -> Forecast:
             step, adamw, batches, plan=job.plan, steps=1, parts=parts,
             compute=compute_context(job.precision, job.device),
         )  # fmt: skip
-        updating, flops, pieces = live.peak, live.flops, live.most_pieces
+        updating, flops = live.peak, live.flops
         live.peak = alive = live.now
         _look(average.backbone, job)
-        looking = live.peak - alive
+        looking, pieces = live.peak - alive, live.most_pieces
     moments = 2 * sum(p.nbytes for p in student.parameters() if p.requires_grad)
     more = data // parts * (job.parts - parts)
     data += data // 4  # the bytes that it was made from, which the loader holds until the next batch
