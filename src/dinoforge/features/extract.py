@@ -5,8 +5,10 @@ Axes: N images, B images at once, D channels, H by W patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dinoforge.base import dist
+from dinoforge.base.allocator import keep_freed_memory
 from dinoforge.base.errors import DataError
-from dinoforge.base.hardware import Precision, compute_context
+from dinoforge.base.hardware import Precision, compute_context, cores
 from dinoforge.data.augment import centre
 from dinoforge.data.decode import Broken, Reading
 from dinoforge.data.sources.source import Source
@@ -65,13 +68,29 @@ def normalised(images: UInt8[Tensor, "B C Y X"], preprocessing: Preprocessing) -
     return (images.float() / 255 - mean) / std
 
 
+class NoneUsable(DataError):
+    """Not one image of a source could be used."""
+
+    @classmethod
+    def of(cls, source: Source, broken: Sequence[tuple[int, str]]) -> NoneUsable:
+        """The error, with the last of the rows that could not and why."""
+        last = [f"; the last is {source.columns['id'][row]}: {reason.rstrip('.')}" for row, reason in broken[-1:]]
+        return cls(f"No image of {source.address} could be used{''.join(last)}.")
+
+
 def pictures(
-    source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int
-) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:
+    source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int,
+    decoders: int = 1,
+) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:  # fmt: skip
     """Every usable image of a source, in order, centred, so many at once; the next ones are decoded meanwhile.
 
+    All have the size that the preprocessing cuts out, so any of them make a batch.
+
+    Args:
+        decoders: Threads that decode; no result depends on it.
+
     Raises:
-        DataError: Not one image could be used.
+        NoneUsable: Not one image could be used.
     """
 
     how = reading(preprocessing)
@@ -82,27 +101,71 @@ def pictures(
         except Broken as error:
             return error
 
-    def some(start: int) -> list[tuple[int, Tensor | Broken]]:
-        return [(row, one(row)) for row in range(start, min(start + rows_at_once, len(source)))]
-
-    usable, last = 0, ""
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        starts = range(0, len(source), rows_at_once)
-        waiting = ahead.submit(some, 0)
-        for start in starts:
-            found = waiting.result()
-            if start + rows_at_once < len(source):
-                waiting = ahead.submit(some, start + rows_at_once)
-            for row, picture in found:
-                if isinstance(picture, Broken):
-                    last = f"; the last is {source.columns['id'][row]}: {str(picture).rstrip('.')}"
-                    on_broken(str(source.columns["id"][row]), str(picture))
-            good = [(row, picture) for row, picture in found if isinstance(picture, Tensor)]
-            if good:
-                usable += len(good)
-                yield np.asarray([row for row, _ in good]), torch.stack([picture for _, picture in good])
+    usable, last = 0, list[tuple[int, str]]()
+    with ThreadPoolExecutor(max_workers=decoders) as ahead:
+        try:
+            starts = range(0, len(source), rows_at_once)
+            waiting = [ahead.submit(one, row) for row in range(min(rows_at_once, len(source)))]
+            for start in starts:
+                found = [picture.result() for picture in waiting]
+                following = range(start + rows_at_once, min(start + 2 * rows_at_once, len(source)))
+                waiting = [ahead.submit(one, row) for row in following]
+                for row, picture in enumerate(found, start):
+                    if isinstance(picture, Broken):
+                        last = [(row, str(picture))]
+                        on_broken(str(source.columns["id"][row]), str(picture))
+                good = [(row, picture) for row, picture in enumerate(found, start) if isinstance(picture, Tensor)]
+                if good:
+                    usable += len(good)
+                    yield np.asarray([row for row, _ in good]), torch.stack([picture for _, picture in good])
+        finally:
+            ahead.shutdown(cancel_futures=True)  # whoever stops asking is not kept waiting
     if not usable:
-        raise DataError(f"No image of {source.address} could be used{last}.")
+        raise NoneUsable.of(source, last)
+
+
+@contextmanager
+def _threads(device: torch.device) -> Iterator[int]:
+    """Threads that decode, and the C library and torch set up for it, while the block lasts.
+
+    On a processor the networks take all cores, and one thread beside them decodes many times what they use up. Beside an
+    accelerator all cores decode; what torch computes there for one picture is not worth threads of its own.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+        yield 1
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():  # decoders silence theirs, which several at once do not undo in order
+            yield cores()
+    finally:
+        torch.set_num_threads(before)
+
+
+def forward(module: Any, images: Float[Tensor, "B C Y X"], how: Extraction) -> Features:
+    """Features of normalised images, without gradients, where the images are."""
+    with torch.no_grad(), compute_context(how.precision, how.device):
+        found: Features = module(images)
+    return found
+
+
+def _computed(
+    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, on_broken: Callable[[str, str], None]
+) -> Iterator[tuple[Int[np.ndarray, " B"], Features]]:
+    """Features of every usable image where they were computed, with their rows."""
+    was_training = module.training
+    module.eval()
+    try:
+        with _threads(how.device) as decoders:
+            for rows, images in pictures(
+                source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once, decoders=decoders
+            ):
+                x = normalised(images.to(how.device, non_blocking=True), preprocessing)
+                yield rows, forward(module, x, how)
+    finally:
+        module.train(was_training)
 
 
 def extract(
@@ -114,16 +177,22 @@ def extract(
     on_broken: Callable[[str, str], None],
 ) -> Iterator[Part]:
     """Features of every usable image, part by part, on the CPU in float32."""
-    was_training = module.training
-    module.eval()
-    try:
-        for rows, images in pictures(source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once):
-            x = normalised(images.to(how.device, non_blocking=True), preprocessing)
-            with torch.no_grad(), compute_context(how.precision, how.device):
-                found = module(x)
-            yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))
-    finally:
-        module.train(was_training)
+    for rows, found in _computed(module, source, preprocessing, how, on_broken):
+        yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))
+
+
+def extract_tokens(
+    module: Any,
+    source: Source,
+    preprocessing: Preprocessing,
+    how: Extraction,
+    *,
+    tokens: str,
+    on_broken: Callable[[str, str], None],
+) -> Iterator[tuple[Int[np.ndarray, " B"], Float[np.ndarray, "B *shape"]]]:
+    """One kind of them (``image`` or ``patches``) with their rows: of a GPU, nothing else travels."""
+    for rows, found in _computed(module, source, preprocessing, how, on_broken):
+        yield rows, getattr(found, tokens).float().cpu().numpy()
 
 
 def image_features(

@@ -1,7 +1,7 @@
 """The noun ``Features``: rows in a memory-mapped file, their ids beside them, and whose features they are.
 
 A folder with ``features.npy`` (one array, any NumPy reads it), ``ids.parquet`` (id and label of every row) and
-``features.json`` (kind, width, fingerprints of backbone and data).
+``features.json`` (kind, width, fingerprints of backbone and data); images that were set aside are in ``quarantine.jsonl``.
 
 Axes: N rows, D channels, H by W patches.
 """
@@ -9,7 +9,7 @@ Axes: N rows, D channels, H by W patches.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dinoforge.base.errors import DataError
-from dinoforge.base.files import explained, new_folder, write_json
-from dinoforge.features.extract import Part
+from dinoforge.base.files import explained, new_folder, write_json, write_lines
+from dinoforge.features.unfinished import Unfinished
 
 TOKENS = ("image", "patches")
 """What may be stored: one vector an image, or its grid of patches."""
@@ -37,42 +37,34 @@ class Stored:
 
 
 def write_features(
-    path: Path, parts: Iterator[Part], *, columns: Mapping[str, np.ndarray], tokens: str, facts: Mapping[str, Any]
-) -> int:
-    """Write features as they come, whole or not at all; the number of rows.
+    path: Path, shards: Unfinished, *, columns: Mapping[str, np.ndarray], facts: Mapping[str, Any],
+    set_aside: Iterable[Mapping[str, str]] = (),
+) -> int:  # fmt: skip
+    """Make finished shards the folder of features, whole or not at all, and remove them; the number of rows.
+
+    Args:
+        columns: What the source knows of its rows; goes to ``ids.parquet``.
+        facts: Whose features they are; goes to ``features.json``.
+        set_aside: What could not be used, each with ``id`` and ``reason``; goes to ``quarantine.jsonl``, if there is any.
 
     Raises:
-        RunError: The folder cannot be written.
+        RunError: The folder cannot be written; the shards stay.
     """
-    kept: list[np.ndarray] = []
+    rows = np.concatenate([shards.usable(number) for number in range(len(shards))])
+    shape = next(found.shape for found in shards.shards.values() if found.shape)
     with new_folder(path) as folder, explained(path):
-        with (folder / "rows.raw").open("wb") as file:
-            shape: tuple[int, ...] = ()
-            for part in parts:
-                values = getattr(part.features, tokens).numpy()
-                shape = values.shape[1:]
-                file.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
-                kept.append(part.rows)
-        rows = np.concatenate(kept)
-        _finish(folder, (len(rows), *shape))
-        table = {name: column[rows] for name, column in columns.items()}
-        pq.write_table(
-            pa.table({name: pa.array(values.tolist()) for name, values in table.items()}), folder / "ids.parquet"
-        )
-        about = {"tokens": tokens, "rows": len(rows), "shape": list(shape), **facts}
-        write_json(folder / "features.json", about)
+        with (folder / "features.npy").open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            shards.copy(file)
+        table = {name: pa.array(column[rows].tolist()) for name, column in columns.items()}
+        pq.write_table(pa.table(table), folder / "ids.parquet")
+        write_json(folder / "features.json", {"rows": len(rows), "shape": list(shape), **facts})
+        aside = [dict(line) for line in set_aside]
+        if aside:
+            write_lines(folder / "quarantine.jsonl", aside)
+    shards.remove()
     return len(rows)
-
-
-def _finish(folder: Path, shape: tuple[int, ...]) -> None:
-    """Put NumPy's header before the rows: the number of rows is known only now."""
-    with (folder / "features.npy").open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        with (folder / "rows.raw").open("rb") as rows:
-            while chunk := rows.read(1 << 24):
-                file.write(chunk)
-    (folder / "rows.raw").unlink()
 
 
 def read_features(path: Path) -> Stored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.hardware import choose_precision, device
+from dinoforge.base.hardware import Precision, choose_precision, device, resumed_precision
 from dinoforge.base.log import say
 from dinoforge.features.extract import Extraction
 from dinoforge.model.foreign import open_backbone
@@ -17,8 +17,15 @@ def opened(address: str) -> Backbone:
     return found
 
 
-def extraction(precision: str) -> Extraction:
+_ON_A_PROCESSOR = 16
+"""Images a forward pass there: what a block computes then stays near the cores."""
+
+
+def extraction(precision: str, before: Precision | None = None) -> Extraction:
     """How features are computed here; device and precision are said.
+
+    Args:
+        before: In which precision some of them are there already; ``auto`` stays with it.
 
     Raises:
         ConfigError: No such precision.
@@ -26,8 +33,10 @@ def extraction(precision: str) -> Extraction:
     if precision not in {"auto", "fp32", "bf16"}:
         raise ConfigError(f"precision must be one of auto, fp32, bf16; got {precision!r}.")
     where = device("auto")
-    choice = choose_precision(precision, where)
+    choice = resumed_precision(precision, choose_precision(precision, where), before)
     say(f"Device {where}, precision {choice.precision}: {choice.why}.")
+    if where.type == "cpu":
+        return Extraction(where, choice.precision, rows_at_once=_ON_A_PROCESSOR)
     return Extraction(where, choice.precision)
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
-from dinoforge.base.errors import ConfigError, Interrupted
+from dinoforge.base.errors import ConfigError
 from dinoforge.base.files import locked
+from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import progress, say
 from dinoforge.data.journal import Journal
 from dinoforge.data.look import printable
@@ -63,7 +59,7 @@ def scan(*, data: str, out: str, workers: str | int | None = None) -> Scanned:
     began = time.monotonic()
     path, count = Path(out), _count(workers)
     _free(path, data)
-    with _interruptible():
+    with interruptible("scanned"):
         source = open_source(data)
         beside = path.parent / f".{path.name}.scan"
         about = {"data": source.address, "fingerprint": source.fingerprint}
@@ -141,24 +137,3 @@ def _others(source: Source, data: str, out: Path) -> list[dict[str, str]]:
         for name, reason in source.rejected
         if not (name.endswith(out.name) and _is(f"{root}/{name}", out))
     ]
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turns SIGTERM and SIGINT into exit status 75: what was found is in the journal."""
-
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        name = signal.Signals(number).name
-        raise Interrupted(f"{name} received; what was scanned so far is kept. Run the same command to go on.")
-
-    before: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread: whoever owns it handles signals
-        pass
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
