@@ -202,7 +202,7 @@ class Vit(nn.Module):
 
     def _packed(self, inputs: Sequence[Inputs]) -> list[Features]:
         tokens = [self.embed(part.images, part.masks) for part in inputs]
-        shapes = [(len(part), part.shape[1]) for part in tokens]
+        shapes = [(part.shape[0], part.shape[1]) for part in tokens]
         x, turns = join([part.flatten(0, 1) for part in tokens]), self._turns(inputs)
         for number, block in enumerate(self.blocks):
             x = block(x, shapes, [None if part.drop is None else part.drop[number] for part in inputs], turns)
@@ -227,7 +227,7 @@ class Vit(nn.Module):
                 self.grid(part.images), width=config.width // config.heads, base=config.rope_base,
                 without=1 + config.registers, device=part.images.device, rescale=part.rescale,
             )  # fmt: skip
-            found.append(one.expand(len(part.images), -1, -1).flatten(0, 1))
+            found.append(one.expand(part.images.shape[0], -1, -1).flatten(0, 1))
         return join(found)
 
     def _untied(self, features: Features, tokens: Float[Tensor, "B T D"]) -> Features:
@@ -243,14 +243,18 @@ class Vit(nn.Module):
         x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
         if masks is not None:
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype).unsqueeze(0), x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         if self.config.positions == "table":
-            x = x + resize_positions(
-                self.pos_embed, grid=grid, offset=self.config.position_offset, antialias=self.config.position_antialias
-            )
+            x = x + self.table_at(grid)
         if self.config.registers:
-            x = torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1).to(x.dtype), x[:, 1:]], dim=1)
+            x = torch.cat([x[:, :1], self.register_tokens.expand(x.shape[0], -1, -1).to(x.dtype), x[:, 1:]], dim=1)
         return x
+
+    def table_at(self, grid: tuple[int, int]) -> Float[Tensor, "1 tokens D"]:
+        """The position table for a grid of so many rows and columns."""
+        return resize_positions(
+            self.pos_embed, grid=grid, offset=self.config.position_offset, antialias=self.config.position_antialias
+        )
 
     def intermediate(
         self, images: Float[Tensor, "B C Y X"], layers: int | Sequence[int], *, norm: bool = True
