@@ -4,6 +4,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import jaxtyping
+import pytest
 from jaxtyping import install_import_hook
 
 sys.path[:0] = [str(Path(__file__).parent / "golden"), str(Path(__file__).parent)]
@@ -15,6 +17,15 @@ if BEARTYPE:
     _hook = install_import_hook("dinoforge", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 from servers import object_storage, web  # noqa: E402, F401 - fixtures of several folders of tests
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes in signatures are not executed: while a program is traced they are symbols, which no annotation knows."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def pytest_configure(config):

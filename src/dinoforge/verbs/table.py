@@ -13,6 +13,7 @@ from dinoforge.verbs.distil import distil
 from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import evaluate
+from dinoforge.verbs.export import export
 from dinoforge.verbs.match import match
 from dinoforge.verbs.pca import pca
 from dinoforge.verbs.plan import plan
@@ -22,8 +23,8 @@ from dinoforge.verbs.scan import scan
 from dinoforge.verbs.stats import stats
 
 _VERBS = (
-    doctor, scan, stats, plan, pretrain, distil, convert, evaluate, embed, pca, attention, match, report, recipes, schema,
-    demo,
+    doctor, scan, stats, plan, pretrain, distil, convert, evaluate, embed, export, pca, attention, match, report, recipes,
+    schema, demo,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain", "distil"})

@@ -1,0 +1,1 @@
+"""A backbone for other runtimes: written, opened again there, and compared."""
