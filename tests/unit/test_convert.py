@@ -14,6 +14,7 @@ from dinoforge.model.table import build
 from dinoforge.model.toy import ToyConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Backbone, Preprocessing, load_backbone, save_backbone
+from perturbed import perturbed
 
 SIZE = {"position_offset": 0.0, "position_antialias": True}
 TABLE = VitConfig(width=64, depth=2, heads=1, patch=8, pixels=32, registers=2, **SIZE)
@@ -27,12 +28,7 @@ def here(tmp_path, monkeypatch):
 
 
 def ours(path, config=TABLE, **preprocessing):
-    module = build(config, seed=0).eval()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if not name.endswith("qkv.bias"):
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
-    save_backbone(path, Backbone(module, config, Preprocessing(**preprocessing)))
+    save_backbone(path, perturbed(config, **preprocessing))
     return load_backbone(path)
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dinoforge.base.errors import ConfigError, WeightsError, unknown
 from dinoforge.base.files import new_folder
 from dinoforge.base.log import say
+from dinoforge.export.compare import compared
+from dinoforge.model.features import Features
+from dinoforge.model.foreign import Output, features
 from dinoforge.model.layouts import FORMATS, Opened, composed, open_layout, write_layout
 from dinoforge.model.processor import FILE, written_processor
 from dinoforge.model.reshape import at_pixels, with_channels
@@ -208,17 +212,18 @@ def _against(folder: Path, backbone: Backbone, name: str, *, native_only: bool) 
         str(folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32
     ).eval()
     config = backbone.config
-    sizes = [(config.pixels, config.pixels)] + ([] if native_only else [(4 * config.patch, 6 * config.patch)])
-    worst, compared = 0.0, f"compared with {type(theirs).__name__} of transformers {transformers.__version__}"
-    for size in sizes:
-        images = torch.randn(1, config.channels, *size, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            want, mine = theirs(pixel_values=images).last_hidden_state, backbone.module(images)
-        tokens = torch.cat([mine.image.unsqueeze(1), mine.registers, mine.patches.flatten(1, 2)], dim=1)
-        error = float((tokens - want).abs().max())
-        if not error <= BOUND * float(want.abs().max()):
-            raise WeightsError(
-                f"{name}: features differ by {error:.2g} from {type(theirs).__name__}'s at {size[0]}x{size[1]}; none is kept."
-            )
-        worst = max(worst, error)
-    return worst, compared
+    where = [(1, config.pixels, config.pixels), *([] if native_only else [(1, 4 * config.patch, 6 * config.patch)])]
+
+    def there(images: Tensor) -> Features:
+        found = Output(theirs(pixel_values=images).last_hidden_state, 1 + config.registers, None)
+        return features(found, (images.shape[-2], images.shape[-1]))
+
+    seen = compared(backbone.module, there, where, channels=config.channels)
+    wrong = next((one for one in seen if not one.relative <= BOUND), None)
+    if wrong is not None:
+        raise WeightsError(
+            f"{name}: features differ by {wrong.max_error:.2g} from {type(theirs).__name__}'s at "
+            f"{wrong.height}x{wrong.width}; none is kept."
+        )
+    told = f"compared with {type(theirs).__name__} of transformers {transformers.__version__}"
+    return max(one.max_error for one in seen), told
