@@ -9,17 +9,17 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from dinoforge.base.errors import RunError
-from dinoforge.data.decode import Broken, open_picture
+from dinoforge.data.decode import Broken, Picture, open_picture
 from dinoforge.data.sources.source import Source
 
 PATIENCE = 120.0
@@ -44,9 +44,15 @@ class Seen(NamedTuple):
     """Why it cannot be used, in printable words."""
     lasting: bool
     """Whether the same file would be found the same again: not so where it could not be read at all."""
+    more: Any = None
+    """What else was asked of it, see ``Asking``."""
 
 
-def look(source: Source, row: int) -> Seen:
+Asking = Callable[[Picture, Shaped[np.ndarray, "Y X C"]], Any]
+"""Takes a picture and its pixels as they are in the file; what it gives travels between processes."""
+
+
+def look(source: Source, row: int, also: Asking | None = None) -> Seen:
     """Read one image and decode all of it: only so is it known to be whole."""
     try:
         encoded = source.encoded(row)
@@ -57,14 +63,15 @@ def look(source: Source, row: int) -> Seen:
     key, size = hashlib.sha256(encoded).hexdigest(), len(encoded)
     try:
         picture = open_picture(encoded)
-        picture.pixels()
+        pixels = picture.pixels()
+        more = None if also is None else also(picture, pixels)
     except Broken as error:
         return _broken(str(error), key, size)
     except MemoryError:
         return _broken("there is not enough memory to decode it", key, size, lasting=False)
     except Exception as error:
         return _broken(f"cannot be decoded: {type(error).__name__}: {error}", key, size)
-    return Seen(key, picture.width, picture.height, picture.channels, size, None, lasting=True)
+    return Seen(key, picture.width, picture.height, picture.channels, size, None, lasting=True, more=more)
 
 
 def _broken(reason: str, key: str | None = None, size: int | None = None, *, lasting: bool = True) -> Seen:
@@ -95,7 +102,7 @@ class _Task:
 class _Looker:
     """One process, and what it is at."""
 
-    def __init__(self, source: Source, others: list[_Looker]) -> None:
+    def __init__(self, source: Source, also: Asking | None, others: list[_Looker]) -> None:
         forks = "fork" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self.at = context.RawValue("q", -1)
@@ -104,7 +111,7 @@ class _Looker:
         self.seen_at, self.waited = -1, 0.0
         self.connection, theirs = context.Pipe()
         strangers = [self.connection, *(other.connection for other in others)] if forks else []
-        self.process = context.Process(target=_work, args=(source, theirs, self.at, strangers), daemon=True)
+        self.process = context.Process(target=_work, args=(source, also, theirs, self.at, strangers), daemon=True)
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # a handler of ours must not run in there
         try:
             self.process.start()
@@ -130,7 +137,7 @@ class _Looker:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _work(source: Source, connection: Connection, at: Any, strangers: list[Connection]) -> None:
+def _work(source: Source, also: Asking | None, connection: Connection, at: Any, strangers: list[Connection]) -> None:
     """The life of a process: rows in, what they hold out, until nobody asks any more."""
     for number in _SIGNALS:  # they reach the whole group; the main process decides
         signal.signal(number, signal.SIG_IGN)
@@ -145,7 +152,7 @@ def _work(source: Source, connection: Connection, at: Any, strangers: list[Conne
             found = []
             for row in rows:
                 at.value = row
-                found.append(look(source, row))
+                found.append(look(source, row, also))
             at.value = -1
             connection.send(found)
         except (EOFError, OSError):
@@ -155,8 +162,10 @@ def _work(source: Source, connection: Connection, at: Any, strangers: list[Conne
 class _Crew:
     """The processes, the tasks that wait, and the answers that wait for earlier ones."""
 
-    def __init__(self, source: Source, rows: Int[np.ndarray, " n"], *, workers: int, patience: float) -> None:
-        self.source, self.patience = source, patience
+    def __init__(
+        self, source: Source, rows: Int[np.ndarray, " n"], *, workers: int, patience: float, also: Asking | None
+    ) -> None:
+        self.source, self.patience, self.also = source, patience, also
         size = max(1, min(_AT_ONCE, len(rows) // (4 * workers)))
         self.tasks = (_Task(rows[start : start + size].tolist()) for start in range(0, len(rows), size))
         self.count = -(-len(rows) // size)
@@ -167,7 +176,7 @@ class _Crew:
         self.blameless = 0
         self.lookers: list[_Looker] = []
         for _ in range(min(workers, self.count)):
-            self.lookers.append(_Looker(source, self.lookers))
+            self.lookers.append(_Looker(source, also, self.lookers))
         self.watched = time.monotonic()
 
     def run(self) -> Iterator[list[Seen]]:
@@ -236,7 +245,7 @@ class _Crew:
         self.again.append((looker.number, task))
         place = self.lookers.index(looker)
         rest = [other for other in self.lookers if other is not looker]
-        self.lookers[place] = _Looker(self.source, rest)
+        self.lookers[place] = _Looker(self.source, self.also, rest)
 
     def end(self) -> None:
         for looker in self.lookers:
@@ -244,18 +253,19 @@ class _Crew:
 
 
 def looked(
-    source: Source, rows: Int[np.ndarray, " n"], *, workers: int, patience: float = PATIENCE
+    source: Source, rows: Int[np.ndarray, " n"], *, workers: int, patience: float = PATIENCE, also: Asking | None = None
 ) -> Iterator[list[Seen]]:
     """What reading the given rows found, some at a time, in their order whatever the number of processes.
 
     Args:
         workers: Processes, at least 1.
         patience: Seconds that one image may take; after it its process is ended and the image is broken.
+        also: Asked of each whole picture; see ``Seen.more``.
 
     Raises:
         RunError: Processes die without having begun.
     """
-    crew = _Crew(source, rows, workers=workers, patience=patience)
+    crew = _Crew(source, rows, workers=workers, patience=patience, also=also)
     try:
         yield from crew.run()
     finally:

@@ -19,6 +19,7 @@ from dinoforge.data.scan import EARLIER
 from dinoforge.data.scan import scan as scan_source
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
+from dinoforge.verbs.reading import worker_count
 
 _LONGEST = 240
 """Bytes in the name of the output; what is written beside it has a name some longer, and 255 is the most that is allowed."""
@@ -57,7 +58,7 @@ def scan(*, data: str, out: str, workers: str | int | None = None) -> Scanned:
         workers: Processes that read; all cores by default. Results do not depend on it.
     """
     began = time.monotonic()
-    path, count = Path(out), _count(workers)
+    path, count = Path(out), worker_count(workers)
     _free(path, data)
     with interruptible("scanned"):
         source = open_source(data)
@@ -102,23 +103,6 @@ def _free(path: Path, data: str) -> None:
     verb = read_made(path).get("verb")
     if verb != "scan":
         raise ConfigError(f"out={path} is a manifest of `{verb}`, not of `scan`; choose another name, or remove it.")
-
-
-def _count(workers: str | int | None) -> int:
-    """How many processes read.
-
-    Raises:
-        ConfigError: No whole number above 0.
-    """
-    if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        count = int(workers)
-    except ValueError:
-        raise ConfigError(f"workers takes a whole number; got {workers!r}.") from None
-    if not 1 <= count <= 1024:
-        raise ConfigError(f"workers must be 1 to 1024; got {count}.")
-    return count
 
 
 def _is(name: str, path: Path) -> bool:

@@ -1,0 +1,24 @@
+"""What verbs that read many images share: how many processes do it."""
+
+from __future__ import annotations
+
+import os
+
+from dinoforge.base.errors import ConfigError
+
+
+def worker_count(workers: str | int | None) -> int:
+    """How many processes read; all cores where nothing is said.
+
+    Raises:
+        ConfigError: No whole number above 0.
+    """
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        count = int(workers)
+    except ValueError:
+        raise ConfigError(f"workers takes a whole number; got {workers!r}.") from None
+    if not 1 <= count <= 1024:
+        raise ConfigError(f"workers must be 1 to 1024; got {count}.")
+    return count
