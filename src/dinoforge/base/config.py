@@ -178,6 +178,8 @@ def _read(model: type[Config], name: str, path: str, value: Any) -> Any:
 def groups_of(model: type[Config], name: str) -> list[type[Config]]:
     """The groups of settings that a field may hold: none, one, or one a kind."""
     annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    if typing.get_origin(annotation) in {tuple, list}:
+        return []  # a list of groups is one value
     parts = typing.get_args(annotation) or (annotation,)
     return [part for part in parts if isinstance(part, type) and issubclass(part, Config)]
 

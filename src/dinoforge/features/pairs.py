@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from pydantic import Field
 
 from dinoforge.base.config import Config
@@ -87,25 +87,78 @@ class LayoutConfig(Config):
     """How candidates are found."""
 
 
-def layout_pairs(thumbnails: Thumbnails, descriptors: Float[np.ndarray, "N D"], *, config: LayoutConfig) -> Pairs:
-    """Pairs that the comparison of ``verify`` found promising, each with its aligned similarity.
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Pairs that are worth a close look, some of them with left and right exchanged in one of the two."""
+
+    left: Int[np.ndarray, " P"]
+    right: Int[np.ndarray, " P"]
+    flip: Bool[np.ndarray, " P"]
+    recall: float = 1.0
+    """Lowest that was measured of the searches that found them."""
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def part(self, some: slice) -> Candidates:
+        """Some of them."""
+        return Candidates(self.left[some], self.right[some], self.flip[some], self.recall)
+
+
+def centre_of(descriptors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:
+    """The mean of all pictures and their mirror images: around it, cosines of unlike pictures scatter around 0."""
+    x = descriptors.astype(np.float32)
+    mean = x.mean(axis=0) if len(x) else np.zeros(x.shape[1], np.float32)
+    return (mean + mirrored(mean[None])[0]) / 2
+
+
+def self_candidates(descriptors: Float[np.ndarray, "N D"], *, config: LayoutConfig) -> Candidates:
+    """Of all pairs of rows. Descriptors are those of ``describe``; float16 will do."""
+    x = descriptors.astype(np.float32) - centre_of(descriptors)
+    near = [self_search(x, count=config.neighbours, threshold=config.candidate, config=config.search)]
+    if config.mirror:
+        near.append(search(mirrored(x), x, count=config.neighbours, threshold=config.candidate, config=config.search))
+    found = [pairs_of(one, threshold=config.candidate) for one in near]
+    return _candidates([(one.left, one.right) for one in found], [one.recall for one in near])
+
+
+def cross_candidates(
+    queries: Float[np.ndarray, "Q D"],
+    database: Float[np.ndarray, "N D"],
+    *,
+    centre: Float32[np.ndarray, " D"],
+    config: LayoutConfig,
+) -> Candidates:
+    """Of pairs of a query, left, and a row of the database, right.
 
     Args:
-        descriptors: Of ``describe``; float16 will do.
+        centre: Of the pool that either belongs to, see ``centre_of``.
     """
-    # Centred around the mean of all pictures and their mirror images: cosines of unlike pictures scatter around 0.
-    x = descriptors.astype(np.float32)
-    x = x - (x.mean(axis=0) + mirrored(x).mean(axis=0)) / 2 if len(x) else x
-    found = pairs_of(
-        self_search(x, count=config.neighbours, threshold=config.candidate, config=config.search),
-        threshold=config.candidate,
+    x, y = queries.astype(np.float32) - centre, database.astype(np.float32) - centre
+    near = [
+        search(one, y, count=config.neighbours, threshold=config.candidate, config=config.search)
+        for one in ((x, mirrored(x)) if config.mirror else (x,))
+    ]
+    places = [np.nonzero(one.similarity > config.candidate) for one in near]
+    rows = [(query, one.index[query, rank]) for one, (query, rank) in zip(near, places, strict=True)]
+    return _candidates(rows, [one.recall for one in near])
+
+
+def _candidates(rows: list[tuple[np.ndarray, np.ndarray]], recalls: list[float]) -> Candidates:
+    flip = np.concatenate([np.full(len(left), turn == 1) for turn, (left, _) in enumerate(rows)])
+    left, right = (np.concatenate(side) for side in zip(*rows, strict=True))
+    return Candidates(left, right, flip, min(recalls))
+
+
+def settled(candidates: Candidates, thumbnails: Thumbnails, *, config: LayoutConfig) -> Pairs:
+    """The candidates that the comparison of ``verify`` found promising, each pair once with its aligned similarity."""
+    similarity = aligned_similarity(
+        thumbnails, candidates.left, candidates.right, mirror=candidates.flip, config=config.verify
     )
-    left, right, flip = found.left, found.right, np.zeros(len(found), dtype=bool)
-    if config.mirror:
-        near = search(mirrored(x), x, count=config.neighbours, threshold=config.candidate, config=config.search)
-        turned = pairs_of(near, threshold=config.candidate)
-        left, right = np.concatenate([left, turned.left]), np.concatenate([right, turned.right])
-        flip = np.concatenate([flip, np.ones(len(turned), dtype=bool)])
-    similarity = aligned_similarity(thumbnails, left, right, mirror=flip, config=config.verify)
     seen = similarity >= 0
-    return joined(left[seen], right[seen], similarity[seen])
+    return joined(candidates.left[seen], candidates.right[seen], similarity[seen])
+
+
+def layout_pairs(thumbnails: Thumbnails, descriptors: Float[np.ndarray, "N D"], *, config: LayoutConfig) -> Pairs:
+    """All near copies among pictures, see ``self_candidates`` and ``settled``."""
+    return settled(self_candidates(descriptors, config=config), thumbnails, config=config)

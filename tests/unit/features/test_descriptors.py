@@ -1,0 +1,81 @@
+"""Stored descriptors: what is asked is found, exactly or nearly; folders of another kind are refused."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from dinoforge.base.errors import DataError
+from dinoforge.features.copies import describe, thumbnail
+from dinoforge.features.descriptors import Descriptors, matches, read_descriptors, write_descriptors
+from dinoforge.features.pairs import LAYOUT_DUPLICATE, LayoutConfig
+from scenes import scenes
+
+
+def described(pictures, names, keys):
+    thumbnails = np.stack([thumbnail(picture) for picture in pictures])
+    return Descriptors(np.asarray(names), np.asarray(keys), thumbnails, describe(thumbnails).astype(np.float16))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pictures = scenes(20)
+    write_descriptors(tmp_path / "d", described(pictures, [f"p{n}" for n in range(20)], [f"key{n}" for n in range(20)]))
+    return tmp_path / "d"
+
+
+def found(asked, folder, **how):
+    return matches(
+        asked, read_descriptors(folder), threshold=how.get("threshold", LAYOUT_DUPLICATE), config=LayoutConfig()
+    )
+
+
+def test_copies_are_found_by_their_kind(folder):
+    pictures, strangers = scenes(20), scenes(3, seed=77)
+    small = cv2.resize(pictures[4], (40, 40), interpolation=cv2.INTER_AREA)
+    asked = described(
+        [pictures[2], small, pictures[7][:, ::-1], pictures[9][6:, :88], *strangers],
+        [f"q{n}" for n in range(7)], ["key2", "x", "y", "z", "", "a", "b"],
+    )  # fmt: skip
+    lines = found(asked, folder)
+    assert [(line.image, line.id, line.kind) for line in lines] == [
+        (0, "p2", "exact"), (1, "p4", "near"), (2, "p7", "near"), (3, "p9", "near")
+    ]  # fmt: skip
+    assert lines[0].similarity == 1
+    assert all(LAYOUT_DUPLICATE < line.similarity <= 1.0001 for line in lines)
+    assert [line.image for line in found(asked, folder, threshold=0.9999)][:1] == [0]
+
+
+def test_flat_pictures_are_found_by_their_bytes_alone(tmp_path):
+    flat = np.full((30, 30, 3), 90, np.uint8)
+    write_descriptors(tmp_path / "d", described([flat, flat + 1], ["a", "b"], ["same", "other"]))
+    assert [(line.id, line.kind) for line in found(described([flat], ["q"], ["same"]), tmp_path / "d")] == [
+        ("a", "exact")
+    ]
+
+
+def test_a_key_that_is_not_known_is_no_match(tmp_path):
+    flat = np.full((30, 30, 3), 90, np.uint8)
+    write_descriptors(tmp_path / "d", described([flat], ["a"], [""]))
+    assert found(described([flat], ["q"], [""]), tmp_path / "d") == []
+
+
+def test_other_descriptors_are_refused(folder, tmp_path):
+    np.save(folder / "descriptors.npy", np.zeros((20, 512), np.float16))
+    with pytest.raises(
+        DataError, match="holds descriptors 'layout' of width 512; this version compares 'layout' of width 248"
+    ):
+        read_descriptors(folder)
+    about = json.loads((folder / "descriptors.json").read_text()) | {"name": "sscd"}
+    (folder / "descriptors.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match="holds descriptors 'sscd'"):
+        read_descriptors(folder)
+    with pytest.raises(DataError, match="holds no descriptors"):
+        read_descriptors(tmp_path / "nothing")
+
+
+def test_files_of_unequal_lengths_are_refused(folder):
+    np.save(folder / "thumbnails.npy", np.zeros((19, 32, 32, 3), np.uint8))
+    with pytest.raises(DataError, match="is damaged: its files are of 20, 20 and 19 images"):
+        read_descriptors(folder)
