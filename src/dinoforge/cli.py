@@ -78,6 +78,8 @@ def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> di
         own = {"out"} | {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
         settled = settle({name: value for name, value in arguments.items() if name not in own})
         return settled.values()
+    if function.__name__ in table.VERBS_WITH_SETTINGS:
+        return dict(table.VERBS_WITH_SETTINGS[function.__name__].described(arguments))
     found = {
         name.rstrip("_"): (arguments.get(name, parameter.default), "command line" if name in arguments else "default")
         for name, parameter in inspect.signature(function).parameters.items()
@@ -148,6 +150,8 @@ def _help(function: Callable[..., Any]) -> str:
     if function.__name__ in table.VERBS_WITH_RECIPE:
         text += "\n\nRecipe settings (defaults; a recipe changes some, see `dinoforge recipes show=NAME`):\n\n"
         text += "\n".join(setting_lines())
+    elif function.__name__ in table.VERBS_WITH_SETTINGS:
+        text += "\n\nSettings (defaults):\n\n" + "\n".join(table.VERBS_WITH_SETTINGS[function.__name__].lines())
     return "\n\n".join("\b\n" + paragraph for paragraph in text.split("\n\n"))
 
 

@@ -40,7 +40,7 @@ class Evil:
 
 
 CASES = [
-    (["pretrian"], "No such verb 'pretrian'. Did you mean 'pretrain'? Verbs: doctor, scan, stats, plan, pretrain"),
+    (["pretrian"], "No such verb 'pretrian'. Did you mean 'pretrain'? Verbs: doctor, scan, stats, curate, contains, plan, pretrain"),
     (["pretrain"], "out= is required"),
     (["pretrain", "out=r"], "data= is required"),
     (["pretrain", "photos", "out=r"], "Settings are written key=value; got 'photos'"),

@@ -10,10 +10,11 @@ Axes: N images, D channels, L levels, C clusters of a level, k children of a clu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dinoforge.base.config import Config, Count
 from dinoforge.base.errors import ConfigError
@@ -22,7 +23,7 @@ from dinoforge.features.kmeans import Clusters, KmeansConfig, assigned, kmeans
 
 
 class LevelConfig(Config):
-    """One level of the hierarchy."""
+    """One level of the hierarchy; a number alone stands for so many clusters."""
 
     clusters: Count = Field(ge=1)
     """How many it has: of images on the first level, of the clusters below on the others."""
@@ -31,6 +32,11 @@ class LevelConfig(Config):
     nearest: int = Field(default=2, ge=1)
     """Points of each cluster, nearest to its centre, that a round clusters anew; 1 leaves the level as it is. The paper has
     about half the mean size of a cluster."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return {"clusters": value} if isinstance(value, int | str) else value
 
 
 class BalanceConfig(Config):

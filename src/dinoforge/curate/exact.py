@@ -1,11 +1,33 @@
-"""Exact copies: of all images with the same bytes, the first is kept."""
+"""Exact copies: of all images with the same bytes, the first is kept.
+
+Axes: N images, n rows of them.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
+from dinoforge.curate.why import Dropped
 from dinoforge.data.manifest import Manifest, firsts
+
+STAGE = "exact copies"
+
+
+def copied(sha256: Any, rows: Int[np.ndarray, " N"]) -> Dropped:
+    """All images but the first of each key, with reason ``exact copy``.
+
+    Args:
+        sha256: A pyarrow column; images are equal where it is.
+        rows: What they are called in what is given.
+    """
+    first = firsts(sha256)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    reason = np.full(len(again), "exact copy")
+    return Dropped(rows[again], reason, rows[first[again]], np.ones(len(again), np.float32), STAGE)
 
 
 def keep_first(manifest: Manifest) -> tuple[Manifest, Manifest]:
@@ -13,11 +35,9 @@ def keep_first(manifest: Manifest) -> tuple[Manifest, Manifest]:
 
     Images are equal where their ``sha256`` is; the order of the rows decides which is first.
     """
-    first = firsts(manifest.table["sha256"])
-    copied = first != np.arange(len(first))
-    kept, dropped = np.flatnonzero(~copied), np.flatnonzero(copied)
-    against = manifest.table["id"].take(pa.array(first[dropped]))
+    gone = copied(manifest.table["sha256"], np.arange(len(manifest)))
+    against = manifest.table["id"].take(pa.array(gone.against))
     return (
-        manifest.select(kept).replaced("copy_of", None).replaced("reason", ""),
-        manifest.select(dropped).replaced("copy_of", against).replaced("reason", "exact copy"),
+        manifest.select(gone.kept(len(manifest))).replaced("copy_of", None).replaced("reason", ""),
+        manifest.select(gone.row).replaced("copy_of", against).replaced("reason", "exact copy"),
     )

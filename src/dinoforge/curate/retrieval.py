@@ -18,7 +18,8 @@ from dinoforge.base.config import Config, Count
 from dinoforge.base.errors import DataError
 from dinoforge.base.random import numpy_generator
 from dinoforge.curate.why import Chosen
-from dinoforge.features.search import Neighbours
+from dinoforge.features.kmeans import KmeansConfig
+from dinoforge.features.search import Neighbours, SearchConfig
 
 LARGE = 1_000_000
 """Seeds above which a set is large, and retrieval goes by samples."""
@@ -27,25 +28,31 @@ LARGE = 1_000_000
 class RetrievalConfig(Config):
     """How many images of the pool a seed set brings."""
 
-    method: Literal["auto", "samples", "clusters"] = "auto"
-    """``auto`` goes by samples for a set of more than a million seeds, by clusters for a smaller one."""
+    method: Literal["auto", "samples", "clusters", "all"] = "auto"
+    """``auto`` goes by samples for a set of more than a million seeds, by clusters for a smaller one; ``all`` keeps every
+    image, and notes its nearest seed. ``retrieve=`` for short."""
     neighbours: int = Field(default=4, ge=1)
     """By samples: images for each seed. The paper took 4 for ImageNet-22k and Google Landmarks, 32 for ImageNet-1k."""
     multiplicity: bool = False
     """By samples: keep an image as often as seeds chose it, as the counts of table 15 do; else once, by its nearest seed."""
-    clusters: Count = Field(default=100_000, ge=1)
-    """By clusters: into how many the pool is divided."""
+    clusters: Count | None = Field(default=None, ge=1)
+    """By clusters: into how many the pool is divided; null takes the paper's 100,000; in a pool of fewer than
+    1.6 million one for 16 images, and none without 4 seeds on average."""
     more_than: int = Field(default=3, ge=0)
     """By clusters: a cluster gives images if it holds more seeds than this."""
     per_cluster: Count = Field(default=10_000, ge=1)
     """By clusters: images that one gives, or all it has."""
     cap: Count = Field(default=1_000_000, ge=1)
     """By clusters: images that one seed set brings at most."""
+    kmeans: KmeansConfig = KmeansConfig(spherical=True, sample=256)
+    """By clusters: how they are found."""
+    search: SearchConfig = SearchConfig()
+    """By samples: how neighbours are found."""
     seed: int = Field(default=0, ge=0)
-    """Of what is drawn where a cluster or a set has more than it may give."""
+    """Of the clusters, and of what is drawn where a cluster or a set has more than it may give."""
 
 
-def method_for(seeds: int, config: RetrievalConfig) -> Literal["samples", "clusters"]:
+def method_for(seeds: int, config: RetrievalConfig) -> Literal["samples", "clusters", "all"]:
     """How a seed set of that size is retrieved for.
 
     Raises:
@@ -77,6 +84,23 @@ def by_samples(neighbours: Neighbours, *, seed_set: int, config: RetrievalConfig
     return found if config.multiplicity else found.once()
 
 
+def by_nearest(neighbours: Neighbours, *, seed_set: int) -> Chosen:
+    """Every image of the pool, with the seed that it is nearest to.
+
+    Args:
+        neighbours: Of the pool's images among the seeds, one each.
+    """
+    images = len(neighbours.index)
+    return Chosen(
+        row=np.arange(images),
+        seed_set=np.full(images, seed_set),
+        seed=neighbours.index[:, 0],
+        rank=np.zeros(images, dtype=np.int64),
+        similarity=neighbours.similarity[:, 0],
+        cluster=np.full(images, -1),
+    )
+
+
 def by_clusters(
     pool: Int[np.ndarray, " N"], seeds: Int[np.ndarray, " S"], *, seed_set: int, config: RetrievalConfig
 ) -> Chosen:
@@ -90,7 +114,7 @@ def by_clusters(
         seeds: Cluster of each seed of the set.
     """
     order = np.argsort(pool, kind="stable")
-    sizes = np.bincount(pool, minlength=config.clusters)
+    sizes = np.bincount(pool, minlength=config.clusters or 0)
     starts = np.cumsum(sizes) - sizes
     parts = [np.zeros(0, dtype=np.int64)]
     for cluster in giving(seeds, more_than=config.more_than).tolist():

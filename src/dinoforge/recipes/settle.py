@@ -105,15 +105,16 @@ def to_yaml(settled: Recipe) -> str:
 
 
 def setting_lines() -> Iterator[str]:
-    """Every setting with its default and the first sentence of its meaning, for ``--help``."""
-    yield from _lines(Recipe(plan=PlanConfig(images=1)), "")
+    """Every setting of a recipe with its default and the first sentence of its meaning, for ``--help``."""
+    yield from lines_of(Recipe(plan=PlanConfig(images=1)))
 
 
-def _lines(config: Config, prefix: str) -> Iterator[str]:
+def lines_of(config: Config, prefix: str = "") -> Iterator[str]:
+    """The same of any settings."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Config):
-            yield from _lines(value, f"{prefix}{name}.")
+            yield from lines_of(value, f"{prefix}{name}.")
             continue
         yield _line(prefix + name, field, "" if prefix + name == "plan.images" else _plain(value))
         if value is None:

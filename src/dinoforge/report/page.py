@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from dinoforge.base.log import clock
@@ -45,17 +46,23 @@ _WORDS = {
 def page(account: Account) -> str:
     """The HTML of a run's report."""
     film = read_film(account.folder / "film")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"whole": whole, "share": share, "figure": figure}
-    template = environment.from_string(resources.files("dinoforge.report").joinpath("page.html").read_text("utf-8"))
-    html = template.render(
-        name=account.folder.resolve().name, verdict=verdict(account), state=account.state, facts=_facts(account),
+    return rendered(
+        "page.html", name=account.folder.resolve().name, verdict=verdict(account), state=account.state, facts=_facts(account),
         quality=_quality(account), carded="uniformity" in account.series, scores=_scores(account),
         film=None if film is None else _film(*film), probed=account.setting("probe.source") is not None,
         intake=_intake(account), plan=_cost(account),
         warnings=_texts(account.plan.get("warnings")), curves=_curves(account), events=account.events,
         lineage=_lineage(account), config=account.config[:_LONGEST_TEXT],
     )  # fmt: skip
+
+
+def rendered(template: str, **values: Any) -> str:
+    """The HTML of a page: our template and style, everything else escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"whole": whole, "share": share, "figure": figure}
+    texts = resources.files("dinoforge.report")
+    style = Markup(texts.joinpath("style.css").read_text("utf-8"))
+    html = environment.from_string(texts.joinpath(template).read_text("utf-8")).render(style=style, **values)
     # A file name that is no UTF-8 reaches us as lone surrogates, which UTF-8 cannot hold.
     return html.encode("utf-8", "replace").decode("utf-8")
 
@@ -178,7 +185,7 @@ def _film(cast: Cast, frames: list[Frame]) -> dict[str, Any]:
 
     def thumbnail(row: int) -> str:
         if row not in thumbnails:
-            thumbnails[row] = _jpeg(Image.fromarray(cast.thumbnails[row]))
+            thumbnails[row] = jpeg(Image.fromarray(cast.thumbnails[row]))
         return thumbnails[row]
 
     def seen(frame: Frame) -> list[list[dict[str, Any]]]:
@@ -214,7 +221,8 @@ def _map(picture: UInt8[np.ndarray, "H W 3"]) -> str:
     return "data:image/png;base64," + base64.b64encode(png(Image.fromarray(picture))).decode()
 
 
-def _jpeg(picture: Image.Image) -> str:
+def jpeg(picture: Image.Image) -> str:
+    """A small picture as a data address."""
     picture = picture.convert("RGB")
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     file = io.BytesIO()
@@ -258,7 +266,7 @@ def _sound(encoded: Any) -> str:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             data = base64.b64decode(str(encoded).rpartition(",")[2], validate=True)
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-                return _jpeg(picture) if max(picture.size) <= 2048 else ""
+                return jpeg(picture) if max(picture.size) <= 2048 else ""
     except (
         OSError,
         ValueError,

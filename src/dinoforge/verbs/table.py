@@ -7,7 +7,9 @@ from typing import Any
 
 from dinoforge.runs import pretrain
 from dinoforge.verbs.attention import attention
+from dinoforge.verbs.contains import contains
 from dinoforge.verbs.convert import convert
+from dinoforge.verbs.curate import SETTINGS, Settings, curate
 from dinoforge.verbs.demo import demo
 from dinoforge.verbs.distil import distil
 from dinoforge.verbs.doctor import doctor
@@ -23,11 +25,13 @@ from dinoforge.verbs.scan import scan
 from dinoforge.verbs.stats import stats
 
 _VERBS = (
-    doctor, scan, stats, plan, pretrain, distil, convert, evaluate, embed, export, pca, attention, match, report, recipes,
-    schema, demo,
+    doctor, scan, stats, curate, contains, plan, pretrain, distil, convert, evaluate, embed, export, pca, attention, match,
+    report, recipes, schema, demo,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
 VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
 """Verbs that several processes started together do as one."""
+VERBS_WITH_SETTINGS: dict[str, Settings] = {"curate": SETTINGS}
+"""Verbs that take settings of their own besides their keys."""

@@ -1,0 +1,101 @@
+"""Pictures for the report: what went and what stayed for it, what was retrieved for which seed, clusters before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dinoforge.curate.engine import Done
+from dinoforge.curate.images import Images
+from dinoforge.curate.output import BROKEN
+from dinoforge.curate.state import State
+from dinoforge.data.augment import centre
+from dinoforge.data.decode import Broken
+from dinoforge.features.search import SearchConfig, search
+
+EACH = 6
+"""Examples of each reason."""
+SEEDS, NEAR = 4, 6
+"""Seeds of a set that are shown, and the images near each."""
+CLUSTERS, MEMBERS = 10, 5
+_SIDE = 96
+_ALWAYS = 2**62
+
+
+def picture(images: Images, row: int) -> UInt8[np.ndarray, "Y X 3"] | None:
+    """A small square of an image; its thumbnail where it has no red, green and blue; None where it is broken."""
+    if images.broken[row]:
+        return None
+    try:
+        return centre(images.source.pixels(row), short_side=_SIDE, side=_SIDE).permute(1, 2, 0).numpy()
+    except Broken:
+        return images.thumbnails[row]
+
+
+def _shown(images: Images, row: int, **more: Any) -> dict[str, Any]:
+    return {"id": str(images.source.columns["id"][row]), "picture": picture(images, row), **more}
+
+
+def dropped_examples(state: State, done: Sequence[Done]) -> dict[str, list[dict[str, Any]]]:
+    """By stage: some of what went, each with what it is a copy of."""
+    pool = state.pool
+    broken = np.setdiff1d(np.arange(len(pool)), pool.whole)[:EACH]
+    found = {"read": [_shown(pool, row, reason=f"{BROKEN}: {pool.broken[row]}", other=None) for row in broken.tolist()]}
+    for one in done:
+        gone, lines = one.result.dropped, []
+        other = state.keep_out if one.name == "leaks" else pool
+        for reason in dict.fromkeys(gone.reason.tolist()):
+            for place in np.flatnonzero(gone.reason == reason)[:EACH].tolist():
+                against, near = int(gone.against[place]), float(gone.similarity[place])
+                by = _shown(other, against) if against >= 0 and other is not None else None
+                lines.append(_shown(pool, int(gone.row[place]), reason=str(reason), other=by, similarity=near))
+        found[one.name] = lines
+    return found
+
+
+def seed_examples(state: State) -> list[dict[str, Any]]:
+    """By seed set: some seeds, and what of the images that are in is nearest to them."""
+    if "retrieval" not in state.results:
+        return []
+    rows, vectors = state.embeddings.of(state.pool, state.alive)
+    found = []
+    for images, about in zip(state.seeds, state.results["retrieval"].facts["sets"], strict=True):
+        usable, asked = state.embeddings.of(images, images.whole)
+        some = np.unique(np.linspace(0, len(usable) - 1, SEEDS).round().astype(np.int64))
+        near = search(asked[some], vectors, count=NEAR, config=SearchConfig(exact_below=_ALWAYS))
+        lines = [
+            {
+                "seed": _shown(images, int(usable[place])),
+                "near": [
+                    _shown(state.pool, int(rows[row]), similarity=float(cosine))
+                    for row, cosine in zip(near.index[at].tolist(), near.similarity[at].tolist(), strict=True)
+                    if row >= 0
+                ],
+            }
+            for at, place in enumerate(some.tolist())
+        ]
+        found.append({**about, "rows": lines})
+    return found
+
+
+def cluster_examples(state: State) -> list[dict[str, Any]]:
+    """The largest and the smallest clusters of the top level: images before and after, and some of them."""
+    if "balance" not in state.results:
+        return []
+    arrays = state.results["balance"].arrays
+    top, drawn = arrays["top"], arrays["times"] > 0
+    before = np.bincount(top)
+    after = np.bincount(top[drawn], minlength=len(before))
+    order = np.argsort(-before, kind="stable")
+    order = order[before[order] > 0]
+    chosen = order if len(order) <= CLUSTERS else np.concatenate([order[: CLUSTERS // 2], order[-CLUSTERS // 2 :]])
+    return [
+        {
+            "cluster": cluster, "before": int(before[cluster]), "after": int(after[cluster]),
+            "images": [_shown(state.pool, int(row)) for row in arrays["row"][drawn & (top == cluster)][:MEMBERS]],
+        }
+        for cluster in chosen.tolist()
+    ]  # fmt: skip

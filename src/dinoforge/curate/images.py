@@ -1,0 +1,229 @@
+"""What the stages know of every image of a source: its file's facts, its measures, its thumbnail and its descriptor.
+
+Images are read once, shard after shard; a shard is a function of its rows alone, lies on the disk, and is read again only
+where its images are not those that it was made of.
+
+Axes: N rows of a source, n of them in a shard, D numbers of a descriptor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float16, Float64, Int, Shaped, UInt8
+
+from dinoforge.base.config import fingerprint
+from dinoforge.base.errors import DataError
+from dinoforge.base.files import write_atomic
+from dinoforge.base.log import progress, say
+from dinoforge.curate.filters import Measured, measured
+from dinoforge.data.journal import FACTS
+from dinoforge.data.look import Seen, looked
+from dinoforge.data.manifest import Manifest, firsts, keys
+from dinoforge.data.picture import HIGHEST, Picture, as_bytes, fitted
+from dinoforge.data.scan import Found
+from dinoforge.data.sources.source import Source
+from dinoforge.features.copies import NAME, SIDE, WIDTH, describe, thumbnail
+
+SHARD = 2048
+"""Images that are read, written, and lost at most when a run is killed."""
+_VERSION = 1
+"""Of what is measured: another one reads all shards again."""
+_MEASURES = Measured.__slots__
+
+
+class Taken(NamedTuple):
+    """What is made of a picture's pixels."""
+
+    measures: tuple[float, ...]
+    thumbnail: UInt8[np.ndarray, "32 32 3"]
+
+
+def take(picture: Picture, pixels: Shaped[np.ndarray, "Y X C"]) -> Taken:
+    """Measures and thumbnail of a picture of any channels and numbers; those without a white are stretched to 256 levels."""
+    colours = picture.channels - picture.alpha
+    known = fitted(pixels, 3, alpha=picture.alpha) if colours in {1, 3} else pixels
+    stretch = None
+    if known.dtype not in HIGHEST:
+        finite = known[np.isfinite(known)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        stretch = ((low, high if high > low else low + 1),)
+    small = as_bytes(known, stretch)
+    found = measured(small)
+    return Taken(tuple(float(getattr(found, name)) for name in _MEASURES), thumbnail(small))
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """All rows of a source, those included that are no images."""
+
+    name: str
+    """What its folders are called."""
+    source: Source
+    sha256: Shaped[np.ndarray, " N"]
+    """Empty where the file could not be read."""
+    sizes: Int[np.ndarray, "N 4"]
+    """Width, height, channels, bytes; -1 where it is broken."""
+    broken: Shaped[np.ndarray, " N"]
+    """Why it cannot be used; empty where it is whole."""
+    measures: Float64[np.ndarray, "N 6"]
+    thumbnails: UInt8[np.ndarray, "N 32 32 3"]
+    descriptors: Float16[np.ndarray, "N D"]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @cached_property
+    def whole(self) -> Int[np.ndarray, " n"]:
+        """Rows that are images."""
+        return np.flatnonzero(self.broken == "")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with any image, its name or its label."""
+        digest = hashlib.sha256(f"{_VERSION} {NAME} {WIDTH} {self.source.fingerprint}".encode())
+        for column in (self.sha256, self.broken):
+            digest.update("\n".join(column.tolist()).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def pixels(self) -> Int[np.ndarray, " N"]:
+        """Width times height."""
+        return self.sizes[:, 0] * self.sizes[:, 1]
+
+    def measured(self, rows: Int[np.ndarray, " n"]) -> list[Measured]:
+        """The measures of some rows."""
+        return [Measured(*line) for line in self.measures[rows].tolist()]
+
+    def manifest(self) -> Manifest:
+        """The whole images as a scan lists them; row n of it is ``whole[n]``."""
+        kept = self.whole
+        found = Found(
+            self.source, self._facts(), np.arange(len(self)), {}, kept, firsts(pa.array(self.sha256[kept].tolist())),
+            read=len(self), reused=0, new=0, changed=0, vanished=0,
+        )  # fmt: skip
+        tables = list(found.tables())
+        if not tables:
+            raise DataError(f"{self.source.address} holds no image that can be used.")
+        made = {"by_name": sorted(self.source.by_name)}
+        return Manifest(pa.concat_tables(tables), made)
+
+    def _facts(self) -> Any:
+        none = self.sizes[:, 0] < 0
+        numbers = {
+            name: pa.array(self.sizes[:, place], FACTS.field(name).type, mask=none)
+            for place, name in enumerate(("width", "height", "channels", "bytes"))
+        }
+        texts = {"sha256": self.sha256.tolist(), "broken": [reason or None for reason in self.broken.tolist()]}
+        stamps = [self.source.stamp(row) for row in range(len(self))]
+        columns = {**numbers, **texts, "id": keys(self.source.columns["id"]), "stamp": stamps}
+        return pa.table([pa.array(columns[field.name], field.type) for field in FACTS], schema=FACTS)
+
+
+def read_images(source: Source, folder: Path, *, name: str, workers: int) -> Images:
+    """Read what is not known yet of a source, and give all of it.
+
+    Args:
+        folder: Of the shards.
+        name: See ``Images``; also for the progress.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    cv2.setNumThreads(1)  # processes that are forked while it has threads would wait for them for ever
+    ids = keys(source.columns["id"]).to_pylist()
+    spans = [(start, min(start + SHARD, len(source))) for start in range(0, len(source), SHARD)]
+    marks = [_mark(source, ids, *span) for span in spans]
+    files = [folder / f"{start:010}.npz" for start, _ in spans]
+    held = [_held(file, mark) for file, mark in zip(files, marks, strict=True)]
+    stale = sum(part is None and file.exists() for part, file in zip(held, files, strict=True))
+    if stale:
+        say(f"{name}: {stale} of {len(files)} shards in {folder} were made of other images; they are read again.")
+    missing = [place for place, part in enumerate(held) if part is None]
+    rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(*spans[place]) for place in missing)])
+    if len(rows):
+        with progress(f"read {name}", len(source), start=len(source) - len(rows)) as tick:
+            answers = (seen for some in looked(source, rows, workers=workers, also=take) for seen in some)
+            done = len(source) - len(rows)
+            for place in missing:
+                start, stop = spans[place]
+                held[place] = _shard(answers, ids[start:stop], marks[place])
+                write_shard(files[place], held[place] or {})
+                done += stop - start
+                tick(done)
+    for stray in sorted(set(folder.glob("*.npz")) - set(files)):
+        stray.unlink()  # of a source that was longer
+    return _joined(name, source, [part for part in held if part is not None])
+
+
+def _mark(source: Source, ids: list[str | None], start: int, stop: int) -> str:
+    """What a shard is made of: names and stamps of its files, not their contents, which are to be read only once."""
+    stamps = [source.stamp(row) for row in range(start, stop)]
+    return fingerprint([_VERSION, NAME, WIDTH, source.address, ids[start:stop], stamps])
+
+
+def _held(file: Path, mark: str) -> Mapping[str, np.ndarray] | None:
+    """A shard that is there and is of these images, else None; one with images that may be found otherwise is not."""
+    part = read_shard(file)
+    return part if part is not None and str(part["mark"]) == mark and bool(part["lasting"].all()) else None
+
+
+def _shard(answers: Iterator[Seen], ids: list[str | None], mark: str) -> dict[str, np.ndarray]:
+    seen = [next(answers) for _ in ids]
+    again = {}
+    named: set[str | None] = set()
+    for place, name in enumerate(ids):
+        if name is None or name in named:
+            again[place] = "its name is no Unicode text; rename it" if name is None else "its id is that of another row"
+        named.add(name)
+    blank = Taken((np.nan,) * len(_MEASURES), np.zeros((SIDE, SIDE, 3), np.uint8))
+    takes = [one.more or blank for one in seen]
+    thumbnails = np.stack([one.thumbnail for one in takes])
+    return {
+        "mark": np.asarray(mark),
+        "lasting": np.asarray([one.lasting for one in seen]),
+        "sha256": np.asarray([one.sha256 or "" for one in seen], dtype=np.str_),
+        "sizes": np.asarray(
+            [[-1 if one.broken or n is None else n for n in (one.width, one.height, one.channels, one.bytes)]
+             for one in seen], dtype=np.int64,
+        ),
+        "broken": np.asarray(
+            [again.get(place) or one.broken or "" for place, one in enumerate(seen)], dtype=np.str_
+        ),
+        "measures": np.asarray([one.measures for one in takes], dtype=np.float64),
+        "thumbnails": thumbnails,
+        "descriptors": describe(thumbnails).astype(np.float16),
+    }  # fmt: skip
+
+
+def _joined(name: str, source: Source, parts: list[Mapping[str, np.ndarray]]) -> Images:
+    columns = ("sha256", "sizes", "broken", "measures", "thumbnails", "descriptors")
+    return Images(name, source, *(np.concatenate([part[column] for part in parts]) for column in columns))
+
+
+def write_shard(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays, whole or not at all.
+
+    Raises:
+        RunError: They cannot be written.
+    """
+    write_atomic(file, lambda handle: np.savez(handle, **arrays))  # type: ignore[arg-type]
+
+
+def read_shard(file: Path) -> dict[str, np.ndarray] | None:
+    """Named arrays, None where there are none or the file is damaged. No code in it is run."""
+    try:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return None

@@ -1,0 +1,174 @@
+"""A curation from opened sources to the files that it leaves in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinoforge.base.config import fingerprint
+from dinoforge.base.errors import DataError
+from dinoforge.base.files import clear_leftovers, write_json
+from dinoforge.base.log import say
+from dinoforge.curate.embeddings import Embedder, Embeddings
+from dinoforge.curate.engine import Done, run_stages
+from dinoforge.curate.images import Images, read_images
+from dinoforge.curate.output import BROKEN, counted, dropped_table, manifest_table, write_dropped
+from dinoforge.curate.settings import Curation
+from dinoforge.curate.state import State
+from dinoforge.curate.table import CURATIONS
+from dinoforge.data.manifest import write_manifest
+from dinoforge.data.sources.options import shown
+from dinoforge.data.sources.source import Source
+from dinoforge.features.descriptors import Descriptors, write_descriptors
+
+UNSAFE = "not safety-filtered"
+"""Stands in manifest and summary where no stage filtered for safety."""
+FILES = ("manifest.parquet", "dropped.parquet", "summary.json", "report.html", "descriptors", "stages")
+"""What a curation leaves in its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The sources of a curation."""
+
+    pool: Source
+    seeds: Sequence[Source]
+    keep_out: Source | None
+
+
+@dataclass(frozen=True, slots=True)
+class Curated:
+    """A finished curation."""
+
+    state: State
+    done: Sequence[Done]
+    summary: dict[str, Any]
+
+
+def curated(
+    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, workers: int
+) -> Curated:
+    """Read, run the stages, and write all but the report and the summary.
+
+    Raises:
+        DataError: A set of images without one that can be used, or no image of the pool is left.
+        RunError: The folder cannot be written.
+    """
+    clear_leftovers(out, *FILES)
+    folder = out / "stages"
+    state = _read(opened, folder, embedder, workers)
+    state, done = run_stages(state, settings, stages, folder)
+    dropped = dropped_table(state, done)
+    counts = counted(dropped)
+    write_dropped(out / "dropped.parquet", dropped)
+    if not len(state.alive):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+        raise DataError(
+            f"No image of {opened.pool.address} is left: {reasons}. See {out / 'dropped.parquet'}; nothing else was written."
+        )
+    table, by_name = manifest_table(state, include_seeds=settings.include_seeds)
+    summary = _summary(state, done, settings, counts, table.num_rows)
+    made = {
+        "verb": "curate", "by_name": by_name, "descriptors": "descriptors",
+        **{name: summary[name] for name in ("fingerprint", "pool", "dropped", "safety", "embedder", "settings")},
+    }  # fmt: skip
+    write_descriptors(out / "descriptors", _descriptors(state, settings, table["id"].to_pylist()))
+    write_manifest(out / "manifest.parquet", [table], made=made)
+    return Curated(state, done, summary)
+
+
+def finish(out: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary: the last file, for it says that all others are there."""
+    write_json(out / "summary.json", dict(summary))
+
+
+def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> State:
+    def read(source: Source, name: str) -> Images:
+        found = read_images(source, folder / "read" / name, name=name, workers=workers)
+        bad = len(found) - len(found.whole)
+        if bad and name != "pool":
+            say(f"{source.address}: {bad:,} of {len(found):,} images cannot be used and are set aside.")
+        if not len(found.whole):
+            first = f"; the first: {found.broken[0]}" if len(found) else ""
+            raise DataError(f"{source.address} holds no image that can be used{first}.")
+        return found
+
+    pool = read(opened.pool, "pool")
+    seeds = [read(source, f"seeds-{number}") for number, source in enumerate(opened.seeds)]
+    keep_out = None if opened.keep_out is None else read(opened.keep_out, "keep_out")
+    for images in seeds if keep_out is not None else ():
+        assert keep_out is not None
+        same = int(np.isin(images.sha256[images.whole], keep_out.sha256[keep_out.whole]).sum())
+        if same:
+            say(
+                f"{same:,} seeds of {images.source.address} are files of {keep_out.source.address}; seeds are not dropped."
+            )
+    embeddings = Embeddings(folder / "embedding.parts", embedder)
+    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder)
+
+
+def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:
+    """Of the manifest's rows, in its order."""
+    parts = [(state.pool, state.alive)]
+    parts += [(images, images.whole) for images in (state.seeds if settings.include_seeds else ())]
+    return Descriptors(
+        np.asarray(ids, dtype=np.str_),
+        np.concatenate([images.sha256[rows] for images, rows in parts]),
+        np.concatenate([images.thumbnails[rows] for images, rows in parts]),
+        np.concatenate([images.descriptors[rows] for images, rows in parts]),
+    )
+
+
+def _summary(
+    state: State, done: Sequence[Done], settings: Curation, counts: dict[str, int], rows: int
+) -> dict[str, Any]:
+    facts = {one.name: one.result.facts for one in done}
+    values = settings.model_dump(mode="json")
+    values |= {
+        "pool": shown(settings.pool),
+        "seeds": [shown(address) for address in settings.seeds],
+        "keep_out": None if settings.keep_out is None else shown(settings.keep_out),
+    }
+    safe = any(CURATIONS[one.name].safety for one in done)
+    return {
+        "pool": len(state.pool),
+        "kept": len(state.alive),
+        "seeds": rows - len(state.alive),
+        "dropped": counts,
+        "retrieved": {one["set"]: one["retrieved"] for one in facts.get("retrieval", {}).get("sets", [])},
+        "not_images": len(state.pool.source.rejected),
+        "safety": None if safe else UNSAFE,
+        "descriptor": facts.get("pairs", {}).get("descriptor"),
+        "embedder": state.embeddings.how.name if "embedding" in facts else None,
+        "evenness": facts.get("balance", {}).get("evenness"),
+        "stages": _rows(state, done),
+        "settings": values,
+        "fingerprint": fingerprint([state.pool.fingerprint, [one.fingerprint for one in done], settings.include_seeds]),
+    }
+
+
+def _rows(state: State, done: Sequence[Done]) -> list[dict[str, Any]]:
+    """The stages as rows of a table; reading is the first."""
+    broken = len(state.pool) - len(state.pool.whole)
+    rows: list[dict[str, Any]] = [
+        {"name": "read", "about": "every image is opened once", "before": len(state.pool),
+         "after": len(state.pool.whole), "dropped": {BROKEN: broken} if broken else {}, "reused": False, "facts": {}}
+    ]  # fmt: skip
+    for one in done:
+        reasons, count = np.unique(one.result.dropped.reason, return_counts=True)
+        rows.append(
+            {
+                "name": one.name,
+                "about": CURATIONS[one.name].about,
+                "before": one.before,
+                "after": one.before - int(count.sum()),
+                "dropped": dict(zip(map(str, reasons.tolist()), count.tolist(), strict=True)),
+                "reused": one.reused,
+                "facts": dict(one.result.facts),
+            }
+        )
+    return rows

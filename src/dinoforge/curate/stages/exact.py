@@ -1,0 +1,20 @@
+"""Of files with the same bytes, the first stays."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from dinoforge.base.config import Config
+from dinoforge.curate.exact import copied
+from dinoforge.curate.state import Result, Stage, State
+
+
+class ExactConfig(Config):
+    """Nothing can be set."""
+
+
+def _run(state: State, config: ExactConfig) -> Result:
+    return Result(copied(pa.array(state.pool.sha256[state.alive].tolist()), state.alive))
+
+
+EXACT = Stage(about="files with the same bytes as an earlier one", run=_run, config=ExactConfig)

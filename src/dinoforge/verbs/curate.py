@@ -1,0 +1,238 @@
+"""``curate``: a pool of images becomes a manifest of those worth learning from, with the reason of each."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinoforge.base.config import paths
+from dinoforge.base.errors import ConfigError
+from dinoforge.base.files import locked, write_text
+from dinoforge.base.interrupt import interruptible
+from dinoforge.base.log import say
+from dinoforge.curate.embeddings import LAYOUT, Embedder
+from dinoforge.curate.examples import cluster_examples, dropped_examples, seed_examples
+from dinoforge.curate.pipeline import FILES, Opened, curated, finish
+from dinoforge.curate.retrieval import RetrievalConfig, method_for
+from dinoforge.curate.settings import (
+    SHORT,
+    CurateConfig,
+    Curation,
+    chosen_stages,
+    group,
+    refuse_ignored,
+    refuse_other_methods,
+    settle,
+)
+from dinoforge.data.sources.options import shown
+from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.table import open_source
+from dinoforge.features.extract import image_features
+from dinoforge.recipes.opened import training_rows
+from dinoforge.recipes.settle import lines_of
+from dinoforge.report.curation import curation_page
+from dinoforge.verbs.opening import extraction, opened, told
+from dinoforge.verbs.reading import worker_count
+
+
+@dataclass(frozen=True, slots=True)
+class Curated:
+    """What a curation came to."""
+
+    pool: int
+    """Images that it began with."""
+    kept: int
+    """Images of the pool that are in the manifest."""
+    seeds: int
+    """Seeds that are rows of the manifest too."""
+    dropped: dict[str, int]
+    """Images of the pool that are not in, by reason; with ``kept`` they come to ``pool``."""
+    retrieved: dict[str, int]
+    """Images that each seed set brought; one may be brought by several."""
+    safety: str | None
+    """``not safety-filtered`` where no stage was a filter for safety."""
+    embedder: str | None
+    """What retrieval and balance went by."""
+    seconds: float
+    out: str
+
+
+def curate(
+    *, pool: str, out: str, seeds: str | Sequence[str] | None = None, keep_out: str | None = None,
+    retrieve: str | None = None, include_seeds: str | bool = False, stages: str | Sequence[str] | None = None,
+    backbone: str | None = None, precision: str = "auto", workers: str | int | None = None, **settings: Any,
+) -> Curated:  # fmt: skip
+    """Choose from a pool what is worth learning from, and write down why each image is in or out.
+
+    In order: filters, exact copies, near copies, copies of evaluation images, retrieval by likeness to seeds, balance. What
+    each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the same command
+    goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html.
+
+    Args:
+        pool: Images to choose from, any source; all its rows. ?split=train behind the address leaves others out.
+        out: Folder of all that is made.
+        seeds: Images that the chosen ones shall be like; several sources joined by commas. Where one has splits, its train.
+        keep_out: Evaluation images, of which none is to be copied; all splits.
+        retrieve: auto, samples (nearest of each seed), clusters (that hold seeds), all (keep every image) [auto].
+        include_seeds: true puts the seeds into the manifest too.
+        stages: Only these, joined by commas; with what they need.
+        backbone: What embeds images for retrieval and balance: as in embed. Without one, a descriptor that needs no weights.
+        precision: Of the backbone: auto, fp32 or bf16.
+        workers: Processes that read; all cores by default. Results do not depend on it.
+    """
+    began = time.monotonic()
+    words = {
+        "pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages, "backbone": backbone,
+        "include_seeds": None if include_seeds is False else include_seeds, **settings,
+    }  # fmt: skip
+    config, given = settle(words)
+    names = _stages(config, given)
+    if backbone is None and precision != "auto":
+        raise ConfigError(f"precision={precision} has no effect without backbone=.")
+    count, folder = worker_count(workers), Path(out)
+    _free(folder, [config.pool, *config.seeds, *([config.keep_out] if config.keep_out else [])])
+    sources = _opened(config)
+    _refuse_same(config, sources)
+    retrieval = group(config, "retrieval")
+    if "retrieval" in names and isinstance(retrieval, RetrievalConfig):
+        refuse_other_methods(given, [method_for(len(source), retrieval) for source in sources.seeds])
+    embedder = _embedder(config.backbone, precision)
+    if "embedding" in names and embedder is LAYOUT:
+        say(
+            "Without backbone= images are embedded by colours and edges: near copies are near, kinds of things are not."
+        )
+    with interruptible("curated"), locked(folder):
+        found = curated(sources, config, names, embedder=embedder, out=folder, workers=count)
+        summary = {**found.summary, "seconds": time.monotonic() - began}
+        examples = {
+            "dropped": dropped_examples(found.state, found.done),
+            "seeds": seed_examples(found.state),
+            "clusters": cluster_examples(found.state),
+        }
+        write_text(folder / "report.html", curation_page(summary, examples, name=folder.resolve().name))
+        finish(folder, summary)
+    return Curated(**{name: summary[name] for name in Curated.__slots__ if name != "out"}, out=out)
+
+
+def _stages(config: Curation, given: Iterable[str]) -> list[str]:
+    """The stages that run, once it is clear that nothing that was said is ignored."""
+    if not config.pool:
+        raise ConfigError("pool= is empty; name the images to choose from.")
+    retrieval = group(config, "retrieval")
+    everything = isinstance(retrieval, RetrievalConfig) and retrieval.method == "all"
+    if not config.seeds and config.stages is None and not everything:
+        raise ConfigError(
+            "seeds= is required: images that the chosen ones shall be like; retrieve=all keeps every image."
+        )
+    names = chosen_stages(config)
+    unneeded = {"retrieval.method"} if everything and not config.seeds else set()
+    refuse_ignored(config, set(given) - unneeded, names)
+    return names
+
+
+def _free(folder: Path, addresses: Sequence[str]) -> None:
+    """See that nothing of others is written over, and nothing that is read.
+
+    Raises:
+        ConfigError: The folder holds something else, or an image source lies in it.
+    """
+    for address in addresses:
+        place = address.partition("?")[0]
+        if "://" not in place and _lies_in(place, folder):
+            raise ConfigError(f"out={folder} holds {place}, which is read; give another folder.")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder} is a file; give a folder.")
+    if folder.is_dir():
+        strange = [path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name not in FILES]
+        if strange:
+            raise ConfigError(f"out={folder} holds other files ({sorted(strange)[0]}); give a new folder.")
+
+
+def _lies_in(place: str, folder: Path) -> bool:
+    try:
+        return Path(place).expanduser().resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # no path at all: the source says so
+        return False
+
+
+def _opened(config: Curation) -> Opened:
+    pool = open_source(config.pool)
+    if "split" in pool.columns and len(set(pool.columns["split"].tolist())) > 1:
+        say(f"{pool.address} has splits; all its {len(pool):,} images are the pool. ?split=train leaves others out.")
+    seeds = [training_rows(address) for address in config.seeds]
+    return Opened(pool, seeds, None if config.keep_out is None else open_source(config.keep_out))
+
+
+def _refuse_same(config: Curation, sources: Opened) -> None:
+    """Refuse a pool that is a seed set, or the evaluation set.
+
+    Raises:
+        ConfigError: It is.
+    """
+    named = [("seeds", shown(address), source) for address, source in zip(config.seeds, sources.seeds, strict=True)]
+    if sources.keep_out is not None:
+        named.append(("keep_out", shown(str(config.keep_out)), sources.keep_out))
+    for word, address, source in named:
+        if _same(source, sources.pool):
+            raise ConfigError(f"{word}={address} holds the same images as pool={shown(config.pool)}; name other ones.")
+    first = [address for number, address in enumerate(config.seeds) if address in config.seeds[:number]]
+    if first:
+        raise ConfigError(f"seeds= names {shown(first[0])} twice.")
+
+
+def _same(one: Source, other: Source) -> bool:
+    return len(one) == len(other) and bool(np.array_equal(np.sort(one.columns["id"]), np.sort(other.columns["id"])))
+
+
+def _embedder(backbone: str | None, precision: str) -> Embedder:
+    if backbone is None:
+        return LAYOUT
+    found, how = opened(backbone), extraction(precision)
+    module = found.module.to(how.device)
+
+    def embed(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        vectors, rows = image_features(module, source, found.preprocessing, how, on_broken=told)
+        return vectors.numpy(), rows
+
+    seen = found.preprocessing.model_dump(mode="json")
+    return Embedder(f"backbone {found.fingerprint}", f"{found.fingerprint} {seen} {how.precision}", embed)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a verb's settings are shown."""
+
+    described: Callable[[Mapping[str, Any]], Mapping[str, tuple[Any, str]]]
+    """From what was typed: every setting with its value and where that came from."""
+    lines: Callable[[], Iterator[str]]
+    """Every setting with default and meaning."""
+
+
+def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    own = {name: parameter.default for name, parameter in inspect.signature(curate).parameters.items()}
+    plain = {name: own[name] for name in ("precision", "workers")} | {"out": None}
+    config, given = settle({name: value for name, value in words.items() if name not in plain})
+    _stages(config, given)
+    found = {path: (value, "command line" if path in given else "default") for path, value in paths(config)}
+    for name, default in plain.items():
+        found[name] = (words.get(name, default), "command line" if name in words else "default")
+    found["pool"] = (shown(config.pool), "command line")
+    return found
+
+
+def _lines() -> Iterator[str]:
+    """Of the stages alone: the keys have their own lines."""
+    short = {path: name for name, path in SHORT.items()}
+    for line in lines_of(CurateConfig(pool="")):
+        name = line.split()[0]
+        if "." in name and name not in short:
+            yield line
+
+
+SETTINGS = Settings(_described, _lines)

@@ -1,0 +1,82 @@
+"""What a curation of a toy pool found of what was planted there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dinoforge.data.sources.table import open_source
+
+MILD = ("exact", "jpeg", "resize", "colour", "crop up to 30 %", "flip")
+"""Kinds of copies that must be found. Of crops, those that keep 70 % of the area."""
+POOL = "toy://{world}?images={images}&seed={seed}&copies=0.2&leaks=0.06&junk=0.1&imbalance=8&split={split}"
+
+
+@dataclass
+class Planted:
+    copies: dict
+    """Kind to (found, planted)."""
+    merged: int
+    """Images dropped as copies of another than the one that they were made of, or as copies where they are none."""
+    dropped: int
+    """As copies."""
+    distinct: int
+    """Different pictures in the pool."""
+    leaks: dict
+    """Kind to (removed, planted)."""
+    plain_as_leaks: int
+    plain: int
+    junk: tuple
+    """(dropped, planted)."""
+    plain_as_junk: int
+
+    @property
+    def precision(self):
+        return 1 - self.merged / max(self.dropped, 1)
+
+    def share(self, counts, kinds=MILD):
+        found, planted = (sum(counts[kind][place] for kind in kinds if kind in counts) for place in (0, 1))
+        return found / planted
+
+
+def planted(out, pool):
+    """Of a curation of a toy pool without retrieval and balance."""
+    columns = open_source(pool).columns
+    ids, role = columns["id"].tolist(), columns["role"]
+    at = {name: row for row, name in enumerate(ids)}
+    gone = {line["id"]: line for line in pq.read_table(out / "dropped.parquet").to_pylist()}
+    kept = set(pq.read_table(out / "manifest.parquet", columns=["id"])["id"].to_pylist())
+    assert kept | gone.keys() == set(ids)
+    assert not kept & gone.keys()
+    stage = np.asarray([gone[name]["stage"] if name in gone else "" for name in ids])
+    origin = np.asarray([of or name for name, of in zip(ids, columns["copy_of"].tolist(), strict=True)])
+    kind = columns["copy_kind"].astype(object)
+    cut = kind == "crop"
+    kind[cut] = np.where(columns["copy_strength"][cut] >= 0.7, "crop up to 30 %", "crop of more")
+
+    stays = {row: at[gone[name]["against"]] for name, row in at.items() if stage[row] in {"exact", "copies"}}
+
+    def root(row):
+        while row in stays:
+            row = stays[row]
+        return row
+
+    copies, leaks = {}, {}
+    for row in np.flatnonzero(role == "copy").tolist():
+        if stage[row] in {"read", "filters"} or stage[at[origin[row]]] in {"read", "filters"}:
+            continue
+        copies.setdefault(kind[row], []).append(root(row) == root(at[origin[row]]))
+    for row in np.flatnonzero(role == "leak").tolist():
+        leaks.setdefault(kind[row], []).append(ids[row] in gone)
+    plain, junk = role == "plain", role == "junk"
+    return Planted(
+        copies={name: (sum(hits), len(hits)) for name, hits in sorted(copies.items())},
+        merged=sum(origin[row] != origin[other] for row, other in stays.items()),
+        dropped=len(stays),
+        distinct=len(np.unique(origin[~junk])),
+        leaks={name: (sum(hits), len(hits)) for name, hits in sorted(leaks.items())},
+        plain_as_leaks=int(((stage == "leaks") & plain).sum()),
+        plain=int(plain.sum()),
+        junk=(int((junk & (stage != "")).sum()), int(junk.sum())),
+        plain_as_junk=int((plain & np.isin(stage, ["read", "filters"])).sum()),
+    )

@@ -1,0 +1,120 @@
+"""Reading in shards: once, again only what changed, and never what is broken twice as something else."""
+
+import numpy as np
+import pytest
+
+from dinoforge.curate import images as reading
+from dinoforge.curate.filters import measured
+from dinoforge.curate.images import read_images, read_shard, take, write_shard
+from dinoforge.data.decode import open_picture
+from dinoforge.data.picture import Picture
+from dinoforge.data.sources.table import open_source
+from dinoforge.data.toyworld.pollution import png
+from dinoforge.features.copies import describe, thumbnail
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr(reading, "SHARD", 4)
+
+
+def folder(root, count=10):
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    for number in range(count):
+        (root / f"{number}.png").write_bytes(png(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)))
+    (root / "3.png").write_bytes((root / "3.png").read_bytes()[:90])
+    return root
+
+
+def read(root, at):
+    return read_images(open_source(str(root)), at, name="pool", workers=2)
+
+
+def counted(monkeypatch):
+    """Rows that are looked at."""
+    rows = []
+    whole = reading.looked
+    monkeypatch.setattr(
+        reading, "looked", lambda source, some, **how: rows.extend(some.tolist()) or whole(source, some, **how)
+    )
+    return rows
+
+
+def test_it_is_what_each_image_says_by_itself(tmp_path):
+    root = folder(tmp_path / "p")
+    found = read(root, tmp_path / "s")
+    assert found.whole.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert "truncated" in found.broken[3]
+    pixels = open_picture((root / "5.png").read_bytes()).pixels()
+    np.testing.assert_array_equal(found.thumbnails[5], thumbnail(pixels))
+    np.testing.assert_array_equal(found.descriptors[5], describe(thumbnail(pixels)[None])[0].astype(np.float16))
+    assert found.measured(np.asarray([5])) == [measured(pixels)]
+    assert found.sizes[5].tolist() == [20, 24, 3, (root / "5.png").stat().st_size]
+    listed = found.manifest()
+    assert listed.column("id").tolist() == [f"{n}.png" for n in range(10) if n != 3]
+    assert listed.column("sha256").tolist() == found.sha256[found.whole].tolist()
+
+
+def test_shards_that_are_there_are_not_read_again(tmp_path, monkeypatch, capsys):
+    root = folder(tmp_path / "p")
+    first = read(root, tmp_path / "s")
+    rows = counted(monkeypatch)
+    again = read(root, tmp_path / "s")
+    assert rows == []
+    assert again.fingerprint == first.fingerprint
+    for name in ("sha256", "sizes", "broken", "measures", "thumbnails", "descriptors"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    (root / "6.png").write_bytes((root / "7.png").read_bytes())
+    changed = read(root, tmp_path / "s")
+    assert rows == [4, 5, 6, 7]
+    assert changed.sha256[6] == changed.sha256[7]
+    assert changed.fingerprint != first.fingerprint
+    assert "1 of 3 shards" in capsys.readouterr().err
+
+
+def test_a_missing_or_damaged_shard_is_read_again(tmp_path, monkeypatch):
+    root = folder(tmp_path / "p")
+    first = read(root, tmp_path / "s")
+    files = sorted((tmp_path / "s").glob("*.npz"))
+    files[0].write_bytes(files[0].read_bytes()[:500])
+    files[2].unlink()
+    rows = counted(monkeypatch)
+    assert read(root, tmp_path / "s").fingerprint == first.fingerprint
+    assert rows == [0, 1, 2, 3, 8, 9]
+
+
+def test_shards_of_a_longer_source_are_cleared(tmp_path):
+    root = folder(tmp_path / "p")
+    read(root, tmp_path / "s")
+    for number in (7, 8, 9):
+        (root / f"{number}.png").unlink()
+    assert len(read(root, tmp_path / "s")) == 7
+    assert len(list((tmp_path / "s").glob("*.npz"))) == 2
+
+
+def test_a_shard_holds_no_code(tmp_path):
+    np.savez(tmp_path / "a.npz", mark=np.asarray([{"a": 1}], dtype=object))
+    assert read_shard(tmp_path / "a.npz") is None
+    (tmp_path / "b.npz").write_bytes(b"PK\x03\x04 no zip")
+    assert read_shard(tmp_path / "b.npz") is None
+    write_shard(tmp_path / "c.npz", {"x": np.arange(3)})
+    assert read_shard(tmp_path / "c.npz")["x"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, np.int32])
+@pytest.mark.parametrize("channels", [1, 2, 4, 9])
+def test_any_channels_and_numbers(kind, channels):
+    ramp = np.arange(40)[:, None, None] * np.linspace(1, 5, 40)[None, :, None] * np.ones(channels)
+    pixels = ramp.astype(kind)
+    found = take(Picture.of(pixels), pixels)
+    assert found.thumbnail.shape == (32, 32, 3)
+    if kind in {np.float32, np.int32}:  # without a white: stretched, whatever their range
+        assert found.thumbnail.max() > 200
+        both = take(Picture.of(pixels), (pixels * 7).astype(kind))
+        assert np.abs(both.thumbnail.astype(int) - found.thumbnail).max() <= 1
+
+
+def test_a_picture_of_one_number_or_none_is_no_crash():
+    for pixels in (np.full((20, 20, 3), 3.5, np.float32), np.full((20, 20, 1), np.nan, np.float32)):
+        assert take(Picture.of(pixels), pixels).measures[2] == 0  # flat
