@@ -12,16 +12,15 @@ from dinoforge.base.errors import Interrupted
 
 
 @contextmanager
-def interruptible(done: str) -> Iterator[None]:
+def interruptible(kept: str) -> Iterator[None]:
     """Turns SIGTERM and SIGINT into exit status 75, at once: what is done so far is on the disk.
 
     Args:
-        done: What was done, as a participle: ``scanned``.
+        kept: What is not lost, in words: ``what was scanned so far is kept``.
     """
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        name = signal.Signals(number).name
-        raise Interrupted(f"{name} received; what was {done} so far is kept. Run the same command to go on.")
+        raise Interrupted(f"{signal.Signals(number).name} received; {kept}. Run the same command to go on.")
 
     before: dict[int, Any] = {}
     try:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.curate.images import Images, read_images
 from dinoforge.curate.stages.copies import CopiesConfig
@@ -20,7 +21,7 @@ from dinoforge.features.copies import SIDE
 from dinoforge.features.descriptors import Descriptors, Match, matches, read_descriptors
 from dinoforge.features.pairs import LayoutConfig
 from dinoforge.recipes.settle import settle
-from dinoforge.verbs.reading import interruptible, worker_count
+from dinoforge.verbs.reading import worker_count
 
 
 @dataclass(frozen=True, slots=True)

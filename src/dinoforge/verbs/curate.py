@@ -107,7 +107,7 @@ def curate(
         say(
             "Without backbone= images are embedded by colours and edges: near copies are near, kinds of things are not."
         )
-    with interruptible("curated"), locked(folder):
+    with interruptible("what was curated so far is kept"), locked(folder):
         found = curated(sources, config, names, embedder=embedder, out=folder, workers=count)
         summary = {**found.summary, "seconds": time.monotonic() - began}
         examples = {

@@ -63,7 +63,7 @@ def embed(
         raise ConfigError(f"tokens must be {' or '.join(TOKENS)}; got {tokens!r}.")
     path, rows = _free(out), whole("shard", shard)
     beside = path.parent / f".{path.name}.embed"
-    with interruptible("computed"):
+    with interruptible("what was computed so far is kept"):
         source, found = open_source(data), opened(backbone)
         how = _in_shards(extraction(precision, (noted(beside) or {}).get("precision")), rows)
         facts = {"tokens": tokens, "backbone": found.fingerprint, "data": source.fingerprint,

@@ -60,7 +60,7 @@ def scan(*, data: str, out: str, workers: str | int | None = None) -> Scanned:
     began = time.monotonic()
     path, count = Path(out), worker_count(workers)
     _free(path, data)
-    with interruptible("scanned"):
+    with interruptible("what was scanned so far is kept"):
         source = open_source(data)
         beside = path.parent / f".{path.name}.scan"
         about = {"data": source.address, "fingerprint": source.fingerprint}
