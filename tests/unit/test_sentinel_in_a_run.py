@@ -146,6 +146,7 @@ def test_without_a_checkpoint_it_begins_again(tmp_path, monkeypatch):
     assert [row["step"] for row in summary["history"]] == [0, 30, 60]
 
 
+@pytest.mark.long
 def test_killed_after_it_went_back_it_goes_on_the_same(tmp_path, monkeypatch):
     """What it went back from is no more, even if the start that went back was killed before it removed anything."""
 
@@ -176,6 +177,7 @@ def test_killed_after_it_went_back_it_goes_on_the_same(tmp_path, monkeypatch):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.long
 def test_what_it_went_back_from_does_not_push_out_what_comes(tmp_path, monkeypatch):
     """Three later checkpoints, as many as are kept, when it begins again; killed before the second of the new ones."""
     out = tmp_path / "r"
@@ -253,7 +255,7 @@ def test_a_starving_loader_is_named_and_borne(tmp_path, monkeypatch):
     assert "% of the last 5 steps' time was spent waiting for images" in done.events[0]
 
 
-@pytest.mark.parametrize("how", ["at_once", "background"])
+@pytest.mark.parametrize("how", ["at_once", pytest.param("background", marks=pytest.mark.long)])
 def test_a_disk_that_is_full_for_a_while_is_named_and_survived(tmp_path, monkeypatch, how):
     whole = go(tmp_path / "whole")
     real, tried = shards.write_tensors, []

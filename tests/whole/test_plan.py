@@ -91,9 +91,10 @@ def test_plan_of_what_does_not_fit(run):
     assert any("does not fit" in warning for warning in done.facts["warnings"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "at_once", "faster"),
-    [("h100", 24, 989 / 312), pytest.param("a100-40", 12, 1, marks=pytest.mark.long)],
+    [("h100", 24, 989 / 312), ("a100-40", 12, 1)],
 )
 def test_plan_of_the_published_giant_takes_about_the_published_hours(run, name, at_once, faster):
     """22,016 hours of an A100-40GB (Oquab et al. 2023), whatever their number."""
@@ -117,6 +118,7 @@ def test_plan_without_data_is_one_line(run):
     )
 
 
+@pytest.mark.long
 def test_a_run_that_is_gone_on_with_adds_up_its_seconds_and_tracks_every_step_once(tmp_path):
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -54,7 +54,13 @@ def test_operations_worked_out_by_hand():
     assert live.flops == 2 * 50 * 100 * 100 * (3 + 3 + 2)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+AT_ONCE = {"vit_micro.toy", "vit_tiny.small_images", "vit_small.small_data"}
+"""Recipes that are forecast in seconds; tests/contract/test_recipes.py asks for the plan of every one."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in AT_ONCE else pytest.param(name, marks=pytest.mark.long) for name in RECIPES]
+)
 def test_every_recipe_without_having_its_memory(name):
     found = forecast(made(name, "bf16"))
     config = recipe(name)
