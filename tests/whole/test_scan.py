@@ -114,7 +114,9 @@ def test_two_scans_do_not_share_an_output(tmp_path):
     one = start("scan", f"data={root}", f"out={out}", "--json")
     while not (tmp_path / ".m.parquet.scan" / "journal.arrow").exists():
         time.sleep(0.02)
+    one.send_signal(signal.SIGSTOP)  # or it is done before the other has begun
     other = finish(start("scan", f"data={root}", f"out={out}", "--json"))
+    one.send_signal(signal.SIGCONT)
     assert other.code == 2
     assert "is in use by another dinoforge process" in other.facts["error"]
     assert finish(one).code == 0
