@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.hardware import cores
 
 
 def worker_count(workers: str | int | None) -> int:
@@ -14,7 +13,7 @@ def worker_count(workers: str | int | None) -> int:
         ConfigError: No whole number above 0.
     """
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores()
     try:
         count = int(workers)
     except ValueError:
