@@ -12,7 +12,9 @@ from dinoforge.curate.engine import Done
 from dinoforge.curate.images import Images
 from dinoforge.curate.output import BROKEN
 from dinoforge.curate.state import State
+from dinoforge.curate.table import CURATIONS
 from dinoforge.data.augment import centre
+from dinoforge.data.blur import blurred_pixels
 from dinoforge.data.decode import Broken
 from dinoforge.features.search import SearchConfig, search
 
@@ -23,6 +25,7 @@ SEEDS, NEAR = 4, 6
 CLUSTERS, MEMBERS = 10, 5
 _SIDE = 96
 _ALWAYS = 2**62
+_ALL = np.asarray([[0, 0, 1, 1]], np.float32)
 
 
 def picture(images: Images, row: int) -> UInt8[np.ndarray, "Y X 3"] | None:
@@ -47,13 +50,21 @@ def dropped_examples(state: State, done: Sequence[Done]) -> dict[str, list[dict[
     for one in done:
         gone, lines = one.result.dropped, []
         other = state.keep_out if one.name == "leaks" else pool
+        hidden = CURATIONS[one.name].safety
         for reason in dict.fromkeys(gone.reason.tolist()):
             for place in np.flatnonzero(gone.reason == reason)[:EACH].tolist():
                 against, near = int(gone.against[place]), float(gone.similarity[place])
                 by = _shown(other, against) if against >= 0 and other is not None else None
-                lines.append(_shown(pool, int(gone.row[place]), reason=str(reason), other=by, similarity=near))
+                shown = _shown(pool, int(gone.row[place]), reason=str(reason), other=by, similarity=near)
+                lines.append(_hidden(shown) if hidden else shown)
         found[one.name] = lines
     return found
+
+
+def _hidden(example: dict[str, Any]) -> dict[str, Any]:
+    """The same unrecognisable: what went for safety shall not be spread by a report."""
+    pixels = example["picture"]
+    return example if pixels is None else {**example, "picture": blurred_pixels(pixels, _ALL)}
 
 
 def seed_examples(state: State) -> list[dict[str, Any]]:

@@ -154,7 +154,12 @@ def dropped_table(state: State, done: Sequence[Done]) -> Any:
     for one in done:
         gone = one.result.dropped
         by = state.keep_out if one.name == "leaks" else pool
-        tables.append(_gone(pool, gone.row, one.name, gone.reason, near=gone.similarity, by=by, against=gone.against))
+        tables.append(
+            _gone(
+                pool, gone.row, one.name, gone.reason, near=gone.similarity, by=by, against=gone.against,
+                detail=one.result.arrays.get("detail"),
+            )
+        )  # fmt: skip
     return pa.concat_tables(tables)
 
 

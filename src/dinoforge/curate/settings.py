@@ -123,7 +123,7 @@ def refuse_ignored(settings: Curation, given: Iterable[str], stages: Iterable[st
         raise ConfigError("seeds= has no effect: stages= leaves out retrieval, and include_seeds is false.")
     if settings.include_seeds and not settings.seeds:
         raise ConfigError("include_seeds=true has no effect: seeds= names no images.")
-    if settings.backbone is not None and "embedding" not in running:
+    if settings.backbone is not None and not any(CURATIONS[name].embeds(settings) for name in running):
         raise ConfigError(f"backbone={settings.backbone} has no effect: no stage that runs needs embeddings.")
 
 

@@ -55,8 +55,8 @@ class Curated:
     """Images of the pool that are not in, by reason; with ``kept`` they come to ``pool``."""
     retrieved: dict[str, int]
     """Images that each seed set brought; one may be brought by several."""
-    safety: str | None
-    """``not safety-filtered`` where no stage was a filter for safety."""
+    safety: str
+    """``not safety-filtered``, or by which filters it was."""
     embedder: str | None
     """What retrieval and balance went by."""
     seconds: float
@@ -70,9 +70,12 @@ def curate(
 ) -> Curated:  # fmt: skip
     """Choose from a pool what is worth learning from, and write down why each image is in or out.
 
-    In order: filters, exact copies, near copies, copies of evaluation images, retrieval by likeness to seeds, balance. What
-    each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the same command
-    goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html.
+    In order: filters, safety, exact copies, near copies, copies of evaluation images, retrieval by likeness to seeds,
+    balance. What each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the
+    same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html.
+
+    Safety filters run where their settings (safety.…, below) are given: lists of domains and of files, a model of yours.
+    Where none is given, manifest and summary say "not safety-filtered".
 
     Args:
         pool: Images to choose from, any source; all its rows. ?split=train behind the address leaves others out.

@@ -103,7 +103,7 @@ def pairs_found(state: State) -> Pairs:
     return Pairs(arrays["left"], arrays["right"], arrays["similarity"])
 
 
-def _depends(state: State) -> Any:
+def _depends(state: State, _config: LayoutConfig) -> Any:
     return None if state.keep_out is None else state.keep_out.fingerprint
 
 

@@ -50,6 +50,7 @@ class Listed(Source):
             for name in ("id", *KNOWN, *_numbers(manifest))
             if name == "id" or manifest.holds(name)
         }
+        self.columns |= self._origin()
         if len(self._sources) > 1:
             self.columns["source"] = self._part.astype(np.int64)  # to balance by
 
@@ -75,6 +76,18 @@ class Listed(Source):
                     "scan it again."
                 )
             self._row[mine] = found.to_numpy()
+
+    def _origin(self) -> dict[str, np.ndarray]:
+        """What the rows' own sources know of where they come from; a manifest does not repeat it."""
+        found = {}
+        for name in ("url", "robots"):
+            if any(name in source.columns for source in self._sources):
+                found[name] = np.full(len(self._row), "", dtype=object)
+                for index, source in enumerate(self._sources):
+                    mine = self._part == index
+                    found[name][mine] = source.columns[name][self._row[mine]] if name in source.columns else ""
+                found[name] = found[name].astype(np.str_)
+        return found
 
     def encoded(self, row: int) -> bytes:
         """The bytes that the row's own source has."""
