@@ -74,8 +74,9 @@ def curate(
     balance. What each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the
     same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html.
 
-    Safety filters run where their settings (safety.…, below) are given: lists of domains and of files, a model of yours.
-    Where none is given, manifest and summary say "not safety-filtered".
+    Safety filters run where their settings (safety.…, below) are given: lists of domains and of files, a model of yours,
+    faces (noted, blurred whenever the manifest's images are read, or dropped). Where none is given, manifest and summary say
+    "not safety-filtered".
 
     Args:
         pool: Images to choose from, any source; all its rows. ?split=train behind the address leaves others out.

@@ -6,6 +6,7 @@ import re
 from importlib.metadata import entry_points
 
 from dinoforge.base.log import say
+from dinoforge.curate.safety.faces import FACES
 from dinoforge.curate.safety.filter import Kind
 from dinoforge.curate.safety.lists import DOMAINS, HASHES
 from dinoforge.curate.safety.model import MODEL
@@ -16,6 +17,7 @@ _OURS: dict[str, Kind] = {
     "domains": DOMAINS,
     "hashes": HASHES,
     "model": MODEL,
+    "faces": FACES,
 }
 
 

@@ -213,15 +213,20 @@ def _asked(state: State, rows: np.ndarray, **things: Any) -> Asked:
 
 
 def boxes_of(state: State) -> dict[int, tuple[np.ndarray, bool]]:
-    """By row of the pool that has some: its boxes ``[b, 4]``, see ``Judged``, and whether they are to be blurred."""
+    """By row of the pool that has some: its boxes ``[b, 4]``, see ``Judged``, and whether they are to be blurred.
+
+    Where some of a row's are, these alone: what another filter only noted there is left out.
+    """
     if "safety" not in state.results:
         return {}
     arrays = state.results["safety"].arrays
     rows, start = np.unique(arrays["box_row"], return_index=True)
-    parts = zip(
-        rows.tolist(), np.split(arrays["boxes"], start[1:]), np.split(arrays["blurred"], start[1:]), strict=False
-    )
-    return {row: (boxes, bool(blurred.any())) for row, boxes, blurred in parts}
+    ends = [*start.tolist()[1:], len(arrays["box_row"])]
+    found = {}
+    for row, first, last in zip(rows.tolist(), start.tolist(), ends, strict=False):
+        boxes, blur = arrays["boxes"][first:last], arrays["blurred"][first:last]
+        found[row] = (boxes[blur] if blur.any() else boxes, bool(blur.any()))
+    return found
 
 
 def _check(filters: dict[str, Filter], how: Embedder) -> None:

@@ -1,5 +1,9 @@
 """A manifest as a source: the images that it lists, read where they lie.
 
+Faces and the like that a curation was to blur are blurred here, when a picture is decoded. So whoever learns from the manifest
+never sees them, whatever size a picture is decoded at, the files of others stay as they are, nothing is stored twice, and
+another decision (blur, or not) needs no other files. What reads the files themselves (``encoded``) gets them as they are.
+
 Axes: N rows.
 """
 
@@ -13,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dinoforge.base.errors import DataError
+from dinoforge.data.blur import blurred
 from dinoforge.data.decode import Picture
-from dinoforge.data.manifest import KNOWN, Manifest, keys, read_manifest
+from dinoforge.data.manifest import KNOWN, Manifest, keys, places, read_manifest
 from dinoforge.data.sources.source import Opener, Source
 
 _opening: ContextVar[tuple[Path, ...]] = ContextVar("_opening", default=())
@@ -51,6 +56,10 @@ class Listed(Source):
             if name == "id" or manifest.holds(name)
         }
         self.columns |= self._origin()
+        try:
+            self._blurred = places(manifest)
+        except (DataError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
         if len(self._sources) > 1:
             self.columns["source"] = self._part.astype(np.int64)  # to balance by
 
@@ -94,8 +103,9 @@ class Listed(Source):
         return self._sources[self._part[row]].encoded(int(self._row[row]))
 
     def picture(self, row: int) -> Picture:
-        """The picture that the row's own source has."""
-        return self._sources[self._part[row]].picture(int(self._row[row]))
+        """The picture that the row's own source has, without what is to be blurred in it."""
+        found = self._sources[self._part[row]].picture(int(self._row[row]))
+        return blurred(found, self._blurred[row]) if row in self._blurred else found
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The ground truth that the row's own source has."""
