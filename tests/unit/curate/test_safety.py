@@ -13,6 +13,8 @@ import torch
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, DataError, UserError, WeightsError
 from dinoforge.curate.embeddings import LAYOUT, Embeddings
+from dinoforge.curate.engine import Done
+from dinoforge.curate.examples import dropped_examples
 from dinoforge.curate.images import colours_of, read_images
 from dinoforge.curate.safety import table
 from dinoforge.curate.safety.filter import Asked, Filter, Judged, Kind
@@ -20,7 +22,8 @@ from dinoforge.curate.safety.lists import DOMAINS, HASHES, DomainsConfig, Hashes
 from dinoforge.curate.safety.model import MODEL, ModelConfig
 from dinoforge.curate.stages import safety
 from dinoforge.curate.stages.filters import FILTERS
-from dinoforge.curate.state import State
+from dinoforge.curate.state import Result, State
+from dinoforge.curate.why import Dropped
 from dinoforge.data.decode import Broken
 from dinoforge.data.picture import Picture
 from dinoforge.data.sources.table import open_source
@@ -242,6 +245,17 @@ def test_what_cannot_be_looked_at_goes(stage, monkeypatch):
     found = stage(most=256.0)
     assert found.dropped.row.tolist() == [4]
     assert found.dropped.reason.tolist() == ["cannot be judged"]
+
+
+def test_the_report_does_not_spread_what_went_for_safety(stage):
+    gone = Result(Dropped.alone(np.asarray([2]), np.asarray(["too bright"]), stage="safety"))
+
+    def roughest(name):
+        found = dropped_examples(stage.state, [Done(name, 8, gone, "", False)])[name][0]["picture"]
+        return np.abs(np.diff(found.astype(int), axis=0)).max()
+
+    assert roughest("exact") > 60
+    assert roughest("safety") < 20
 
 
 def test_a_filter_that_answers_too_little_is_told(stage, monkeypatch):

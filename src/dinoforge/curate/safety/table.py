@@ -10,6 +10,7 @@ from dinoforge.curate.safety.faces import FACES
 from dinoforge.curate.safety.filter import Kind
 from dinoforge.curate.safety.lists import DOMAINS, HASHES
 from dinoforge.curate.safety.model import MODEL
+from dinoforge.curate.safety.trained import TRAINED
 
 GROUP = "dinoforge.safety"
 """The group of entry points in which other packages name theirs."""
@@ -18,6 +19,7 @@ _OURS: dict[str, Kind] = {
     "hashes": HASHES,
     "model": MODEL,
     "faces": FACES,
+    "trained": TRAINED,
 }
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, create_model
 
 from dinoforge.base.config import Config, fingerprint, science
 from dinoforge.base.errors import ConfigError, DataError
-from dinoforge.base.log import progress
+from dinoforge.base.log import progress, say
 from dinoforge.curate.embeddings import Embedder
 from dinoforge.curate.images import SHARD, colours_of, read_shard, write_shard
 from dinoforge.curate.safety.filter import LONGEST, NEEDS, Asked, Filter, Judged, about
@@ -167,7 +167,8 @@ def _looked(one: Filter, state: State, rows: np.ndarray) -> Found:
     def held(row: int) -> Any:
         try:
             return read(row)
-        except Broken:  # it was whole when it was looked at first
+        except Broken as error:  # it was whole when it was looked at first
+            say(f"{source.columns['id'][row]} {UNJUDGED}, and goes: {error}")
             return None
 
     with ThreadPoolExecutor(max_workers=1) as ahead:
