@@ -1,4 +1,5 @@
-"""k-means: seeded by k-means++, exact assignment, means in float64; a pure function of vectors and seed.
+"""k-means: seeded by k-means++ or, for very many clusters, at random; exact assignment, means in float64; a pure function of
+vectors and seed.
 
 Axes: N vectors, D channels, K clusters.
 """
@@ -19,6 +20,10 @@ from dinoforge.base.random import numpy_generator
 from dinoforge.features.search import unit_rows
 
 _ROWS_AT_ONCE = 65_536
+GREEDY = 4096
+"""Clusters up to which centres begin where k-means++ puts them. It reads all vectors once for every centre, one after the
+other, with no product of matrices to be quick at: for the 100,000 clusters of DINOv2, app. A, that many times. Above, they
+begin at vectors drawn at random, as FAISS's own k-means does."""
 
 
 class KmeansConfig(Config):
@@ -55,7 +60,10 @@ def kmeans(vectors: Float[np.ndarray, "N D"], *, clusters: int, seed: int, confi
     learned = x
     if config.sample is not None and config.sample * clusters < len(x):
         learned = x[np.sort(rng.choice(len(x), config.sample * clusters, replace=False))]
-    centres = _first_centres(learned, clusters, rng)
+    if clusters <= GREEDY:
+        centres = _first_centres(learned, clusters, rng)
+    else:
+        centres = learned[np.sort(rng.choice(len(learned), clusters, replace=False))]
     before = np.full(len(learned), -1)
     for _ in range(config.rounds):
         assignment, _ = _assign(learned, centres)

@@ -183,8 +183,8 @@ def _approximate(
     tries = [width]
     while tries:
         measured = [(pair_recall(found(sample, wider), true, threshold), wider) for wider in tries]
-        better = max(measured, key=lambda one: one[0])
-        recall, width = better
+        enough = [one for one in measured if one[0] >= config.recall]  # the first is the cheaper: codes before vectors
+        recall, width = enough[0] if enough else max(measured, key=lambda one: one[0])
         tries = [] if recall >= config.recall else index.wider(width, count=count)
     about = f"{index.name}, {width.cells} cells, {width.candidates} candidates a neighbour"
     say(
@@ -192,8 +192,10 @@ def _approximate(
     )
     if recall < config.recall:
         say(f"The search cannot be widened further and misses the {config.recall:g} that was asked for.")
-    parts = [found(np.arange(start, start + len(rows)), width) for start, rows in _parts(queries)]
-    at, near = (np.concatenate([part[which] for part in parts]) for which in (0, 1))
+    at, near = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+    for start in range(0, len(queries), _ROWS_AT_ONCE):  # joined from parts, they would be held twice
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(queries)))
+        at[rows], near[rows] = found(rows, width)
     return Neighbours(at, near, recall, about)
 
 

@@ -81,3 +81,17 @@ def test_copies_leave_clusters_empty_and_keep_their_centres():
 def test_too_many_clusters_are_an_error():
     with pytest.raises(ConfigError, match="as many as there are vectors, 20; got 21"):
         kmeans(np.ones((20, 3), np.float32), clusters=21, seed=0, config=KmeansConfig())
+
+
+def test_very_many_clusters_begin_at_random_and_end_well(monkeypatch):
+    """Against scikit-learn's random beginnings; and k-means++, which is slow then, is not asked."""
+    from dinoforge.features import kmeans as module
+
+    x = np.random.default_rng(3).normal(size=(1500, 4)).astype(np.float32)
+    monkeypatch.setattr(module, "GREEDY", 39)
+    monkeypatch.setattr(module, "_first_centres", None)
+    found = [kmeans(x, clusters=40, seed=s, config=KmeansConfig()) for s in (0, 1, 2, 0)]
+    theirs = np.mean([KMeans(40, init="random", n_init=1, random_state=s).fit(x).inertia_ for s in range(3)])
+    assert np.mean([one.distance.sum() for one in found[:3]]) <= 1.03 * theirs
+    np.testing.assert_array_equal(found[0].centres, found[3].centres)
+    assert not np.array_equal(found[0].centres, found[1].centres)
