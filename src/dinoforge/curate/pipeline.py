@@ -114,7 +114,7 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> Sta
                 f"{same:,} seeds of {images.source.address} are files of {keep_out.source.address}; seeds are not dropped."
             )
     embeddings = Embeddings(folder / "embedding.parts", embedder)
-    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder)
+    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, workers)
 
 
 def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:

@@ -44,6 +44,8 @@ class State:
     embeddings: Embeddings
     parts: Path
     """A folder of the stage's own for what it makes piece by piece."""
+    workers: int = 1
+    """Processes that it may start; they change nothing of what it finds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,9 +87,11 @@ def read_descriptors(path: Path) -> Descriptors:
     return Descriptors(ids, sha256, thumbnails, values)
 
 
-def matches(asked: Descriptors, stored: Descriptors, *, threshold: float, config: LayoutConfig) -> list[Match]:
+def matches(
+    asked: Descriptors, stored: Descriptors, *, threshold: float, config: LayoutConfig, workers: int = 1
+) -> list[Match]:
     """What of the stored images the asked ones are copies of, image after image, the most similar first."""
-    found = _near(asked, stored, config) if stored.values.shape[1] else {}
+    found = _near(asked, stored, config, workers) if stored.values.shape[1] else {}
     best = {pair: near for pair, near in found.items() if near > threshold}
     exact: set[tuple[int, int]] = set()
     place: dict[str, list[int]] = {}
@@ -105,12 +107,12 @@ def matches(asked: Descriptors, stored: Descriptors, *, threshold: float, config
     ]
 
 
-def _near(asked: Descriptors, stored: Descriptors, config: LayoutConfig) -> dict[tuple[int, int], float]:
+def _near(asked: Descriptors, stored: Descriptors, config: LayoutConfig, workers: int) -> dict[tuple[int, int], float]:
     some = cross_candidates(asked.values, stored.values, centre=centre_of(stored.values), config=config)
     rows, right = np.unique(some.right, return_inverse=True)
     # Only the thumbnails that are looked at leave the disk.
     pictures = np.concatenate([asked.thumbnails, np.asarray(stored.thumbnails[rows])])
     shifted = Candidates(some.left, right + len(asked.thumbnails), some.flip, some.recall)
-    pairs = settled(shifted, pictures, config=config)
+    pairs = settled(shifted, pictures, config=config, workers=workers)
     lines: Sequence[Any] = list(zip(pairs.left.tolist(), pairs.right.tolist(), pairs.similarity.tolist(), strict=True))
     return {(left, int(rows[right - len(asked.thumbnails)])): near for left, right, near in lines}

@@ -150,10 +150,14 @@ def _candidates(rows: list[tuple[np.ndarray, np.ndarray]], recalls: list[float])
     return Candidates(left, right, flip, min(recalls))
 
 
-def settled(candidates: Candidates, thumbnails: Thumbnails, *, config: LayoutConfig) -> Pairs:
-    """The candidates that the comparison of ``verify`` found promising, each pair once with its aligned similarity."""
+def settled(candidates: Candidates, thumbnails: Thumbnails, *, config: LayoutConfig, workers: int = 1) -> Pairs:
+    """The candidates that the comparison of ``verify`` found promising, each pair once with its aligned similarity.
+
+    Args:
+        workers: Processes that compare; they change nothing of the result.
+    """
     similarity = aligned_similarity(
-        thumbnails, candidates.left, candidates.right, mirror=candidates.flip, config=config.verify
+        thumbnails, candidates.left, candidates.right, mirror=candidates.flip, config=config.verify, workers=workers
     )
     seen = similarity >= 0
     return joined(candidates.left[seen], candidates.right[seen], similarity[seen])

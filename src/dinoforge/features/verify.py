@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from pydantic import Field
 
 from dinoforge.base.config import Config
+from dinoforge.base.processes import spread
 from dinoforge.features.copies import SIDE, Thumbnails
 
 _COARSE, _FINE = 16, 24
@@ -30,6 +31,8 @@ _MOVES = np.arange(-2, 3) / 60
 _SHARED = 2.5
 """Standard deviation of the blur, in pixels of the fine comparison, whose result two pictures may share by chance."""
 _FAINTEST = 2.0
+_GROUPS, _PLACES = 32, 256
+"""Pictures with all their partners, and promising pairs, that are compared in one go; a process has many of both."""
 
 
 class VerifyConfig(Config):
@@ -59,29 +62,49 @@ def aligned_similarity(
     *,
     mirror: Bool[np.ndarray, " P"] | None = None,
     config: VerifyConfig,
+    workers: int = 1,
 ) -> Float32[np.ndarray, " P"]:
     """Correlation of the detail of each pair where they coincide best, -1 to 1; -1 where it does not look promising.
 
     Args:
         mirror: The pairs of which one picture is looked at with left and right exchanged.
+        workers: Processes that compare; they change nothing of the result.
     """
+    cv2.setNumThreads(1)  # processes that are forked while it has threads would wait for them for ever
     windows, pairs = _windows(config), np.arange(len(left))
     flip = np.zeros(len(left), dtype=bool) if mirror is None else mirror
     score, outer, inside = np.full(len(left), -1.0, np.float32), np.zeros_like(left), np.zeros(len(left), np.int64)
     # Every picture is once taken apart, and its windows are held against all of its partners, whichever side they stand on.
     one, other, pair = np.concatenate([left, right]), np.concatenate([right, left]), np.concatenate([pairs, pairs])
     order = np.argsort(one, kind="stable")
-    for some in np.split(order, np.flatnonzero(np.diff(one[order])) + 1) if len(order) else []:
-        picture, at = int(one[some[0]]), pair[some]
-        window, found = _fitting(_smooth(thumbnails[[picture]])[0], _wholes(thumbnails, other[some], flip[at]), windows)
-        better = found > score[at]
-        at = at[better]
-        score[at], outer[at], inside[at] = found[better], picture, window[better]
-    settled = np.full(len(left), -1.0, dtype=np.float32)
-    for place in np.flatnonzero(score >= config.promising).tolist():
-        whole = _wholes(thumbnails, (left + right - outer)[[place]], flip[[place]])[0]
-        down, across = windows.sides[windows.down[inside[place]]], windows.sides[windows.across[inside[place]]]
-        settled[place] = _settled(_smooth(thumbnails[outer[[place]]])[0], whole, down, across)
+    groups = np.split(order, np.flatnonzero(np.diff(one[order])) + 1) if len(order) else []
+
+    def fitted(some: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [
+            _fitting(_smooth(thumbnails[one[g[:1]]])[0], _wholes(thumbnails, other[g], flip[pair[g]]), windows)
+            for g in some
+        ]
+
+    parts = [groups[start : start + _GROUPS] for start in range(0, len(groups), _GROUPS)]
+    for some, answers in zip(parts, spread(fitted, parts, workers=workers), strict=True):
+        for group, (window, found) in zip(some, answers, strict=True):
+            at = pair[group]
+            better = found > score[at]
+            at = at[better]
+            score[at], outer[at], inside[at] = found[better], one[group[0]], window[better]
+
+    def compared(places: np.ndarray) -> list[float]:
+        found = []
+        for place in places.tolist():
+            whole = _wholes(thumbnails, left[[place]] + right[[place]] - outer[[place]], flip[[place]])[0]
+            down, across = windows.sides[windows.down[inside[place]]], windows.sides[windows.across[inside[place]]]
+            found.append(_settled(_smooth(thumbnails[outer[[place]]])[0], whole, down, across))
+        return found
+
+    settled, promising = np.full(len(left), -1.0, dtype=np.float32), np.flatnonzero(score >= config.promising)
+    places = np.split(promising, range(_PLACES, len(promising), _PLACES))
+    for at, near in zip(places, spread(compared, places, workers=workers), strict=True):
+        settled[at] = near
     return settled
 
 

@@ -60,7 +60,7 @@ def contains(
     with interruptible("nothing was written"), tempfile.TemporaryDirectory() as folder:
         asked = read_images(source, Path(folder), name="images", workers=count)
     rows = asked.whole
-    found = matches(_asked(asked, rows, near), stored, threshold=limit, config=LayoutConfig())
+    found = matches(_asked(asked, rows, near), stored, threshold=limit, config=LayoutConfig(), workers=count)
     ids = source.columns["id"]
     return Contained(
         images=len(source), contained=len({one.image for one in found}), rejected=len(source) - len(rows), near=near,

@@ -67,6 +67,20 @@ def test_order_of_the_pairs_does_not_count():
     np.testing.assert_allclose(again, found[order], atol=1e-5)
 
 
+def test_any_number_of_processes_finds_the_same(monkeypatch):
+    pictures = scenes(8)
+    thumbnails = np.stack([thumbnail(p) for p in [*pictures, *[noisy(p[6:, 4:]) for p in pictures]]])
+    left, right = (side.ravel() for side in np.meshgrid(np.arange(8), np.arange(8, 16), indexing="ij"))
+    mirror, config = (left + right) % 3 == 0, VerifyConfig(promising=0.2)
+    alone = aligned_similarity(thumbnails, left, right, mirror=mirror, config=config)
+    assert len(np.unique(alone)) > 8
+    monkeypatch.setattr("dinoforge.features.verify._GROUPS", 3)
+    monkeypatch.setattr("dinoforge.features.verify._PLACES", 2)
+    for workers in (1, 2, 3):
+        found = aligned_similarity(thumbnails, left, right, mirror=mirror, config=config, workers=workers)
+        np.testing.assert_array_equal(found, alone)
+
+
 def test_flat_pictures_are_no_pair_and_no_division_by_zero():
     flat = np.full((40, 40, 3), 120, np.uint8)
     assert similarity([(flat, flat), (flat, scenes(1)[0])]).max() == -1

@@ -76,7 +76,7 @@ def _settled(candidates: Candidates, thumbnails: np.ndarray, name: str, state: S
             file = state.parts / f"{name}-{start:012}.npz"
             held = read_shard(file)
             if held is None or str(held["mark"]) != mark:
-                pairs = settled(some, thumbnails, config=config)
+                pairs = settled(some, thumbnails, config=config, workers=state.workers)
                 held = {
                     "mark": np.asarray(mark), "left": pairs.left, "right": pairs.right, "similarity": pairs.similarity
                 }  # fmt: skip
