@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import clear_leftovers, write_json
 from dinoforge.base.log import say
+from dinoforge.curate import shards
 from dinoforge.curate.embeddings import Embedder, Embeddings
 from dinoforge.curate.engine import Done, run_stages
 from dinoforge.curate.images import Images, read_images
@@ -27,7 +28,7 @@ from dinoforge.features.descriptors import Descriptors, write_descriptors
 
 UNSAFE = "not safety-filtered"
 """Stands in manifest and summary where no filter for safety was chosen."""
-FILES = ("manifest.parquet", "dropped.parquet", "summary.json", "report.html", "descriptors", "stages")
+FILES = ("manifest.parquet", "dropped.parquet", "summary.json", "report.html", "descriptors", "stages", shards.FOLDER)
 """What a curation leaves in its folder."""
 
 
@@ -77,13 +78,17 @@ def curated(
             f"No image of {opened.pool.address} is left: {reasons}. See {out / 'dropped.parquet'}; nothing else was written."
         )
     table, by_name = manifest_table(state, include_seeds=settings.include_seeds)
-    summary = _summary(state, done, settings, counts, table.num_rows)
+    files: list[str] = []
+    if settings.shards.images is not None:
+        table, files = shards.packed(out, table, each=settings.shards.images, read=_reader(state, settings))
+    summary = {**_summary(state, done, settings, counts, table.num_rows), "shards": len(files)}
     made = {
         "verb": "curate", "by_name": by_name, "descriptors": "descriptors",
         **{name: summary[name] for name in _MADE},
     }  # fmt: skip
     write_descriptors(out / "descriptors", _descriptors(state, settings, table["id"].to_pylist()))
     write_manifest(out / "manifest.parquet", [table], made=made)
+    shards.tidy(out, files)
     return Curated(state, done, summary)
 
 
@@ -117,10 +122,28 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> Sta
     return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, workers)
 
 
+def _listed(state: State, settings: Curation) -> list[tuple[Images, np.ndarray]]:
+    """Whose rows the manifest's are, in its order."""
+    parts = [(state.pool, state.alive)]
+    return parts + [(images, images.whole) for images in (state.seeds if settings.include_seeds else ())]
+
+
+def _reader(state: State, settings: Curation) -> Callable[[int], bytes]:
+    """Gives the file of a row of the manifest."""
+    parts = _listed(state, settings)
+    starts = np.cumsum([0, *(len(rows) for _, rows in parts)])
+
+    def read(row: int) -> bytes:
+        part = int(np.searchsorted(starts, row, side="right")) - 1
+        images, rows = parts[part]
+        return images.source.encoded(int(rows[row - starts[part]]))
+
+    return read
+
+
 def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:
     """Of the manifest's rows, in its order."""
-    parts = [(state.pool, state.alive)]
-    parts += [(images, images.whole) for images in (state.seeds if settings.include_seeds else ())]
+    parts = _listed(state, settings)
     return Descriptors(
         np.asarray(ids, dtype=np.str_),
         np.concatenate([images.sha256[rows] for images, rows in parts]),

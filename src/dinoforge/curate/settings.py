@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
-from dinoforge.base.config import Config, merged
+from dinoforge.base.config import Config, Count, merged
 from dinoforge.base.errors import ConfigError, unknown
 from dinoforge.curate.table import CURATIONS
+
+
+class ShardsConfig(Config):
+    """Tars of the images that are in."""
+
+    images: Count | None = Field(default=None, ge=1)
+    """Images a tar in out/shards, which training and WebDataset's readers read; null leaves the images where they lie."""
 
 
 class Curation(Config):
@@ -25,6 +32,8 @@ class Curation(Config):
     """Whether the seeds are rows of the manifest too."""
     stages: tuple[str, ...] | None = None
     """Only these stages, joined by commas, and what they need; null takes all that have something to do."""
+    shards: ShardsConfig = ShardsConfig()
+    """What of the images themselves is written."""
     backbone: str | None = None
     """What embeds images for retrieval and balance; null takes a descriptor that needs no weights."""
 

@@ -46,6 +46,8 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     found += [("dropped", whole(sum(summary["dropped"].values())))]
     if summary["seeds"]:
         found.append(("seeds added", whole(summary["seeds"])))
+    if summary.get("shards"):
+        found.append(("tar shards", whole(summary["shards"])))
     return [*found, ("time", clock(summary["seconds"]))]
 
 

@@ -30,6 +30,7 @@ from dinoforge.curate.settings import (
     refuse_other_methods,
     settle,
 )
+from dinoforge.curate.shards import FOLDER, free
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
@@ -60,6 +61,8 @@ class Curated:
     """``not safety-filtered``, or by which filters it was."""
     embedder: str | None
     """What retrieval and balance went by."""
+    shards: int
+    """Tars that the images were copied into; 0 where none were asked for."""
     seconds: float
     out: str
 
@@ -74,7 +77,8 @@ def curate(  # noqa: PLR0913 - the keys of the verb
 
     In order: filters, safety, exact copies, near copies, copies of evaluation images, retrieval by likeness to seeds,
     balance. What each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the
-    same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html.
+    same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html; with
+    shards.images=10k also the images themselves, in tars that training reads.
 
     Safety filters run where their settings (safety.…, below) are given: lists of domains and of files, a model of yours, a
     filter that you trained (train_filter=), faces (noted, blurred whenever the manifest's images are read, or dropped). Where
@@ -116,6 +120,8 @@ def _curated(words: Mapping[str, Any], out: str, precision: str, workers: str | 
     names = _stages(config, given)
     count, folder = worker_count(workers), Path(out)
     _free(folder, [config.pool, *config.seeds, *([config.keep_out] if config.keep_out else [])])
+    if config.shards.images is not None:
+        free(folder / FOLDER)
     sources = _opened(config)
     _refuse_same(config, sources)
     retrieval = group(config, "retrieval")

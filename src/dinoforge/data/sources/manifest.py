@@ -20,6 +20,7 @@ from dinoforge.base.errors import DataError
 from dinoforge.data.blur import blurred
 from dinoforge.data.decode import Picture
 from dinoforge.data.manifest import KNOWN, Manifest, keys, places, read_manifest
+from dinoforge.data.sources.packed import Packed, is_packed
 from dinoforge.data.sources.source import Opener, Source
 
 _opening: ContextVar[tuple[Path, ...]] = ContextVar("_opening", default=())
@@ -27,7 +28,8 @@ _opening: ContextVar[tuple[Path, ...]] = ContextVar("_opening", default=())
 
 
 class Listed(Source):
-    """The rows of a manifest in its order; what is known of a row comes from the manifest, the picture from its source.
+    """The rows of a manifest in its order; what is known of a row comes from the manifest, the picture from its source, or
+    from a shard beside the manifest where it names one: then no source is opened.
 
     Args:
         opened: Opens the addresses that the manifest names.
@@ -70,8 +72,12 @@ class Listed(Source):
         for name in addresses:
             if "allow_private=" in name:
                 raise DataError(f"{self.address} lists {name}: only its user may allow private addresses, not a file.")
-        self._sources = [opened(name) for name in addresses]
         self._part = names.indices.to_numpy()
+        if is_packed(manifest):
+            self._sources: list[Source] = [Packed(Path(self.address), manifest)] * len(addresses)
+            self._row = np.arange(len(manifest))
+            return
+        self._sources = [opened(name) for name in addresses]
         self._row = np.full(len(manifest), -1)
         uris = manifest.table["uri"].cast(pa.large_string()).combine_chunks()
         for index, source in enumerate(self._sources):
