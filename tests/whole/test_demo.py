@@ -16,21 +16,32 @@ SMALL = {
 
 
 def test_a_polluted_pool(tmp_path):
-    world = "toy://species?images=120&size=48&copies=0.2&junk=0.2"
+    world = "toy://species?images=160&copies=0.2&junk=0.2&leaks=0.05"
     facts = dinoforge.demo(images=world, out=str(tmp_path / "d"), **SMALL)
-    source = dinoforge.open_source(world)
-    exact = int((source.columns["copy_kind"] == "exact").sum())
-    broken = int((source.columns["junk_kind"] == "broken").sum())
-    assert exact > 0 < broken
+    columns = dinoforge.open_source(world).columns
+    train = columns["split"] == "train"
+    junk, leak = columns["role"] == "junk", columns["role"] == "leak"
+    exact, broken = columns["copy_kind"] == "exact", columns["junk_kind"] == "broken"
     curate = facts["curate"]
-    assert curate["pool"] == 120
-    assert curate["dropped"]["broken file"] == broken
-    assert curate["dropped"]["exact copy"] >= exact  # junk of one colour may come twice
-    assert curate["kept"] == 120 - sum(curate["dropped"].values())
+    assert curate["pool"] == int(train.sum()) < 160
+    assert curate["dropped"]["broken file"] == int(broken.sum()) > 0
+    assert curate["dropped"]["exact copy"] >= int((exact & (columns["role"] == "copy")).sum()) > 0
+    assert curate["kept"] == curate["pool"] - sum(curate["dropped"].values())
+    trained_on = set(dinoforge.open_source(str(tmp_path / "d" / "curated" / "manifest.parquet")).columns["id"].tolist())
+    assert len(trained_on) == curate["kept"]
+    mild = np.isin(columns["copy_kind"], ["exact", "jpeg", "resize", "colour", "flip"])
+    assert not trained_on & set(columns["id"][leak & mild].tolist())
+    assert len(trained_on & set(columns["id"][junk].tolist())) <= 0.05 * junk.sum()
+    mild &= columns["role"] == "copy"
+    pairs = list(zip(columns["id"][mild].tolist(), columns["copy_of"][mild].tolist(), strict=True))
+    assert sum({copy, original} <= trained_on for copy, original in pairs) <= 0.1 * len(pairs) > 0
     for name in ("knn_pixels", "knn_histogram", "knn_untrained", "knn_trained"):
         assert 0 <= facts[name] <= 1
     page = (tmp_path / "d" / "report.html").read_text()
-    assert "exact copy" in page
+    for reason in ("exact copy", "near copy", "copy of an evaluation image", "broken file"):
+        assert f"<bdi>{reason}</bdi>" in page
+    assert page.count('alt="Dropped image') >= 9
+    assert "copy of an evaluation image" in (tmp_path / "d" / "curated" / "report.html").read_text()
     assert json.loads((tmp_path / "d" / "demo.json").read_text())["report"] == facts["report"]
     again = dinoforge.demo(images=world, out=str(tmp_path / "d"), **SMALL)
     assert again["knn_trained"] == facts["knn_trained"]

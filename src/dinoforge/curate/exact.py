@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Int
 
 from dinoforge.curate.why import Dropped
-from dinoforge.data.manifest import Manifest, firsts
+from dinoforge.data.manifest import firsts
 
 STAGE = "exact copies"
 
@@ -28,16 +27,3 @@ def copied(sha256: Any, rows: Int[np.ndarray, " N"]) -> Dropped:
     again = np.flatnonzero(first != np.arange(len(first)))
     reason = np.full(len(again), "exact copy")
     return Dropped(rows[again], reason, rows[first[again]], np.ones(len(again), np.float32), STAGE)
-
-
-def keep_first(manifest: Manifest) -> tuple[Manifest, Manifest]:
-    """The images that stay, and those that go with ``reason`` and, in ``copy_of``, the id of the one that stays for them.
-
-    Images are equal where their ``sha256`` is; the order of the rows decides which is first.
-    """
-    gone = copied(manifest.table["sha256"], np.arange(len(manifest)))
-    against = manifest.table["id"].take(pa.array(gone.against))
-    return (
-        manifest.select(gone.kept(len(manifest))).replaced("copy_of", None).replaced("reason", ""),
-        manifest.select(gone.row).replaced("copy_of", against).replaced("reason", "exact copy"),
-    )

@@ -4,47 +4,49 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.files import write_json
 from dinoforge.base.log import say
-from dinoforge.curate.exact import keep_first
 from dinoforge.data.augment import centre
 from dinoforge.data.decode import Broken
-from dinoforge.data.manifest import read_manifest, write_manifest
-from dinoforge.data.sources.options import shown
+from dinoforge.data.sources.options import scheme_of, shown
 from dinoforge.data.sources.source import Source, first_rows
-from dinoforge.data.sources.table import open_source
+from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.baseline import BASELINES
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
 from dinoforge.recipes.opened import labelled
 from dinoforge.recipes.recipe import ProbeConfig
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import pretrain
+from dinoforge.verbs.curate import curate
 from dinoforge.verbs.plan import plan
 from dinoforge.verbs.report import report
-from dinoforge.verbs.scan import scan
 
-POOL = "toy://species?images=4000&seed={seed}&copies=0.08&junk=0.06"
-"""What the demo starts from: creatures to learn, exact and near copies, noise and broken files."""
+POOL = "toy://species?images=4000&seed={seed}&copies=0.08&junk=0.06&leaks=0.02"
+"""What the demo starts from: creatures to learn, exact and near copies of them and of test pictures, noise, broken files."""
+CURATED = "curated"
+"""Folder of the curation, with its own report."""
 RECIPE = "vit_micro.toy"
 SECONDS = 140
 """Training time by the plan's estimate, which knows nothing of probes; a slower machine sees fewer images in that time."""
 _EXAMPLES = 12
-"""Dropped images that the report shows."""
+"""Dropped images that the report shows, of every reason in turn."""
+_FEW = "exact,copies"
+"""Stages for pictures of one's own: few and wanted, none goes for how it looks."""
 
 
 def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 0, **settings: Any) -> dict[str, Any]:
-    """The whole path in minutes, offline: scan, drop copies and broken files, plan, pretrain, k-NN before and after, report.
+    """The whole path in minutes, offline: curate (copies, leaks and junk go), plan, pretrain, k-NN before and after, report.
 
     Any setting of `pretrain` may be added, such as precision=fp32 or plan.images=100k.
 
@@ -61,17 +63,15 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
             )
     pool = images or POOL.format(seed=number)
     settle({"recipe": RECIPE, **settings, "data": pool})  # a typo is told before anything is read or written
-    say(f"1/5 scan {shown(pool)}")
-    scan(data=pool, out=str(folder / "pool.parquet"))
-    say("2/5 curate: exact copies and broken files go")
-    curated = _curate(folder, open_source(pool))
+    say(f"1/4 curate {shown(pool)}: copies, leaks and junk go")
+    curated = _curate(folder, pool)
     say(", ".join(f"{count} times {reason}" for reason, count in curated["dropped"].items()) or "nothing to drop")
 
     probe = _probe(pool)
-    words = {"recipe": RECIPE, **settings, "data": str(folder / "manifest.parquet"), "seed": number}
+    words = {"recipe": RECIPE, **settings, "data": str(folder / CURATED / "manifest.parquet"), "seed": number}
     if probe is not None:
         words["probe"] = pool
-    say("3/5 plan")
+    say("2/4 plan")
     begun = _images_of(folder / "run" / "config.yaml")
     if begun is not None and "plan.passes" not in words:
         words.setdefault("plan.images", begun)  # what an earlier start settled on: the same command goes on
@@ -79,12 +79,12 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
     if planned.images_per_second and not {"plan.images", "plan.passes"} & words.keys():
         words["plan.images"] = min(planned.images, max(planned.batch, int(planned.images_per_second * SECONDS)))
         planned = plan(**words)
-    say("4/5 pretrain")
+    say("3/4 pretrain")
     done = pretrain(out=folder / "run", **words)
     write_json(folder / "run" / "plan.json", asdict(planned))
     baselines = {} if probe is None else _baselines(*probe, settle(words).recipe.probe)
     write_json(folder / "run" / "baselines.json", baselines)
-    say("5/5 report")
+    say("4/4 report")
     page = report(run=str(folder / "run"), out=str(folder / "report.html"))
     knn = done.knn or {}
     facts = {
@@ -114,28 +114,42 @@ def _whole(seed: str | int) -> int:
         raise ConfigError(f"seed takes a whole number; got {seed!r}.") from None
 
 
-def _curate(folder: Path, source: Source) -> dict[str, Any]:
-    """Write ``manifest.parquet`` of what stays, and ``curation.json`` with what went and why; the latter's content."""
-    pool = read_manifest(folder / "pool.parquet")
-    kept, dropped = keep_first(pool)
-    if not len(kept):
-        raise DataError(f"{source.address} holds no image that can be used.")
-    about = {"verb": "demo", "pool": pool.made["fingerprint"], "by_name": pool.made["by_name"]}
-    write_manifest(folder / "manifest.parquet", [kept.table], made=about)
-    place = {str(name): row for row, name in enumerate(source.columns["id"])}
-    broken = [{"id": line["id"], "reason": line["reason"], "against": ""} for line in pool.made["rejected"]]
-    shown = dropped.select(np.arange(min(_EXAMPLES, len(dropped)))).rows()
-    copies = [{"id": row["id"], "reason": row["reason"], "against": row["copy_of"]} for row in shown]
-    examples = [
-        {**line, "thumbnail": _thumbnail(source, place.get(line["id"]))}
-        for line in [*copies, *broken[: _EXAMPLES // 2]]
-    ]
-    reasons = Counter({"exact copy": len(dropped)}) + Counter({"broken file": len(broken)})
+def _curate(folder: Path, pool: str) -> dict[str, Any]:
+    """Curate the images to train on into a folder of their own; write and give what the run's report shows of it.
+
+    Of a pool with splits the test images are no candidates: they are what nothing may be a copy of.
+    """
+    source = open_source(pool)
+    drawn = scheme_of(pool) == "toy"
+    words: dict[str, Any] = {"pool": pool, "stages": None if drawn else _FEW}
+    test = next((name for name in ("test", "val") if has_split(source, name)), None)
+    if has_split(source, "train") and test:
+        of = f"{pool}{'&' if '?' in pool else '?'}split="
+        words |= {"pool": f"{of}train", "keep_out": f"{of}{test}", "stages": None if drawn else f"{_FEW},leaks"}
+    found = curate(out=str(folder / CURATED), retrieve="all", **words)
     facts = {
-        "pool": len(pool) + len(broken), "kept": len(kept), "dropped": dict(reasons), "examples": examples,
+        "pool": found.pool, "kept": found.kept, "dropped": found.dropped,
+        "examples": _examples(folder / CURATED / "dropped.parquet", source),
     }  # fmt: skip
     write_json(folder / "curation.json", facts)
     return facts
+
+
+def _examples(dropped: Path, source: Source) -> list[dict[str, Any]]:
+    """Some of what went, of every reason in turn."""
+    rows = pq.read_table(dropped).to_pylist()
+    turn: dict[str, int] = {}
+    for row in rows:
+        row["turn"] = turn[row["reason"]] = turn.get(row["reason"], -1) + 1
+    chosen = sorted(rows, key=lambda row: row["turn"])[:_EXAMPLES]
+    place = {str(name): row for row, name in enumerate(source.columns["id"])}
+    return [
+        {
+            "id": row["id"], "reason": row["detail"] or row["reason"], "against": row["against"] or "",
+            "thumbnail": _thumbnail(source, place.get(row["id"])),
+        }
+        for row in chosen
+    ]  # fmt: skip
 
 
 def _thumbnail(source: Source, row: int | None) -> str | None:

@@ -1,27 +1,19 @@
 """Of equal images the first stays."""
 
+import numpy as np
 import pyarrow as pa
 
-from dinoforge.curate.exact import keep_first
-from dinoforge.data.manifest import SCHEMA, Manifest
-
-
-def manifest(*rows):
-    return Manifest(pa.Table.from_pylist([{"id": name, "sha256": key} for name, key in rows], SCHEMA), {"verb": "x"})
+from dinoforge.curate.exact import copied
 
 
 def test_of_equal_images_the_first_stays():
-    pool = manifest(("a", "1"), ("b", "2"), ("c", "1"), ("d", "1"), ("e", "2")).replaced("copy_of", "of a scan")
-    kept, dropped = keep_first(pool)
-    assert [(r["id"], r["reason"], r["copy_of"]) for r in kept.rows()] == [("a", "", None), ("b", "", None)]
-    assert [(r["id"], r["reason"], r["copy_of"]) for r in dropped.rows()] == [
-        ("c", "exact copy", "a"),
-        ("d", "exact copy", "a"),
-        ("e", "exact copy", "b"),
-    ]
-    assert kept.made == {"verb": "x"}
+    gone = copied(pa.array(["1", "2", "1", "1", "2"]), np.asarray([10, 11, 14, 20, 21]))
+    assert gone.row.tolist() == [14, 20, 21]
+    assert gone.against.tolist() == [10, 10, 11]
+    assert set(gone.reason.tolist()) == {"exact copy"}
+    assert gone.similarity.tolist() == [1, 1, 1]
 
 
 def test_no_image_and_no_copy():
-    assert [len(part) for part in keep_first(manifest())] == [0, 0]
-    assert [len(part) for part in keep_first(manifest(("a", "1"), ("b", "2")))] == [2, 0]
+    assert len(copied(pa.array([], pa.string()), np.zeros(0, np.int64))) == 0
+    assert len(copied(pa.array(["1", "2"]), np.arange(2))) == 0
