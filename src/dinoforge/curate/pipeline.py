@@ -21,7 +21,7 @@ from dinoforge.curate.output import BROKEN, counted, dropped_table, manifest_tab
 from dinoforge.curate.settings import Curation
 from dinoforge.curate.state import State
 from dinoforge.curate.table import CURATIONS
-from dinoforge.data.manifest import write_manifest
+from dinoforge.data.manifest import BLUR, write_manifest
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
 from dinoforge.features.descriptors import Descriptors, write_descriptors
@@ -81,6 +81,10 @@ def curated(
     files: list[str] = []
     if settings.shards.images is not None:
         table, files = shards.packed(out, table, each=settings.shards.images, read=_reader(state, settings))
+        if BLUR in table.column_names and any(table[BLUR].to_pylist()):
+            say(
+                f"{out / shards.FOLDER} holds the files as they are: their places are blurred for who reads the manifest."
+            )
     summary = {**_summary(state, done, settings, counts, table.num_rows), "shards": len(files)}
     made = {
         "verb": "curate", "by_name": by_name, "descriptors": "descriptors",

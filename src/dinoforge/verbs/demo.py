@@ -28,7 +28,7 @@ from dinoforge.recipes.opened import labelled
 from dinoforge.recipes.recipe import ProbeConfig
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import pretrain
-from dinoforge.verbs.curate import curate
+from dinoforge.verbs.curate import Curated, curate
 from dinoforge.verbs.plan import plan
 from dinoforge.verbs.report import report
 
@@ -127,6 +127,7 @@ def _curate(folder: Path, pool: str) -> dict[str, Any]:
         of = f"{pool}{'&' if '?' in pool else '?'}split="
         words |= {"pool": f"{of}train", "keep_out": f"{of}{test}", "stages": None if drawn else f"{_FEW},leaks"}
     found = curate(out=str(folder / CURATED), retrieve="all", **words)
+    assert isinstance(found, Curated)
     facts = {
         "pool": found.pool, "kept": found.kept, "dropped": found.dropped,
         "examples": _examples(folder / CURATED / "dropped.parquet", source),
