@@ -16,7 +16,7 @@ import torch
 from dinoforge.base import dist
 from dinoforge.base.config import fingerprint, science
 from dinoforge.base.errors import ConfigError, RunError
-from dinoforge.base.files import append_line, locked, read_lines, write_json, write_text
+from dinoforge.base.files import append_line, locked, write_json, write_text
 from dinoforge.base.hardware import (
     Choice,
     choose_precision,
@@ -36,8 +36,10 @@ from dinoforge.model.table import build, empty
 from dinoforge.model.weights import Backbone, save_backbone
 from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
 from dinoforge.recipes.opened import anchor, labelled, opened
-from dinoforge.recipes.quality import LABEL_FREE, Quality, preprocessing
+from dinoforge.recipes.outcome import Pretrained, concluded
+from dinoforge.recipes.quality import Quality, preprocessing
 from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.retained import Kept, reference
 from dinoforge.recipes.settle import to_yaml
 from dinoforge.recipes.stages import PHASE, Stage, stage_after, stage_of, stages
 from dinoforge.recipes.teacher import Teacher, teacher
@@ -46,6 +48,7 @@ from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.diary import Act, Diary
 from dinoforge.train.distil import assembled
 from dinoforge.train.folder import clear, refuse_strangers
+from dinoforge.train.guard import Guard
 from dinoforge.train.loop import Done, Observer, fit
 from dinoforge.train.observe import (
     Agreement,
@@ -54,47 +57,16 @@ from dinoforge.train.observe import (
     Probe,
     Stop,
     best_rank,
-    comparable,
     cut_metrics,
 )
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import gathered, quicken, shard
+from dinoforge.train.retention import Retention, blend_back
 from dinoforge.train.sentinel import RollBack, Sentinel
 from dinoforge.train.step import Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, Tracker, library
 from dinoforge.train.vitals import Pulse
-
-
-@dataclass(frozen=True, slots=True)
-class Pretrained:
-    """What a run came to."""
-
-    steps: int
-    images: int
-    losses: dict[str, float]
-    """Of the last step."""
-    knn: dict[str, float] | None
-    """First, last and best accuracy of the probe as it is now set; null without a labelled probe."""
-    rank: float | None
-    """Effective rank of the features after the last step."""
-    uniformity: float | None
-    """How evenly the features lie on the sphere then; lower is more even."""
-    smoothness: float | None
-    """How much more alike neighbouring patches are then than others of the same image."""
-    stability: float | None
-    """Share of nearest neighbours that the last two looks have in common."""
-    events: list[str]
-    resumed_from: int
-    """Steps that earlier starts of the same run had done."""
-    quarantined: int
-    """Images that could not be used."""
-    backbone: str
-    seconds: float
-    """Wall time of the steps, quality probes and checkpoints, over all starts whose steps count."""
-    images_per_second: float
-    peak_memory_bytes: int
-    """The most that the main process of a rank held (on a GPU: that torch took there) in this start."""
 
 
 def pretrain(**settings: Any) -> Pretrained:
@@ -107,6 +79,7 @@ def pretrain(**settings: Any) -> Pretrained:
         config: A YAML file with a whole recipe, such as config.yaml of another run, instead of a recipe.
         probe: Labelled images whose k-NN accuracy is measured during the run.
         init: A backbone to start from; its architecture is taken too.
+        retention: Images of the kind that init= was trained on: what it could do there is watched, and kept.
         teacher: A run whose networks, frozen, are the teacher; see `dinoforge distil`.
     """
     with dist.joined():
@@ -122,6 +95,7 @@ def _run(rest: dict[str, Any]) -> Run:
     gram = anchor(recipe.objective.gram, recipe.backbone)
     taught_by = teacher(recipe, out=Path(str(out)))
     probed = labelled(recipe.probe.source) if recipe.probe.source else None
+    old = reference(recipe.continuation)
     for tracker in recipe.speed.trackers:
         library(tracker)  # its absence is told before anything is written
     where = device(recipe.speed.device)
@@ -130,7 +104,7 @@ def _run(rest: dict[str, Any]) -> Run:
             stage.recipe.plan.batch, group=recipe.objective.group, world=dist.world(), setting=stage.batch_setting
         )  # fmt: skip
     precision = choose_precision(recipe.speed.precision, where)
-    return Run(recipe, source, probed, start, Path(str(out)), where, precision, gram, taught_by)
+    return Run(recipe, source, probed, start, Path(str(out)), where, precision, gram, taught_by, old)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +127,26 @@ class Run:
     def __init__(
         self, recipe: Recipe, source: Source, probed: tuple[Source, Source] | None, start: Backbone | None, out: Path,
         where: torch.device, precision: Choice, gram: Backbone | None = None, teacher: Teacher | None = None,
+        old: tuple[Source, ...] | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
         self.device, self.precision, self.start, self.gram = where, precision, start, gram
-        self.teacher = teacher
+        self.teacher, self.old = teacher, old
         self.stages = stages(recipe, len(source))
         self.steps, self.images = self.stages[-1].end, self.stages[-1].images(self.stages[-1].end)
         self.micro_batch: dict[int, int] = {}
         """Of each stage, by the steps before it: images that a rank computes at once."""
         self.history: list[dict[str, Any]] = []
         """What was measured, oldest first."""
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "settings": science(recipe),
             "data": source.fingerprint,
             "init": None if start is None else start.fingerprint,
         }
         named = {"gram": gram, "teacher": teacher}
         self.identity |= {name: found.fingerprint for name, found in named.items() if found is not None}
+        if old is not None:  # how much is lost of them decides the course
+            self.identity["retention"] = [rows.fingerprint for rows in old]
         weights = weights_of(source.columns, recipe.data.sampling)
         if weights is not None:  # they decide the order
             self.identity["sampling"] = fingerprint(weights.tolist())
@@ -285,7 +262,7 @@ class Run:
                 latest = _past(checkpoints, diary)
         seconds = time.monotonic() - began
         most = max(dist.gather(peak_bytes(self.device)))
-        return dist.leading(lambda: self._summary(metrics, first, around, seconds=seconds, peak=most))
+        return dist.leading(lambda: self._summary(first, around, seconds=seconds, peak=most))
 
     def _stretch(self, around: Around, latest: Saved | None) -> None:
         """From a checkpoint, or from nothing, to the end of the stage that its next step lies in, and a checkpoint there.
@@ -310,18 +287,14 @@ class Run:
         protocol = quality.protocol
         dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
         every = max(1, round(plan.probe_images / plan.batch))
-        film = Film(
-            self.out / "film", self.probed[1] if self.probed else self.source, quality.preprocessing, how,
-            on_broken=quarantine,
-        )  # fmt: skip
+        retention: Retention | None = None
 
-        def look(done: int) -> None:
-            with gathered(step.average.backbone):
-                dist.leading(lambda: film(step.average.backbone, done))
+        def measured() -> dict[str, float]:
+            return quality.measure(step.average.backbone) | (dict(retention.scores()) if retention else {})
 
         probe = Probe(
-            lambda: quality.measure(step.average.backbone), self._keep(stage, step), every=every,
-            steps=stage.steps, before=stage.before, history=self.history, protocol=protocol, film=look,
+            measured, self._keep(stage, step), every=every, steps=stage.steps, before=stage.before, history=self.history,
+            protocol=protocol, film=self._film(quality, step),
             failed=lambda done, why: diary.note(
                 Act(done, "warn", "disk", f"Step {done}: the backbone or its pictures are not kept ({why})")
             ),
@@ -341,12 +314,14 @@ class Run:
             steps=stage.end, pulse=Pulse(step.student, step.average),
             memory=latest.facts.get("sentinel") if latest and latest.step > stage.before else {"good": first},
         )  # fmt: skip
+        retention = self._retention(quality, step, latest, diary=diary, guard=sentinel.guard, record=metrics.last)
         checkpointing = Checkpointing(
             around.checkpoints, (step, adamw),
             facts=lambda done: {"step": done, "images": stage.images(done), "run": self.fingerprint,
                                 "precision": self.precision.precision,
                                 # Copied: training goes on, and measures, while they are written.
                                 "history": list(self.history), "sentinel": sentinel.memory(),
+                                "retention": retention and retention.memory(),
                                 "rollbacks": len(diary.rollbacks()),
                                 "neighbours": {"protocol": protocol, "rows": quality.neighbours},
                                 "seconds": time.monotonic() - began},
@@ -360,7 +335,8 @@ class Run:
                 best = best_rank(self.history, protocol, steps=stage.end)
                 sentinel.scores(done, done.facts["rank"], best)
 
-        observers: list[Observer] = [agreement, sentinel, probe, judge, metrics, checkpointing]
+        watching: list[Observer] = [sentinel] if retention is None else [sentinel, retention]
+        observers: list[Observer] = [agreement, *watching, probe, judge, metrics, checkpointing]
 
         def observe(done: Done) -> None:
             """Of a step of the stage, by its number in the run."""
@@ -376,6 +352,37 @@ class Run:
             guard=sentinel.guard, observers=[observe],
         )  # fmt: skip
         agreement.exchange()  # what the last probe found
+
+    def _film(self, quality: Quality, step: Pretrain) -> Callable[[int], None]:
+        """What records pictures for the report."""
+        rows = self.probed[1] if self.probed else self.source
+        film = Film(self.out / "film", rows, quality.preprocessing, quality.how, on_broken=quality.on_broken)
+
+        def look(done: int) -> None:
+            with gathered(step.average.backbone):
+                dist.leading(lambda: film(step.average.backbone, done))
+
+        return look
+
+    def _retention(
+        self, quality: Quality, step: Pretrain, latest: Saved | None, *, diary: Diary, guard: Guard,
+        record: Callable[[Done], None],
+    ) -> Retention | None:  # fmt: skip
+        """What watches over old skill, where there are images that show it."""
+        how = self.recipe.continuation
+        if self.old is None or self.start is None or how is None or how.retention is None:
+            return None
+        start = self.start.module
+        kept = Kept(how.retention, self.old, start, quality.preprocessing, quality.how, on_broken=quality.on_broken)
+
+        def blend(weight: float) -> None:
+            for role in (step.student, step.average):
+                blend_back(role.backbone, start, weight)
+
+        return Retention(
+            how, diary, measure=lambda: kept.measure(step.average.backbone), blend=blend, guard=guard, record=record,
+            steps=self.steps, memory=latest.facts.get("retention") if latest else None,
+        )  # fmt: skip
 
     def _loader(self, stage: Stage, quarantine: Quarantine) -> Loader:
         """This rank's share of every batch of a stage."""
@@ -411,7 +418,7 @@ class Run:
                 module.load_state_dict(state, assign=True)
                 lineage = {
                     "run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": self.recipe.recipe,
-                }  # fmt: skip
+                } | ({} if self.start is None else {"init": self.start.fingerprint})  # fmt: skip
                 backbone = Backbone(module, stage.recipe.backbone, preprocessing(stage), lineage)
                 save_backbone(self.out / "backbone", backbone, scores=scores)
 
@@ -442,35 +449,21 @@ class Run:
         step = step.to(self.device)
         quicken(step, recipe.speed, self.device)
         shard(step, recipe.speed, self.device, self.precision.precision)
-        adamw = optimizer(step.student, recipe.plan, fused=fused(recipe.speed.optimizer, self.device))
+        how = fused(recipe.speed.optimizer, self.device)
+        adamw = optimizer(step.student, recipe.plan, fused=how, continuation=recipe.continuation)
         if latest is not None and not begins:
             checkpoints.load(latest, step, adamw)
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
         return step, adamw
 
-    def _summary(
-        self, metrics: Path, first: int, around: Around, *, seconds: float, peak: int
-    ) -> Pretrained:  # fmt: skip
-        history = self.history
-        rows = read_lines(metrics)
-        knn = [row["knn"] for row in comparable(history, history[-1].get("protocol", ""))] if history else []
-        done = Pretrained(
-            steps=self.steps,
-            images=self.images,
-            losses=rows[-1]["losses"] if rows else {},
-            knn={"first": knn[0], "last": knn[-1], "best": max(knn)} if knn else None,
-            **{name: history[-1].get(name) if history else None for name in LABEL_FREE},
-            events=around.diary.sentences(),
-            resumed_from=first,
-            quarantined=len(around.quarantine.seen),
-            backbone=str(self.out / "backbone"),
-            seconds=seconds,
-            images_per_second=self.images / seconds,
-            peak_memory_bytes=peak,
-        )
-        facts = {name: getattr(done, name) for name in Pretrained.__slots__}
-        write_json(self.out / "summary.json", {**facts, "history": history, "versions": versions()})
-        return done
+    def _summary(self, first: int, around: Around, *, seconds: float, peak: int) -> Pretrained:
+        return concluded(
+            self.out, self.history, Pretrained(
+                steps=self.steps, images=self.images, events=around.diary.sentences(), resumed_from=first,
+                quarantined=len(around.quarantine.seen), backbone=str(self.out / "backbone"), seconds=seconds,
+                images_per_second=self.images / seconds, peak_memory_bytes=peak,
+            ),
+        )  # fmt: skip
 
 
 def _past(checkpoints: Checkpoints, diary: Diary, until: int | None = None) -> Saved | None:

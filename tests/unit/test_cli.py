@@ -176,10 +176,13 @@ def test_python_has_every_verb_whatever_was_imported_before(verb, tmp_path, monk
 def test_passwords_of_addresses_are_not_shown(capsys):
     """Neither by --print-config nor in errors, nor in what a run writes down."""
     secret = "https://user:hunter2@example.org/list.txt?X-Amz-Signature=abcdef"
-    assert execute(["pretrain", f"data={secret}", f"probe={secret}", "out=r", "--print-config"]) == 0
+    assert (
+        execute(["pretrain", f"data={secret}", f"probe={secret}", f"retention={secret}", "out=r", "--print-config"])
+        == 0
+    )
     execute(["doctor", f"data={secret}", f"data={secret}"])
     shown = capsys.readouterr()
     assert "example.org/list.txt" in shown.out
     for word in ("hunter2", "abcdef"):
         assert word not in shown.out + shown.err
-        assert word not in to_yaml(settle({"data": secret, "probe": secret}).recipe)
+        assert word not in to_yaml(settle({"data": secret, "probe": secret, "retention": secret}).recipe)

@@ -51,6 +51,33 @@ def test_killed_and_resumed_it_is_the_same(teacher, tmp_path, monkeypatch):
     assert all(torch.equal(value, state[f"spare.backbone.{name}"]) for name, value in kept.items())
 
 
+def test_a_backbone_from_elsewhere_gets_heads_and_teaches(teacher, tmp_path):
+    """Of the official layout, without heads: it stays as it is to the last bit, and its run can be learnt from."""
+    torch.save(dinoforge.load(teacher / "backbone").state_dict(), tmp_path / "foreign.pth")
+    words = {name: value for name, value in TINY.items() if not name.startswith("backbone.")}
+    fitted, out = tmp_path / "fitted", tmp_path / "out"
+    sides = {
+        "data.augment.global_pixels": 56,
+        "data.augment.local_pixels": 56,
+    }  # of whole patches of 8 and of the recipe's 14
+    how = {"recipe": "vit_small.heads", "plan.last_layer_frozen": 0, **sides}
+    dinoforge.pretrain(out=fitted, init=str(tmp_path / "foreign.pth"), **words | how)
+    before = load_file(teacher / "backbone" / "backbone.safetensors")
+    (file,) = (fitted / "checkpoints" / "step_000000004").glob("*.safetensors")
+    now = load_file(file)
+    for role in ("student", "teacher"):
+        assert [name for name, value in before.items() if not torch.equal(value, now[f"{role}.backbone.{name}"])] == [
+            "mask_token"
+        ]
+    (first,) = (fitted / "checkpoints" / "step_000000001").glob("*.safetensors")
+    heads = [name for name in now if name.startswith("student.dino_head")]
+    assert heads
+    assert not any(torch.equal(load_file(first)[name], now[name]) for name in heads)
+    assert train(out, fitted).steps == 4
+    with pytest.raises(ConfigError, match=r"has no heads; .* pretrain init=\S+foreign\.pth recipe=vit_small\.heads"):
+        train(tmp_path / "other", tmp_path / "foreign.pth")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -188,6 +188,16 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if _is_spread(tensor) else tensor
 
 
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of ``value``, which every rank has whole, spread as ``like`` is; all of it where that is not spread."""
+    if not _is_spread(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    # Without a source no rank sends anything.
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None).to_local()
+
+
 def _is_spread(tensor: Any) -> TypeGuard[Any]:
     # torch takes a second to import its DTensor, and there is none where nobody has.
     return hasattr(tensor, "full_tensor")

@@ -251,6 +251,8 @@ def job(
     """What the cost of a recipe's steps depends on."""
     probe = recipe.probe
     rows = max(probe.train_rows, probe.test_rows) if probe.source else probe.rank_rows
+    if recipe.continuation is not None and recipe.continuation.retention is not None:
+        rows = max(rows, recipe.continuation.retention.train_rows, recipe.continuation.retention.test_rows)
     return Job(
         backbone=recipe.backbone,
         objective=recipe.objective,

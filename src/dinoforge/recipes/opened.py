@@ -32,6 +32,8 @@ def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None
     if recipe.data.source is None:
         raise ConfigError("data= is required: a folder of images, a Parquet file or toy://species.")
     required(recipe)
+    if recipe.continuation is not None and recipe.init is None:
+        raise ConfigError("init= is required: the backbone to go on from.")
     source = training_rows(recipe.data.source)
     start = load_backbone(recipe.init) if recipe.init else None
     if start is not None:
@@ -49,7 +51,28 @@ def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]
         name = path.removeprefix("backbone.")
         if path.startswith("backbone.") and name not in keep:
             raise ConfigError(f"{path} cannot be set together with init=: the architecture is that of {recipe.init}.")
+    if recipe.continuation is not None:
+        _same_eyes(recipe, start)
     return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
+
+
+def _same_eyes(recipe: Recipe, start: Backbone) -> None:
+    """Refuse to go on from a backbone with pictures that are normalised as it never saw them.
+
+    Raises:
+        ConfigError: They are.
+    """
+    colour, seen = recipe.data.augment.colour, start.preprocessing
+    pairs = {
+        "data.augment.colour.mean": (seen.mean, colour.mean), "data.augment.colour.std": (seen.std, colour.std),
+        "data.range": (seen.range, recipe.data.range),
+    }  # fmt: skip
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            want = "null" if theirs is None else list(theirs)
+            raise ConfigError(
+                f"init={recipe.init} sees pictures with {name}={want}; set it, else its features mean nothing."
+            )
 
 
 def anchor(gram: GramConfig | None, backbone: BackboneConfig) -> Backbone | None:

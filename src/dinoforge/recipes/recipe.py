@@ -14,6 +14,7 @@ from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.recipes.phase import HighResolution, near
+from dinoforge.train.continuation import ContinueConfig
 from dinoforge.train.distil import DistilConfig
 from dinoforge.train.parallel import StepSpeed
 from dinoforge.train.plan import PlanConfig
@@ -92,7 +93,7 @@ class Recipe(Config):
     """A run."""
 
     not_science: ClassVar[frozenset[str]] = frozenset({"recipe", "probe", "speed", "init", "sentinel"})
-    later: ClassVar[frozenset[str]] = frozenset({"high_resolution", "distil"})
+    later: ClassVar[frozenset[str]] = frozenset({"high_resolution", "distil", "continuation"})
 
     recipe: str = ""
     """Name of the recipe this came from."""
@@ -108,6 +109,9 @@ class Recipe(Config):
     """What it is trained for."""
     distil: DistilConfig | None = None
     """A frozen teacher that it is trained by, as {teacher: RUN}; null: its own moving average is the teacher."""
+    continuation: ContinueConfig | None = None
+    """How it goes on from ``init`` without losing what that one could do, as {retention: {source: IMAGES}}; null: all of it
+    learns at once, and nothing is watched."""
     plan: PlanConfig
     """For how long, how fast, in which steps."""
     high_resolution: HighResolution | None = None
@@ -139,6 +143,15 @@ class Recipe(Config):
             given = ", ".join(f"{name}={value:g}" for name, value in of_rgb.items() if value)
             raise ValueError(
                 f"data.augment.colour has {given}, which only RGB has; with backbone.channels={channels} set them to 0."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _continues_alone(self) -> Recipe:
+        other = "distil" if self.distil is not None else "high_resolution" if self.high_resolution is not None else None
+        if self.continuation is not None and other is not None:
+            raise ValueError(
+                f"continuation and {other} exclude each other; make two runs of them, one after the other."
             )
         return self
 

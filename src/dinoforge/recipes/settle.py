@@ -19,10 +19,15 @@ from dinoforge.recipes.recipe import Recipe, Speed
 from dinoforge.recipes.table import recipe
 from dinoforge.train.plan import PlanConfig
 
-SHORT = {"data": "data.source", "probe": "probe.source", "teacher": "distil.teacher"} | {
-    name: f"speed.{name}" for name in Speed.model_fields
-}
+SHORT = (
+    {"data": "data.source", "probe": "probe.source", "teacher": "distil.teacher"}
+    | {"retention": "continuation.retention.source"}
+    | {name: f"speed.{name}" for name in Speed.model_fields}
+)
 """Settings that have a short name of their own."""
+
+_ADDRESSES = frozenset({"data.source", "probe.source", "continuation.retention.source"})
+"""Settings that may hold a password or a signature."""
 
 DEFAULT_RECIPE = "vit_small.small_data"
 
@@ -37,7 +42,7 @@ class Settled:
     def values(self) -> dict[str, tuple[Any, str]]:
         """Every setting's value and origin."""
         return {
-            path: (shown(value) if value and path in {"data.source", "probe.source"} else value, self.origins[path])
+            path: (shown(value) if value and path in _ADDRESSES else value, self.origins[path])
             for path, value in paths(self.recipe)
         }
 
@@ -99,7 +104,8 @@ def _origins(settled: Recipe, origin: str) -> dict[str, str]:
 def to_yaml(settled: Recipe) -> str:
     """The recipe as YAML that ``config=`` reads back; passwords and signatures of addresses are left out."""
     values = settled.model_dump(mode="json")
-    for part in (values["data"], values["probe"]):
+    kept = (values["continuation"] or {}).get("retention")
+    for part in (values["data"], values["probe"], *([kept] if kept else [])):
         part["source"] = part["source"] and shown(part["source"])
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dinoforge.base.errors import unknown
+from dinoforge.recipes.continued import vit_micro_continue, vit_small_continue, vit_small_heads
 from dinoforge.recipes.distilled import vit_base_distilled, vit_large_distilled, vit_small_distilled
 from dinoforge.recipes.domains import (
     vit_small_documents,
@@ -48,6 +49,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vit_giant.lvd142m_registers": vit_giant_lvd142m_registers,
     "vit_large.imagenet_416": vit_large_imagenet_416,
     "vit_giant.lvd142m_518": vit_giant_lvd142m_518,
+    # On from a trained backbone, without forgetting (continued.py).
+    "vit_micro.continue": vit_micro_continue,
+    "vit_small.continue": vit_small_continue,
+    "vit_small.heads": vit_small_heads,
     # Distilled from ViT-g (distilled.py).
     "vit_small.distilled": vit_small_distilled,
     "vit_base.distilled": vit_base_distilled,

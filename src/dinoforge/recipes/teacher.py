@@ -105,7 +105,10 @@ def _run(run: Path, address: str) -> tuple[Recipe, Saved]:
     if not run.exists():
         raise ConfigError(f"teacher={address} does not exist; {_WANTED}.")
     if not all((run / name).exists() for name in ("run.json", "config.yaml", "checkpoints")):
-        raise ConfigError(f"teacher={address} has no heads; {_WANTED}, with its checkpoints.")
+        raise ConfigError(
+            f"teacher={address} has no heads; {_WANTED}, with its checkpoints, or of one that has fitted heads to it: "
+            f"dinoforge pretrain init={address} recipe=vit_small.heads."
+        )
     try:
         images = int(json.loads((run / "run.json").read_text(encoding="utf-8"))["images"])
     except (OSError, ValueError, LookupError, TypeError):

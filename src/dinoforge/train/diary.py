@@ -14,18 +14,18 @@ from dinoforge.base.errors import RunError
 from dinoforge.base.files import append_line, read_lines, write_lines
 from dinoforge.base.log import say
 
-Kind = Literal["skip", "roll back", "warn", "stop"]
+Kind = Literal["skip", "roll back", "slow", "blend", "warn", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One thing that the sentinel did."""
+    """One thing that the sentinel did, or what watches over old skill."""
 
     step: int
     """The step that it was about, or after which it was seen."""
     kind: Kind
     cause: str
-    """In a word or two: not finite, gradient norm, collapse, teacher, loader, disk, rank."""
+    """In a word or two: not finite, gradient norm, collapse, teacher, loader, disk, rank, forgetting."""
     sentence: str
     back_to: int | None = None
     """The step that a run went back to."""

@@ -106,16 +106,20 @@ def is_best(history: Sequence[Mapping[str, Any]], *, steps: int) -> bool:
 
     With k-NN accuracies, if its own is above all earlier ones. Without, if its effective rank is at least 70 % of the best
     since the first tenth of the plan: the newest backbone stays, unless its features have collapsed. Never before the first
-    step, nor where a score is not finite. Rows compare only with those of the same protocol, and not with one whose backbone
-    the disk refused: a run may go on with another probe, or at another image size, and the first backbone that is measured so
-    replaces the one from before.
+    step, nor where a score is not finite or more old skill was lost than is allowed (``train.retention``). Rows compare only
+    with those of the same protocol, and not with one whose backbone the disk refused: a run may go on with another probe, or
+    at another image size, and the first backbone that is measured so replaces the one from before.
 
     Args:
         history: Rows of ``Probe``, oldest first.
         steps: Of the run, up to the end of the stage that is trained.
     """
     *_, last = history
-    if last["step"] <= 0 or not all(math.isfinite(value) for value in last.values() if isinstance(value, float)):
+    if (
+        last["step"] <= 0
+        or last.get("retention_lost")
+        or not all(math.isfinite(value) for value in last.values() if isinstance(value, float))
+    ):
         return False
     if "knn" in last:
         earlier = comparable(history[:-1], last["protocol"])

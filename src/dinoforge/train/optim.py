@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dinoforge.base import dist
+from dinoforge.base.schedule import share
+from dinoforge.train.continuation import ContinueConfig
 from dinoforge.train.plan import PlanConfig, Scheduled
 
 _TOKENS = ("cls_token", "pos_embed", "mask_token", "register_tokens", "patch_embed.")
@@ -24,9 +26,11 @@ class Multipliers:
     rate: float
     decay: float
     last_layer: bool
+    opens: float = 0.0
+    """Share of the plan before which the rate is 0."""
 
 
-def multipliers(name: str, *, blocks: int, plan: PlanConfig) -> Multipliers:
+def multipliers(name: str, *, blocks: int, plan: PlanConfig, continuation: ContinueConfig | None = None) -> Multipliers:
     """The multipliers of a parameter, by its name inside its sub-module.
 
     The rate falls by ``layer_decay`` a block from the final norm (1) down to the tokens, positions and patch embedding
@@ -34,18 +38,25 @@ def multipliers(name: str, *, blocks: int, plan: PlanConfig) -> Multipliers:
 
     Args:
         blocks: Depth of the sub-module; 0 for a head, whose rate is 1 throughout.
+        continuation: How a backbone goes on that has been trained before, where this is a parameter of such a one.
     """
     block = _BLOCK.match(name)
+    above = 0
     if blocks and name.startswith(_TOKENS):
-        rate = plan.layer_decay ** (blocks + 1)
+        above = blocks + 1
     elif blocks and block:
-        rate = plan.layer_decay ** (blocks - int(block.group(1)))
-    else:
-        rate = 1.0
+        above = blocks - int(block.group(1))
+    rate = plan.layer_decay**above
     if "patch_embed" in name:
         rate *= plan.patch_rate
+    opens = 0.0
+    if continuation is not None:
+        if name == "mask_token":  # no feature depends on it; it learns like a head
+            rate = 1.0
+        else:
+            rate, opens = rate * continuation.backbone_rate, continuation.opens(above, blocks=blocks)
     plain = name.endswith(".bias") or "norm" in name or "gamma" in name
-    return Multipliers(rate=rate, decay=0.0 if plain else 1.0, last_layer="last_layer" in name)
+    return Multipliers(rate=rate, decay=0.0 if plain else 1.0, last_layer="last_layer" in name, opens=opens)
 
 
 def depth(module: nn.Module) -> int:
@@ -54,18 +65,20 @@ def depth(module: nn.Module) -> int:
     return max((int(match.group(1)) + 1 for match in found if match), default=0)
 
 
-def optimizer(student: nn.Module, plan: PlanConfig, *, fused: bool = False) -> torch.optim.AdamW:
+def optimizer(
+    student: nn.Module, plan: PlanConfig, *, fused: bool = False, continuation: ContinueConfig | None = None
+) -> torch.optim.AdamW:
     """AdamW over the student's sub-modules; parameters with equal multipliers share a group, in order of appearance.
 
     Args:
         fused: One kernel updates everything of a parameter, instead of one kernel an operation for all parameters.
     """
     groups: dict[Multipliers, list[Tensor]] = {}
-    for module in student.children():
-        blocks = depth(module)
+    for label, module in student.named_children():
+        blocks, how = depth(module), continuation if label == "backbone" else None
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault(multipliers(name, blocks=blocks, plan=plan), []).append(parameter)
+                groups.setdefault(multipliers(name, blocks=blocks, plan=plan, continuation=how), []).append(parameter)
     settings: list[dict[str, Any]] = [{"params": members, "multipliers": key} for key, members in groups.items()]
     # The rate is set before every step; it only must not be AdamW's own default.
     return torch.optim.AdamW(settings, lr=0.0, betas=plan.betas, weight_decay=0.0, foreach=not fused, fused=fused)
@@ -80,7 +93,8 @@ def set_rates(optimizer: torch.optim.Optimizer, at: Scheduled, *, factor: float 
     """Give every group its learning rate, times ``factor``, and its weight decay of this step."""
     for group in optimizer.param_groups:
         factors: Multipliers = group["multipliers"]
-        group["lr"] = (at.last_layer_rate if factors.last_layer else at.learning_rate) * factors.rate * factor
+        rate = at.last_layer_rate if factors.last_layer else at.learning_rate
+        group["lr"] = rate * factors.rate * factor if at.step >= share(factors.opens, at.steps) else 0.0
         group["weight_decay"] = at.weight_decay * factors.decay
 
 

@@ -32,6 +32,10 @@ class Scheduled:
     """0 before Gram anchoring begins, and without it."""
     gram_copy: bool = False
     """Whether the Gram teacher becomes a copy of the teacher before this step."""
+    step: int = 0
+    """The step (from 0) that these are the numbers of."""
+    steps: int = 0
+    """Of the plan; 0 where there is none."""
 
 
 class PlanConfig(Config):
@@ -120,4 +124,6 @@ class PlanConfig(Config):
             teacher_temperature=self.teacher_temperature.at(step, steps=steps),
             gram_weight=0.0 if gram is None else gram.weight_at(step, steps=steps),
             gram_copy=gram is not None and gram.copies(step, steps=steps),
+            step=step,
+            steps=steps,
         )

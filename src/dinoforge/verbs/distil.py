@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.recipes.outcome import Pretrained
 from dinoforge.recipes.settle import settle
-from dinoforge.runs import Pretrained, pretrain
+from dinoforge.runs import pretrain
 
 
 def distil(**settings: Any) -> Pretrained:
