@@ -66,8 +66,13 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
     result = function(**arguments)
     if dist.rank():
         return  # the first rank says it
-    facts = result if isinstance(result, Mapping) else dataclasses.asdict(result)
+    facts = {name: _plain(value) for name, value in result.items()} if isinstance(result, Mapping) else _plain(result)
     print(json.dumps(finite(facts), default=str) if as_json else _plainly(facts))
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as a mapping; anything else as it is."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _described(function: Callable[..., Any], arguments: Mapping[str, str]) -> dict[str, tuple[Any, str]]:

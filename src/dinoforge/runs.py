@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,16 @@ from dinoforge.recipes.opened import anchor, labelled, opened
 from dinoforge.recipes.outcome import Pretrained, concluded
 from dinoforge.recipes.quality import Quality, preprocessing
 from dinoforge.recipes.recipe import Recipe
-from dinoforge.recipes.retained import Kept, reference
+from dinoforge.recipes.retained import reference, watch
 from dinoforge.recipes.settle import to_yaml
 from dinoforge.recipes.stages import PHASE, Stage, stage_after, stage_of, stages
 from dinoforge.recipes.teacher import Teacher, teacher
 from dinoforge.report.film import Film
 from dinoforge.train.checkpoint import Checkpoints, Saved
-from dinoforge.train.diary import Act, Diary
-from dinoforge.train.distil import assembled
+from dinoforge.train.diary import Diary
+from dinoforge.train.distil import Shared, assembled
 from dinoforge.train.folder import clear, refuse_strangers
-from dinoforge.train.guard import Guard
-from dinoforge.train.loop import Done, Observer, fit
+from dinoforge.train.loop import Done, Observer, steps_of
 from dinoforge.train.observe import (
     Agreement,
     Checkpointing,
@@ -61,9 +60,9 @@ from dinoforge.train.observe import (
 )
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import gathered, quicken, shard
-from dinoforge.train.retention import Retention, blend_back
+from dinoforge.train.retention import Retention
 from dinoforge.train.sentinel import RollBack, Sentinel
-from dinoforge.train.step import Pretrain, networks, teacher_of
+from dinoforge.train.step import Networks, Pretrain, networks, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, Tracker, library
 from dinoforge.train.vitals import Pulse
@@ -83,10 +82,10 @@ def pretrain(**settings: Any) -> Pretrained:
         teacher: A run whose networks, frozen, are the teacher; see `dinoforge distil`.
     """
     with dist.joined():
-        return dist.together(lambda: _run(dict(settings))).go()
+        return dist.together(lambda: prepared(dict(settings))).go()
 
 
-def _run(rest: dict[str, Any]) -> Run:
+def prepared(rest: dict[str, Any]) -> Run:
     """What was asked for, checked as far as that is possible before anything is written."""
     out = rest.pop("out", None)
     if not out:
@@ -132,6 +131,9 @@ class Run:
         self.recipe, self.source, self.probed, self.out = recipe, source, probed, out
         self.device, self.precision, self.start, self.gram = where, precision, start, gram
         self.teacher, self.old = teacher, old
+        self.shared: Shared | None = None
+        self.stop: Stop | None = None
+        self.shows = True
         self.stages = stages(recipe, len(source))
         self.steps, self.images = self.stages[-1].end, self.stages[-1].images(self.stages[-1].end)
         self.micro_batch: dict[int, int] = {}
@@ -152,8 +154,31 @@ class Run:
             self.identity["sampling"] = fingerprint(weights.tolist())
         self.fingerprint = fingerprint(self.identity)
 
+    def share(self, shared: Shared, stop: Stop, *, shows: bool) -> None:
+        """Take turns with the runs of other students of the same teacher.
+
+        Args:
+            stop: Asks all of them.
+            shows: Whether this one shows how far all are.
+        """
+        self.shared, self.stop, self.shows = shared, stop, shows
+
     def go(self) -> Pretrained:
         """Train to the end of the plan.
+
+        Raises:
+            UserError, Interrupted, SentinelStop: As ``steps_of_go``.
+        """
+        steps = self.steps_of_go()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                done: Pretrained = end.value
+                return done
+
+    def steps_of_go(self) -> Generator[int, None, Pretrained]:
+        """Train to the end of the plan; gives the number of each step that is done, so that other runs may do theirs.
 
         Raises:
             RunError: The folder is in use or holds something else.
@@ -178,8 +203,8 @@ class Run:
             at_once = dist.leading(self._plan)
             self.micro_batch = {stage.before: images for stage, images in zip(self.stages, at_once, strict=True)}
             try:
-                return self._train(checkpoints)
-            except Exception:
+                return (yield from self._train(checkpoints))
+            except (Exception, GeneratorExit):
                 with suppress(Exception):  # whatever ended the run, a checkpoint that is being written is finished
                     checkpoints.wait()
                 raise
@@ -230,7 +255,7 @@ class Run:
             say(line)
         return [part.micro_batch for part in facts.parts]
 
-    def _train(self, checkpoints: Checkpoints) -> Pretrained:
+    def _train(self, checkpoints: Checkpoints) -> Generator[int, None, Pretrained]:
         """Stretch after stretch, each from the newest checkpoint, until there is one of the last step."""
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         for name, reason in self.source.rejected:
@@ -245,14 +270,14 @@ class Run:
         opening = Opening(folder=self.out, run=self.fingerprint, name=self.out.name, first=first, written=written)
         seen = stage_of(self.stages, first).images(first)
         with (
-            Stop() as stop,
-            progress("pretrain", self.images, start=seen) as tick,
+            Stop() if self.stop is None else nullcontext(self.stop) as stop,
+            progress("pretrain", self.images, start=seen, shows=self.shows) as tick,
             tracking(self.recipe.speed.trackers if dist.rank() == 0 else (), opening) as trackers,
         ):
             around = Around(checkpoints, diary, quarantine, stop, tick, trackers, began)
             while latest is None or latest.step < self.steps:
                 try:
-                    self._stretch(around, latest)
+                    yield from self._stretch(around, latest)
                 except RollBack as back:
                     with suppress(RunError):
                         checkpoints.wait()
@@ -264,7 +289,7 @@ class Run:
         most = max(dist.gather(peak_bytes(self.device)))
         return dist.leading(lambda: self._summary(first, around, seconds=seconds, peak=most))
 
-    def _stretch(self, around: Around, latest: Saved | None) -> None:
+    def _stretch(self, around: Around, latest: Saved | None) -> Iterator[int]:
         """From a checkpoint, or from nothing, to the end of the stage that its next step lies in, and a checkpoint there.
 
         All that a stage needs is made here and gone afterwards: networks, optimiser, loader, observers.
@@ -286,18 +311,14 @@ class Run:
         quality = Quality(stage, self.source, self.probed, how, latest=latest, on_broken=quarantine)
         protocol = quality.protocol
         dist.leading(lambda: cut_metrics(metrics_file, latest.step if latest else None))
-        every = max(1, round(plan.probe_images / plan.batch))
         retention: Retention | None = None
 
         def measured() -> dict[str, float]:
             return quality.measure(step.average.backbone) | (dict(retention.scores()) if retention else {})
 
         probe = Probe(
-            measured, self._keep(stage, step), every=every, steps=stage.steps, before=stage.before, history=self.history,
-            protocol=protocol, film=self._film(quality, step),
-            failed=lambda done, why: diary.note(
-                Act(done, "warn", "disk", f"Step {done}: the backbone or its pictures are not kept ({why})")
-            ),
+            measured, self._keep(stage, step), every=stage.between_looks, steps=stage.steps, before=stage.before,
+            history=self.history, protocol=protocol, film=self._film(quality, step), failed=diary.not_kept,
         )  # fmt: skip
         if latest is None:
             scores = probe.look(0)
@@ -314,7 +335,11 @@ class Run:
             steps=stage.end, pulse=Pulse(step.student, step.average),
             memory=latest.facts.get("sentinel") if latest and latest.step > stage.before else {"good": first},
         )  # fmt: skip
-        retention = self._retention(quality, step, latest, diary=diary, guard=sentinel.guard, record=metrics.last)
+        if self.old is not None and self.start is not None:
+            retention = watch(
+                self.recipe, self.old, self.start.module, quality, step, diary=diary, guard=sentinel.guard,
+                record=metrics.last, steps=self.steps, memory=latest.facts.get("retention") if latest else None,
+            )  # fmt: skip
         checkpointing = Checkpointing(
             around.checkpoints, (step, adamw),
             facts=lambda done: {"step": done, "images": stage.images(done), "run": self.fingerprint,
@@ -346,11 +371,12 @@ class Run:
 
         loader, own = self._loader(stage, quarantine), first - stage.before
         groups = stage.images_before // self.recipe.objective.group
-        fit(
+        for done in steps_of(
             step, adamw, loader.batches(first=own, steps=stage.steps, before=groups), plan=plan, steps=stage.steps,
             first=own, parts=loader.parts, compute=compute_context(self.precision.precision, self.device),
             guard=sentinel.guard, observers=[observe],
-        )  # fmt: skip
+        ):  # fmt: skip
+            yield stage.before + done
         agreement.exchange()  # what the last probe found
 
     def _film(self, quality: Quality, step: Pretrain) -> Callable[[int], None]:
@@ -363,26 +389,6 @@ class Run:
                 dist.leading(lambda: film(step.average.backbone, done))
 
         return look
-
-    def _retention(
-        self, quality: Quality, step: Pretrain, latest: Saved | None, *, diary: Diary, guard: Guard,
-        record: Callable[[Done], None],
-    ) -> Retention | None:  # fmt: skip
-        """What watches over old skill, where there are images that show it."""
-        how = self.recipe.continuation
-        if self.old is None or self.start is None or how is None or how.retention is None:
-            return None
-        start = self.start.module
-        kept = Kept(how.retention, self.old, start, quality.preprocessing, quality.how, on_broken=quality.on_broken)
-
-        def blend(weight: float) -> None:
-            for role in (step.student, step.average):
-                blend_back(role.backbone, start, weight)
-
-        return Retention(
-            how, diary, measure=lambda: kept.measure(step.average.backbone), blend=blend, guard=guard, record=record,
-            steps=self.steps, memory=latest.facts.get("retention") if latest else None,
-        )  # fmt: skip
 
     def _loader(self, stage: Stage, quarantine: Quarantine) -> Loader:
         """This rank's share of every batch of a stage."""
@@ -438,9 +444,10 @@ class Run:
         student = networks(backbone, recipe.objective, seed=recipe.seed)
         # Copies, for every stretch spreads its own over the ranks.
         gram = None if self.gram is None else copy.deepcopy(self.gram.module)
-        frozen = None if self.teacher is None else copy.deepcopy(self.teacher.networks)
+        frozen = None if self.teacher is None else self._frozen(self.teacher)
         step = assembled(
-            student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram, teacher=frozen, how=recipe.distil
+            student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram, teacher=frozen, how=recipe.distil,
+            shared=self.shared,
         )  # fmt: skip
         begins = latest is not None and stage.before == latest.step
         if latest is not None and begins:
@@ -455,6 +462,14 @@ class Run:
             checkpoints.load(latest, step, adamw)
             say(f"Going on from {latest.folder} (step {latest.step} of {self.steps}).")
         return step, adamw
+
+    def _frozen(self, teacher: Teacher) -> Networks:
+        """The teacher's networks: a copy of one's own, or the one that several students have together."""
+        if self.shared is None:
+            return copy.deepcopy(teacher.networks)
+        if self.shared.teacher is None:
+            self.shared.teacher = teacher.networks
+        return self.shared.teacher
 
     def _summary(self, first: int, around: Around, *, seconds: float, peak: int) -> Pretrained:
         return concluded(

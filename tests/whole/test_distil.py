@@ -1,7 +1,11 @@
 """Distilling from a run: killed and resumed it is the same; what cannot teach is one line."""
 
+import statistics
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import dinoforge
@@ -78,6 +82,58 @@ def test_a_backbone_from_elsewhere_gets_heads_and_teaches(teacher, tmp_path):
         train(tmp_path / "other", tmp_path / "foreign.pth")
 
 
+STUDENTS = {"small": {"backbone.width": 16}, "deep": {"backbone.depth": 2, "plan.learning_rate.peak": 0.01}}
+
+
+def test_students_at_once_are_each_as_alone(teacher, tmp_path, monkeypatch, capsys):
+    """One is killed with all when it is a step ahead of the other: the same command goes on with both, to the same end."""
+    out, save = tmp_path / "both", Checkpoints.save
+
+    def once(self, module, optimizer, facts):
+        path = save(self, module, optimizer, facts)
+        if facts["step"] == 3 and "small" in str(self.folder):
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", once)
+        dinoforge.distil(out=out, teacher=str(teacher), students=STUDENTS, **TINY)
+    done = dinoforge.distil(out=out, teacher=str(teacher), students=yaml.safe_dump(STUDENTS), **TINY)
+    assert {name: (one.resumed_from, one.steps) for name, one in done.items()} == {"small": (3, 4), "deep": (2, 4)}
+    said = capsys.readouterr().err
+    assert all(f"{name}: Going on from {out / name}" in said for name in STUDENTS)
+    for name, own in STUDENTS.items():
+        train(tmp_path / name, teacher, **{"backbone.width": 32} | own)
+        mine, want = (
+            [row["losses"] for row in read_lines(run / "metrics.jsonl")] for run in (out / name, tmp_path / name)
+        )
+        assert mine == want
+        assert len(mine) == 5
+        ours, theirs = (load_file(run / "backbone" / "backbone.safetensors") for run in (out / name, tmp_path / name))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+        # It is the run that it would have been: the words of one alone go on in its folder.
+        assert train(out / name, teacher, **{"backbone.width": 32} | own).resumed_from == 4
+
+
+@pytest.mark.parametrize(
+    ("students", "settings", "message"),
+    [
+        ({"a": {}, "b": {"seed": 1}}, {}, "students a and b differ in seed, which those of one teacher share"),
+        ({"a": {}, "b": {"objective.group": 2}}, {}, "students a and b differ in objective.group"),
+        ({"a": {}}, {}, "students= takes two or more; got a"),
+        ({"a": {}, "../b": {}}, {}, "students= names folders inside out=; '../b' is none"),
+        ({"a": {}, "b": {"teacher": "x"}}, {}, "students=b sets out, teacher or config"),
+        ("small, tiny", {}, "students= takes settings by name"),
+        ({"a": {}, "b": {}}, {"objective.targets.kind": "centring"}, "kind=centring follows one student's steps"),
+    ],
+)
+def test_students_that_cannot_share_are_one_line(teacher, tmp_path, students, settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        dinoforge.distil(out=tmp_path / "out", teacher=str(teacher), students=students, **TINY | settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -99,3 +155,33 @@ def test_what_cannot_teach_is_one_line(teacher, tmp_path, settings, message):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="is the folder of this very run"):
         train(teacher, teacher)
+
+
+SEEDS = (0, 1, 2)
+CIFAR = Path(__file__).parents[2] / ".." / "shared" / "data" / "cifar10"
+"""Fixed before the first run: the recipes as they are; a teacher of the recipe's size and length, students of half its width that
+see a quarter (CIFAR-10) or half (toy world) as many images, distilled and from scratch by the same words."""
+HALF = {"backbone.width": 64, "backbone.heads": 2, "workers": 1, "precision": "fp32"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("world", ["toy", "cifar"])
+def test_a_distilled_student_beats_the_same_from_scratch(tmp_path, world):
+    """k-NN of the last step after as many images, three seeds: the mean difference is above its standard deviation."""
+    if world == "cifar" and not CIFAR.exists():
+        pytest.skip(f"{CIFAR} is not here")
+    of = "toy://species?images=4000&size=48" if world == "toy" else str(CIFAR)
+    recipe, images = ("vit_micro.toy", 16_000) if world == "toy" else ("vit_tiny.small_images", 32_000)
+    teacher, words = tmp_path / "teacher", {"data": of, "probe": of, "recipe": recipe}
+    dinoforge.pretrain(out=teacher, **words, workers=1, precision="fp32")
+    words |= HALF | {"plan.images": images, "plan.probe_images": images}
+    rows = []
+    for seed in SEEDS:
+        scratch = dinoforge.pretrain(out=tmp_path / f"scratch{seed}", seed=seed, **words)
+        student = dinoforge.distil(out=tmp_path / f"student{seed}", teacher=str(teacher), seed=seed, **words)
+        rows.append([100 * run.knn["last"] for run in (student, scratch)])
+        print(f"seed {seed}: distilled {rows[-1][0]:.2f} %, from scratch {rows[-1][1]:.2f} %")
+    for name, values in zip(("distilled", "from scratch"), zip(*rows, strict=True), strict=True):
+        print(f"{name}: {statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} %")
+    ahead = [student - scratch for student, scratch in rows]
+    assert statistics.mean(ahead) > statistics.stdev(ahead)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
@@ -15,13 +16,25 @@ from dinoforge.base import dist
 
 T = TypeVar("T")
 
+_speaker = ContextVar("speaker", default="")
+
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def speaking(name: str) -> Iterator[None]:
+    """Of several that work in turns, the one whose lines those are: they begin with its name."""
+    before = _speaker.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _speaker.reset(before)
 
 
 def say(text: str) -> None:
     """One line for the person at the terminal; of several ranks only the first one speaks."""
     if dist.rank() == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(_speaker.get() + text, file=sys.stderr, flush=True)
 
 
 @runtime_checkable
@@ -33,9 +46,13 @@ class Ticker(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator[Ticker]:
-    """A bar with rate and time left on a terminal, a line every ten seconds elsewhere; nothing on ranks but the first."""
-    if dist.rank():
+def progress(title: str, total: int, *, unit: str = "images", start: int = 0, shows: bool = True) -> Iterator[Ticker]:
+    """A bar with rate and time left on a terminal, a line every ten seconds elsewhere; nothing on ranks but the first.
+
+    Args:
+        shows: Of several that work in turns, whether it is the one that shows how far all are.
+    """
+    if dist.rank() or not shows:
         yield lambda _done, _note="": None
         return
     began = time.monotonic()

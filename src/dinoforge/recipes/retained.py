@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,15 @@ from dinoforge.evaluate.knn import KnnConfig, knn_scores
 from dinoforge.features.extract import Extraction, Seen, shared_features
 from dinoforge.model.weights import Preprocessing
 from dinoforge.recipes.opened import labelled
+from dinoforge.recipes.quality import Quality
+from dinoforge.recipes.recipe import Recipe
 from dinoforge.train.continuation import ContinueConfig, RetentionConfig
+from dinoforge.train.diary import Diary
+from dinoforge.train.guard import Guard
+from dinoforge.train.loop import Done
 from dinoforge.train.parallel import gathered
-from dinoforge.train.retention import DRIFT, KNN
+from dinoforge.train.retention import DRIFT, KNN, Retention, blend_back
+from dinoforge.train.step import Pretrain
 
 
 def reference(how: ContinueConfig | None) -> tuple[Source, ...] | None:
@@ -92,3 +98,23 @@ class Kept:
 
     def _seen(self, module: Any, rows: Source) -> Seen:
         return shared_features(module, rows, self.preprocessing, self.how, on_broken=self.on_broken)
+
+
+def watch(
+    recipe: Recipe, rows: tuple[Source, ...], start: nn.Module, quality: Quality, step: Pretrain, *, diary: Diary,
+    guard: Guard, record: Callable[[Done], None], steps: int, memory: Mapping[str, Any] | None,
+) -> Retention:  # fmt: skip
+    """What watches over old skill in a run that goes on from ``start``; the rest as of ``Retention``."""
+    how = recipe.continuation
+    assert how is not None
+    assert how.retention is not None
+    kept = Kept(how.retention, rows, start, quality.preprocessing, quality.how, on_broken=quality.on_broken)
+
+    def blend(weight: float) -> None:
+        for role in (step.student, step.average):
+            blend_back(role.backbone, start, weight)
+
+    return Retention(
+        how, diary, measure=lambda: kept.measure(step.average.backbone), blend=blend, guard=guard, record=record,
+        steps=steps, memory=memory,
+    )  # fmt: skip

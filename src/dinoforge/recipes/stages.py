@@ -50,6 +50,11 @@ class Stage:
         """Steps from one checkpoint to the next."""
         return max(1, round(self.recipe.plan.checkpoint_images / self.recipe.plan.batch))
 
+    @property
+    def between_looks(self) -> int:
+        """Steps from one quality probe to the next."""
+        return max(1, round(self.recipe.plan.probe_images / self.recipe.plan.batch))
+
     def saves(self, step: int) -> bool:
         """Whether there is a checkpoint after that step of the run."""
         return due(step, every=self.between, steps=self.steps, before=self.before)

@@ -52,6 +52,10 @@ class Diary:
             except RunError:
                 pass
 
+    def not_kept(self, step: int, why: str) -> None:
+        """Tell of a backbone, or of pictures of it, that could not be written."""
+        self.note(Act(step, "warn", "disk", f"Step {step}: the backbone or its pictures are not kept ({why})"))
+
     def rollbacks(self) -> list[Act]:
         """The times that the run went back."""
         return [act for act in self.acts if act.kind == "roll back"]

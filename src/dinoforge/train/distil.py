@@ -5,6 +5,7 @@ Axes: G global views, B images, N patches, M patches that the patch loss is abou
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +17,8 @@ from dinoforge.base.config import Config
 from dinoforge.data.batch import Batch
 from dinoforge.model.table import BackboneConfig
 from dinoforge.train.gram import leave_out
-from dinoforge.train.step import Networks, ObjectiveConfig, Pretrain
+from dinoforge.train.plan import Scheduled
+from dinoforge.train.step import PLAIN, Compute, Networks, ObjectiveConfig, Pretrain, Targets
 
 
 class DistilConfig(Config):
@@ -40,6 +42,23 @@ class Design:
     """For its heads."""
 
 
+class Shared:
+    """What one teacher makes of a batch, for several students that see the same: asked for once, handed to each of them."""
+
+    def __init__(self) -> None:
+        self.teacher: Networks | None = None
+        """The one that all of them have; null until the first has it."""
+        self._key: object = None
+        self._found: list[Targets] = []
+
+    def once(self, key: object, make: Callable[[], list[Targets]]) -> list[Targets]:
+        """What was made for that key the last time, or else is made now."""
+        if key != self._key:
+            self._key, self._found = None, []  # two batches' targets are never alive together
+            self._key, self._found = key, make()
+        return self._found
+
+
 class Distil(Pretrain):
     """Targets come from a teacher that stays as it is, which is no part of the state: it is read again.
 
@@ -48,15 +67,16 @@ class Distil(Pretrain):
     Args:
         teacher: Of any width and depth, with as many prototypes as the student has, patches of the same size, and channels.
         spare: The moving average: a copy of the student that never receives gradients.
+        shared: Where other students of the same teacher see the same batches.
     """
 
     def __init__(
         self, student: Networks, teacher: Networks, config: ObjectiveConfig, *, seed: int, how: DistilConfig,
-        spare: Networks, gram: nn.Module | None = None,
+        spare: Networks, gram: nn.Module | None = None, shared: Shared | None = None,
     ) -> None:  # fmt: skip
         teacher.requires_grad_(False).eval().register_state_dict_post_hook(leave_out)
         super().__init__(student, teacher, config, seed=seed, gram=gram)
-        self.spare, self.how = spare, how
+        self.spare, self.how, self.shared = spare, how, shared
 
     @property
     def average(self) -> Networks:
@@ -71,6 +91,13 @@ class Distil(Pretrain):
         index = torch.arange(batch.masks.numel(), device=device)
         return index, torch.full((len(index),), 1 / patches, device=device)
 
+    def targets(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Targets]:
+        """As of any teacher; made once for all students that share it."""
+        if self.shared is None:
+            return super().targets(parts, at, compute)
+        key = [part.groups for part in parts], at.teacher_temperature
+        return self.shared.once(key, lambda: super(Distil, self).targets(parts, at, compute))
+
     def hidden(self, batch: Batch) -> Bool[Tensor, "G B N"] | None:
         """None."""
         return None
@@ -78,14 +105,15 @@ class Distil(Pretrain):
 
 def assembled(
     student: Networks, average: Networks, config: ObjectiveConfig, *, seed: int, teacher: Networks | None = None,
-    how: DistilConfig | None = None, gram: nn.Module | None = None,
+    how: DistilConfig | None = None, gram: nn.Module | None = None, shared: Shared | None = None,
 ) -> Pretrain:  # fmt: skip
     """The step of a run: a distillation where there is a frozen teacher, else plain pretraining, whose average teaches.
 
     Args:
         average: A copy of the student that never receives gradients.
+        shared: Where other students have the same teacher.
     """
     if teacher is None:
         return Pretrain(student, average, config, seed=seed, gram=gram)
     assert how is not None
-    return Distil(student, teacher, config, seed=seed, how=how, spare=average, gram=gram)
+    return Distil(student, teacher, config, seed=seed, how=how, spare=average, gram=gram, shared=shared)

@@ -7,10 +7,10 @@ happens is visible in one place.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,7 +54,13 @@ class Observer(Protocol):
         """Called after every step, in the order of the list."""
 
 
-def fit(
+def fit(step: Pretrain, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], **how: Any) -> None:
+    """Train from one step to another: ``steps_of`` without a stop between them."""
+    for _ in steps_of(step, optimizer, batches, **how):
+        pass
+
+
+def steps_of(
     step: Pretrain,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
@@ -66,8 +72,8 @@ def fit(
     compute: Compute = PLAIN,
     guard: Guard = UNGUARDED,
     observers: Sequence[Observer] = (),
-) -> None:
-    """Train from step ``first`` to ``steps``.
+) -> Iterator[int]:
+    """Train from step ``first`` to ``steps``; gives the number of each step that is done, so that others may do theirs.
 
     Args:
         batches: From step ``first`` on, this rank's share of the logical batches, each in so many ``parts``.
@@ -96,6 +102,7 @@ def fit(
         done = Done(step=index + 1, losses=losses, norms=norms, at=at, skipped=skipped, vitals=vitals, waited=waited)
         for observer in observers:
             observer(done)
+        yield index + 1
 
 
 def descend(

@@ -8,16 +8,21 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.recipes.outcome import Pretrained
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import pretrain
+from dinoforge.verbs.students import taught
 
 
-def distil(**settings: Any) -> Pretrained:
+def distil(*, students: Any = None, **settings: Any) -> Pretrained | dict[str, Pretrained]:
     """Train a student on images to predict what a frozen teacher sees. The same command again goes on where it stopped.
 
     The teacher is a run of ours with its heads, of which the student has its own with as many prototypes. The student sees
     every patch and drops nothing; its moving average, which takes no part in the loss, is what is probed and kept. The loss
     is that of `pretrain`.
 
+    Several students learn at once from one look of the teacher: students="{small: {backbone.width: 384}, tiny: {…}}" makes a
+    run of each, in a folder of its name inside out=, the same as without the others.
+
     Args:
+        students: Settings of each student by its name, besides those that all of them share.
         teacher: Folder of the run that trained the teacher; its last checkpoint counts.
         data: Images: a folder, a Parquet file, toy://species. Where it has splits, only train is read.
         out: Folder of the run: config.yaml, metrics.jsonl, checkpoints/, backbone/ (the best), summary.json.
@@ -28,4 +33,4 @@ def distil(**settings: Any) -> Pretrained:
     """
     if settle({name: value for name, value in settings.items() if name != "out"}).recipe.distil is None:
         raise ConfigError("teacher= is required: the folder of the run that trained the teacher, with its checkpoints.")
-    return pretrain(**settings)
+    return pretrain(**settings) if students is None else taught(students, settings)

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dinoforge.data.batch import masked_positions
 from dinoforge.loss.targets import sinkhorn
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.table import build
-from dinoforge.train.distil import Distil, DistilConfig
-from dinoforge.train.loop import fit
+from dinoforge.train.distil import Distil, DistilConfig, Shared
+from dinoforge.train.loop import fit, steps_of
 from dinoforge.train.optim import optimizer
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import ObjectiveConfig, networks, teacher_of
@@ -88,3 +89,65 @@ def test_the_teacher_stays_and_the_average_follows():
     for name, value in step.spare.state_dict().items():
         torch.testing.assert_close(value, average[name], rtol=1e-6, atol=1e-7)
     assert {name.split(".")[0] for name in step.state_dict()} == {"student", "spare"}
+
+
+def student(width, teacher, shared=None):
+    """A distillation with a student of that width, and its optimiser."""
+    mine = networks(build(VIT.model_copy(update={"width": width}), seed=0), OURS, seed=0)
+    step = Distil(mine, teacher, OURS, seed=0, how=DistilConfig(), spare=teacher_of(mine), shared=shared)
+    return step, optimizer(mine, PLAN)
+
+
+PLAN = PlanConfig(images=24, batch=8)
+
+
+def losses_of(students, batches, parts=1):
+    """Losses of each, step by step, all of them in turns; and the operations of it all."""
+    rows = [[] for _ in students]
+    with FlopCounterMode(display=False) as counter:
+        turns = [
+            steps_of(
+                step,
+                adamw,
+                batches,
+                plan=PLAN,
+                steps=3,
+                parts=parts,
+                observers=[lambda done, seen=seen: seen.append(done.losses)],
+            )
+            for (step, adamw), seen in zip(students, rows, strict=True)
+        ]
+        for _ in zip(*turns, strict=True):
+            pass
+    return rows, counter.get_total_flops()
+
+
+def test_students_of_one_teacher_are_each_as_alone_and_cost_one_look_less():
+    """To the last bit, losses and weights; of every batch the teacher's pass is computed once."""
+    batches = [replace(batch(seed=number), groups=(2 * number, 2 * number + 1)) for number in range(3)]
+    teacher = distilled().teacher
+    alone = [student(width, teacher) for width in (16, 32)]
+    together = [student(width, teacher, shared) for shared in [Shared()] for width in (16, 32)]
+    apart, flops = zip(*(losses_of([one], batches) for one in alone), strict=True)
+    found, both = losses_of(together, batches)
+    assert found == [rows[0] for rows in apart]
+    for (one, _), (other, _) in zip(alone, together, strict=True):
+        mine, theirs = one.state_dict(), other.state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    with FlopCounterMode(display=False) as counter:
+        for whole in batches:
+            alone[0][0].targets([whole], AT)
+    assert both == sum(flops) - counter.get_total_flops()
+
+
+def test_what_a_teacher_made_of_another_batch_is_never_handed_on():
+    shared, teacher = Shared(), distilled().teacher
+    one, other = (student(width, teacher, shared)[0] for width in (16, 32))
+    first, second = batch(seed=0), replace(batch(seed=1), groups=(2, 3))
+    a = one.targets([first], AT)
+    assert other.targets([first], AT) is a
+    b = other.targets([second], AT)
+    assert not torch.equal(a[0].images.rows(), b[0].images.rows())
+    warmer = one.targets([second], replace(AT, teacher_temperature=0.1))
+    assert not torch.equal(warmer[0].images.rows(), b[0].images.rows())
+    torch.testing.assert_close(one.targets([first], AT)[0].images.rows(), a[0].images.rows(), rtol=0, atol=0)
