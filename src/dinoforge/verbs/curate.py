@@ -70,9 +70,10 @@ def curate(
 ) -> Curated:  # fmt: skip
     """Choose from a pool what is worth learning from, and write down why each image is in or out.
 
-    In order: filters, exact copies, near-exact copies by hash, near copies, copies of evaluation images, retrieval by likeness to seeds, balance. What
-    each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the same command
-    goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html.
+    In order: filters, exact copies, near-exact copies by hash, near copies, copies of evaluation images, retrieval by
+    likeness to seeds, balance. What each finds is kept in out/stages and taken over where all that it depends on is the
+    same; interrupted, the same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json,
+    report.html.
 
     Args:
         pool: Images to choose from, any source; all its rows. ?split=train behind the address leaves others out.

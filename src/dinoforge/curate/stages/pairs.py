@@ -31,6 +31,8 @@ from dinoforge.features.pairs import (
 
 PART = 200_000
 """Candidates of a part: every one takes all its pictures apart again, so fewer parts are less work."""
+_VERSION = 2
+"""Of the comparison: another one settles all candidates again."""
 
 
 def _run(state: State, config: LayoutConfig) -> Result:
@@ -67,7 +69,7 @@ def _settled(candidates: Candidates, thumbnails: np.ndarray, name: str, state: S
     order = np.lexsort((candidates.right, candidates.left))
     candidates = Candidates(candidates.left[order], candidates.right[order], candidates.flip[order])
     keep_out = state.keep_out.fingerprint if state.keep_out is not None and name == "keep_out" else None
-    made = fingerprint([science(config), state.pool.fingerprint, keep_out, state.alive.tolist(), len(candidates), PART])
+    made = fingerprint([_VERSION, science(config), state.pool.fingerprint, keep_out, state.alive.tolist(), len(candidates), PART])
     found = []
     with progress(f"compare {name}", len(candidates), unit="pairs") as tick:
         for start in range(0, len(candidates), PART):
@@ -107,4 +109,4 @@ def _depends(state: State) -> Any:
     return None if state.keep_out is None else state.keep_out.fingerprint
 
 
-PAIRS = Stage(about="near copies are looked for", run=_run, config=LayoutConfig, depends=_depends)
+PAIRS = Stage(about="near copies are looked for", run=_run, config=LayoutConfig, depends=_depends, version=_VERSION)
