@@ -18,11 +18,13 @@ from dinoforge.curate.engine import Done, run_stages
 from dinoforge.curate.images import Images, read_images
 from dinoforge.curate.output import BROKEN, counted, dropped_table, manifest_table, write_dropped
 from dinoforge.curate.settings import Curation
+from dinoforge.curate.stages.pairs import measure_of
 from dinoforge.curate.state import State
 from dinoforge.curate.table import CURATIONS
 from dinoforge.data.manifest import write_manifest
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
+from dinoforge.features.copies import NAME
 from dinoforge.features.descriptors import Descriptors, write_descriptors
 
 UNSAFE = "not safety-filtered"
@@ -38,6 +40,7 @@ class Opened:
     pool: Source
     seeds: Sequence[Source]
     keep_out: Source | None
+    background: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,13 @@ class Curated:
 
 
 def curated(
-    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, workers: int
-) -> Curated:
+    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, workers: int,
+    describer: Embedder | None = None,
+) -> Curated:  # fmt: skip
     """Read, run the stages, and write all but the report and the summary.
+
+    Args:
+        describer: What finds near copies; None takes the descriptor that needs no weights.
 
     Raises:
         DataError: A set of images without one that can be used, or no image of the pool is left.
@@ -60,7 +67,7 @@ def curated(
     """
     clear_leftovers(out, *FILES)
     folder = out / "stages"
-    state = _read(opened, folder, embedder, workers)
+    state = _read(opened, folder, embedder, describer, workers)
     state, done = run_stages(state, settings, stages, folder)
     dropped = dropped_table(state, done)
     counts = counted(dropped)
@@ -86,7 +93,7 @@ def finish(out: Path, summary: Mapping[str, Any]) -> None:
     write_json(out / "summary.json", dict(summary))
 
 
-def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> State:
+def _read(opened: Opened, folder: Path, embedder: Embedder, describer: Embedder | None, workers: int) -> State:
     def read(source: Source, name: str) -> Images:
         found = read_images(source, folder / "read" / name, name=name, workers=workers)
         bad = len(found) - len(found.whole)
@@ -100,6 +107,7 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> Sta
     pool = read(opened.pool, "pool")
     seeds = [read(source, f"seeds-{number}") for number, source in enumerate(opened.seeds)]
     keep_out = None if opened.keep_out is None else read(opened.keep_out, "keep_out")
+    background = None if opened.background is None else read(opened.background, "background")
     for images in seeds if keep_out is not None else ():
         assert keep_out is not None
         same = int(np.isin(images.sha256[images.whole], keep_out.sha256[keep_out.whole]).sum())
@@ -108,18 +116,23 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> Sta
                 f"{same:,} seeds of {images.source.address} are files of {keep_out.source.address}; seeds are not dropped."
             )
     embeddings = Embeddings(folder / "embedding.parts", embedder)
-    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder)
+    known = None if describer is None else Embeddings(folder / "descriptor.parts", describer)
+    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, known, background)
 
 
 def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:
     """Of the manifest's rows, in its order."""
     parts = [(state.pool, state.alive)]
     parts += [(images, images.whole) for images in (state.seeds if settings.include_seeds else ())]
+    measure, known = measure_of(state), state.descriptions
+    learnt = measure is not None and known is not None
     return Descriptors(
         np.asarray(ids, dtype=np.str_),
         np.concatenate([images.sha256[rows] for images, rows in parts]),
         np.concatenate([images.thumbnails[rows] for images, rows in parts]),
-        np.concatenate([images.descriptors[rows] for images, rows in parts]),
+        np.concatenate([known.dense(*part) if learnt and known else part[0].descriptors[part[1]] for part in parts]),
+        known.how.name if learnt and known else NAME,
+        measure,
     )
 
 
@@ -131,7 +144,10 @@ def _summary(
     values |= {
         "pool": shown(settings.pool),
         "seeds": [shown(address) for address in settings.seeds],
-        "keep_out": None if settings.keep_out is None else shown(settings.keep_out),
+        **{
+            name: None if getattr(settings, name) is None else shown(getattr(settings, name))
+            for name in ("keep_out", "background")
+        },
     }
     safe = any(CURATIONS[one.name].safety for one in done)
     return {

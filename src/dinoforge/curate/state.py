@@ -44,6 +44,10 @@ class State:
     embeddings: Embeddings
     parts: Path
     """A folder of the stage's own for what it makes piece by piece."""
+    descriptions: Embeddings | None = None
+    """Learnt descriptors of near copies; None takes those that need no weights."""
+    background: Images | None = None
+    """Images that are copies of nothing, to which learnt similarities are told relative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

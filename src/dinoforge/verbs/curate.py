@@ -16,7 +16,7 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.files import locked, write_text
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
-from dinoforge.curate.embeddings import LAYOUT, Embedder
+from dinoforge.curate.embeddings import LAYOUT
 from dinoforge.curate.examples import cluster_examples, dropped_examples, seed_examples
 from dinoforge.curate.pipeline import FILES, Opened, curated, finish
 from dinoforge.curate.retrieval import RetrievalConfig, method_for
@@ -30,14 +30,15 @@ from dinoforge.curate.settings import (
     refuse_other_methods,
     settle,
 )
+from dinoforge.curate.table import CURATIONS
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.extract import image_features
 from dinoforge.recipes.opened import training_rows
 from dinoforge.recipes.settle import lines_of
 from dinoforge.report.curation import curation_page
-from dinoforge.verbs.opening import extraction, opened, told
+from dinoforge.verbs.describing import describer, embedder
+from dinoforge.verbs.opening import extraction
 from dinoforge.verbs.reading import worker_count
 
 
@@ -84,7 +85,7 @@ def curate(
         include_seeds: true puts the seeds into the manifest too.
         stages: Only these, joined by commas; with what they need.
         backbone: What embeds images for retrieval and balance: as in embed. Without one, a descriptor that needs no weights.
-        precision: Of the backbone: auto, fp32 or bf16.
+        precision: Of backbone and descriptor: auto, fp32 or bf16.
         workers: Processes that read; all cores by default. Results do not depend on it.
     """
     began = time.monotonic()
@@ -94,22 +95,26 @@ def curate(
     }  # fmt: skip
     config, given = settle(words)
     names = _stages(config, given)
-    if backbone is None and precision != "auto":
-        raise ConfigError(f"precision={precision} has no effect without backbone=.")
+    if backbone is None and config.descriptor is None and precision != "auto":
+        raise ConfigError(f"precision={precision} has no effect without backbone= or descriptor=.")
     count, folder = worker_count(workers), Path(out)
-    _free(folder, [config.pool, *config.seeds, *([config.keep_out] if config.keep_out else [])])
+    _free(folder, [config.pool, *config.seeds, *(one for one in (config.keep_out, config.background) if one)])
     sources = _opened(config)
     _refuse_same(config, sources)
     retrieval = group(config, "retrieval")
     if "retrieval" in names and isinstance(retrieval, RetrievalConfig):
         refuse_other_methods(given, [method_for(len(source), retrieval) for source in sources.seeds])
-    embedder = _embedder(config.backbone, precision)
-    if "embedding" in names and embedder is LAYOUT:
+    how = None if config.backbone is None and config.descriptor is None else extraction(precision)
+    by = LAYOUT if config.backbone is None or how is None else embedder(config.backbone, how)
+    finds = None
+    if config.descriptor is not None and how is not None:
+        finds = describer(config.descriptor, how, trust_sha256=config.trust_sha256)
+    if "embedding" in names and by is LAYOUT:
         say(
             "Without backbone= images are embedded by colours and edges: near copies are near, kinds of things are not."
         )
     with interruptible("what was curated so far is kept"), locked(folder):
-        found = curated(sources, config, names, embedder=embedder, out=folder, workers=count)
+        found = curated(sources, config, names, embedder=by, out=folder, workers=count, describer=finds)
         summary = {**found.summary, "seconds": time.monotonic() - began}
         examples = {
             "dropped": dropped_examples(found.state, found.done),
@@ -167,7 +172,8 @@ def _opened(config: Curation) -> Opened:
     if "split" in pool.columns and len(set(pool.columns["split"].tolist())) > 1:
         say(f"{pool.address} has splits; all its {len(pool):,} images are the pool. ?split=train leaves others out.")
     seeds = [training_rows(address) for address in config.seeds]
-    return Opened(pool, seeds, None if config.keep_out is None else open_source(config.keep_out))
+    others = [None if address is None else open_source(address) for address in (config.keep_out, config.background)]
+    return Opened(pool, seeds, *others)
 
 
 def _refuse_same(config: Curation, sources: Opened) -> None:
@@ -179,6 +185,8 @@ def _refuse_same(config: Curation, sources: Opened) -> None:
     named = [("seeds", shown(address), source) for address, source in zip(config.seeds, sources.seeds, strict=True)]
     if sources.keep_out is not None:
         named.append(("keep_out", shown(str(config.keep_out)), sources.keep_out))
+    if sources.background is not None:
+        named.append(("background", shown(str(config.background)), sources.background))
     for word, address, source in named:
         if _same(source, sources.pool):
             raise ConfigError(f"{word}={address} holds the same images as pool={shown(config.pool)}; name other ones.")
@@ -189,20 +197,6 @@ def _refuse_same(config: Curation, sources: Opened) -> None:
 
 def _same(one: Source, other: Source) -> bool:
     return len(one) == len(other) and bool(np.array_equal(np.sort(one.columns["id"]), np.sort(other.columns["id"])))
-
-
-def _embedder(backbone: str | None, precision: str) -> Embedder:
-    if backbone is None:
-        return LAYOUT
-    found, how = opened(backbone), extraction(precision)
-    module = found.module.to(how.device)
-
-    def embed(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        vectors, rows = image_features(module, source, found.preprocessing, how, on_broken=told)
-        return vectors.numpy(), rows
-
-    seen = found.preprocessing.model_dump(mode="json")
-    return Embedder(f"backbone {found.fingerprint}", f"{found.fingerprint} {seen} {how.precision}", embed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +222,12 @@ def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def _lines() -> Iterator[str]:
-    """Of the stages alone: the keys have their own lines."""
+    """Of those that are no key: keys have their own lines."""
     short = {path: name for name, path in SHORT.items()}
+    keys = inspect.signature(curate).parameters
     for line in lines_of(CurateConfig(pool="")):
         name = line.split()[0]
-        if "." in name and name not in short:
+        if name not in keys and name not in short and name not in CURATIONS:
             yield line
 
 
