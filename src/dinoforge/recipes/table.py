@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dinoforge.base.errors import unknown
+from dinoforge.recipes.copies import copy_descriptor
 from dinoforge.recipes.distilled import vit_base_distilled, vit_large_distilled, vit_small_distilled
 from dinoforge.recipes.domains import (
     vit_small_documents,
@@ -48,6 +49,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vit_giant.lvd142m_registers": vit_giant_lvd142m_registers,
     "vit_large.imagenet_416": vit_large_imagenet_416,
     "vit_giant.lvd142m_518": vit_giant_lvd142m_518,
+    # To find copies by (copies.py).
+    "copy.descriptor": copy_descriptor,
     # Distilled from ViT-g (distilled.py).
     "vit_small.distilled": vit_small_distilled,
     "vit_base.distilled": vit_base_distilled,
