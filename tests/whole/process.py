@@ -10,9 +10,9 @@ from types import SimpleNamespace
 SOURCE = Path(__file__).parents[2] / "src"
 
 
-def start(*words, **options):
+def start(*words, environment=(), **options):
     """A ``dinoforge`` process."""
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", **dict(environment)}
     return subprocess.Popen(
         [sys.executable, "-m", "dinoforge", *map(str, words)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,

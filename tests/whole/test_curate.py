@@ -1,5 +1,6 @@
 """`curate` and `contains` as a user runs them: what was planted is found, every image has its reason, any kill is survived."""
 
+import hashlib
 import json
 import resource
 import signal
@@ -265,8 +266,9 @@ BAD = [
     ({"retrieval.clusters": "13"}, "retrieval.clusters=13 is more than the 12 images that are left"),
     ({"retrieve": "all", "balance.levels": [20], "balance.images": 5}, "balance.levels.0.clusters must be at most the 12 images"),
     ({"filters.smallest_side": "4000"}, "No image of pool is left: 12 too small"),
-    ({"filters.blocked": "list.txt"}, "filters.blocked=list.txt has no effect: no id of the pool is an address"),
-    ({"filters.hashes": "nowhere.txt"}, "filters.hashes=nowhere.txt does not exist"),
+    ({"safety.domains.file": "list.txt"}, "safety.domains.file=list.txt has no effect: no image of the pool has an address"),
+    ({"safety.hashes.file": "nowhere.txt"}, "safety.hashes.file=nowhere.txt does not exist"),
+    ({"safety.hashes.file": "list.txt"}, "safety.hashes.file=list.txt line 1 is 'example.org'; a line holds a SHA-256"),
     ({"retrieval.clusters": "12"}, "No image was retrieved: no cluster of the pool holds more than 3 seeds"),
 ]  # fmt: skip
 
@@ -280,6 +282,33 @@ def test_bad_input_is_one_line_and_leaves_no_manifest(words, message, place):
     assert "\n" not in str(error.value)
     assert not (place / "c" / "manifest.parquet").exists()
     assert (place / "taken" / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_safety_dropped_is_written_down(place, capsys):
+    key = hashlib.sha256((place / "pool" / "3.png").read_bytes()).hexdigest()
+    (place / "hashes.txt").write_text(f"# mine\n{key}\n")
+    words = {"pool": "pool", "retrieve": "all", "out": "c", "workers": 1, "safety.hashes.file": "hashes.txt"}
+    found = dinoforge.curate(**words)
+    assert found.safety == "safety-filtered by hashes"
+    assert found.dropped == {"hash on a list": 1}
+    gone = rows(place / "c" / "dropped.parquet")[0]
+    assert (gone["id"], gone["stage"], gone["reason"], gone["detail"]) == (
+        "3.png",
+        "safety",
+        "hash on a list",
+        "hashes",
+    )
+    made = read_made(place / "c" / "manifest.parquet")
+    assert made["safety"] == found.safety
+    lists = hashlib.sha256((place / "hashes.txt").read_bytes()).hexdigest()
+    assert made["safety_filters"][0]["files"] == [{"name": "hashes.txt", "sha256": lists, "licence": None}]
+    page = (place / "c" / "report.html").read_text()
+    for text in ("safety-filtered by hashes", "hash on a list", lists):
+        assert text in page
+    (place / "hashes.txt").write_text(f"{'0' * 64}\n")  # another list is another result
+    capsys.readouterr()
+    assert dinoforge.curate(**words).dropped == {}
+    assert "safety: made anew" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path):

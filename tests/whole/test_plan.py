@@ -1,5 +1,6 @@
 """What plan promises is what the run then takes, as the operating system measures it; doctor looks without harm."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from process import start
 
 from dinoforge.base.hardware import cpu_flags, cpu_has_bf16
+from ranks import free_port
 
 WORLD = "data=toy://species?images=300&size=48"
 MICRO = ["recipe=vit_micro.toy", "plan.images=512", "workers=1"]
@@ -22,22 +24,34 @@ PRECISIONS = [
 ]
 
 
-def measured(words):
-    """Facts of a run, and the peak of its main process in bytes, by the system's own count of that process."""
-    process, peak = start(*words, "--json"), 0
-    status = Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        marks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        peak = max([peak, *(int(mark.split()[1]) * 1024 for mark in marks)])
+def peak_of(process):
+    """Bytes that a process has held at most until now, by the system's own count; 0 once it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def measured(words, ranks=1):
+    """Facts of a run, the peak of each rank's main process in bytes, and what the first one said."""
+    port = str(free_port())
+    several = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes, peaks = [], [0] * ranks
+    for rank in range(ranks):
+        mine = {**several, "RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {}
+        processes.append(start(*words, "--json", environment={name: str(value) for name, value in mine.items()}))
+    while any(process.poll() is None for process in processes):
+        peaks = [max(peak, peak_of(process)) for peak, process in zip(peaks, processes, strict=True)]
         time.sleep(0.02)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1]), peak, err
+    (out, err), *_ = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, err
+    return json.loads(out.splitlines()[-1]), peaks, err
 
 
 def as_promised(words, tmp_path, precision):
     began = time.monotonic()
-    facts, peak, err = measured(["pretrain", WORLD, f"out={tmp_path / 'r'}", *words, f"precision={precision}"])
+    facts, (peak,), err = measured(["pretrain", WORLD, f"out={tmp_path / 'r'}", *words, f"precision={precision}"])
     took = time.monotonic() - began
     plan = json.loads((tmp_path / "r" / "plan.json").read_text())
     assert plan["memory_bytes"] == pytest.approx(peak, rel=0.15)
@@ -68,6 +82,24 @@ def test_memory_is_as_promised(tmp_path, precision, parts):
 )
 def test_memory_of_larger_ones_is_as_promised(tmp_path, words, precision):
     as_promised(words, tmp_path, precision)
+
+
+@pytest.mark.long
+def test_memory_of_ranks_is_as_promised(tmp_path):
+    """With a probe that is larger than all else, on real pictures."""
+    pictures = Path(__file__).parents[2] / ".." / "shared" / "data" / "cifar10"
+    if not pictures.exists():
+        pytest.skip("needs the pictures in ../shared")
+    words = [
+        f"data={pictures}",
+        f"probe={pictures}",
+        "recipe=vit_tiny.small_images",
+        "plan.images=512",
+        "precision=fp32",
+    ]
+    _, peaks, _ = measured(["pretrain", f"out={tmp_path / 'r'}", *words], ranks=4)
+    plan = json.loads((tmp_path / "r" / "plan.json").read_text())
+    assert [plan["memory_bytes"] / peak for peak in peaks] == pytest.approx([1] * 4, abs=0.15)
 
 
 def test_plan_takes_the_words_of_pretrain_and_writes_nothing(run, tmp_path, monkeypatch):

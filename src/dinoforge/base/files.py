@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -137,8 +137,20 @@ def place_for(path: Path) -> None:
 UNFINISHED = "new"
 """Ending of a folder's temporary neighbour that several processes write and must all know the name of."""
 
-_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?:[a-z0-9_]{{8}}|old|{UNFINISHED})")
+_GOING = "gone"
+"""Ending of a folder that is being removed."""
+
+_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?:[a-z0-9_]{{8}}|old|{_GOING}|{UNFINISHED})")
 """What writers call their temporary neighbours (eight characters are tempfile's)."""
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there: killed at any moment, it is whole or not there any more under its name."""
+    going = path.parent / f".{path.name}.{_GOING}"
+    shutil.rmtree(going, ignore_errors=True)
+    with suppress(OSError):  # what cannot be removed stays as it is
+        path.replace(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def clear_leftovers(folder: Path, *names: str) -> list[Path]:
@@ -156,7 +168,7 @@ def clear_leftovers(folder: Path, *names: str) -> list[Path]:
             continue
         if path == _aside(folder / found["name"]):
             put_back(folder / found["name"])
-        else:
+        elif path.suffix != f".{_GOING}":
             removed.append(path)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

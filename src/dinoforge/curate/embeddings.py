@@ -35,6 +35,13 @@ class Embedder:
     """Changes with any weight."""
     embed: Embed | None = None
     """None takes the descriptor that needs no weights, which is there already."""
+    weights: str | None = None
+    """The fingerprint without what only rounds otherwise (precision); None where there is no such thing."""
+
+    @property
+    def known_as(self) -> str:
+        """What a filter that was trained on its embeddings remembers of it."""
+        return self.weights or self.fingerprint
 
 
 LAYOUT = Embedder(f"{NAME}, a descriptor of colours and edges that needs no weights", f"{NAME} {WIDTH}")

@@ -87,7 +87,7 @@ def _ingredients(
         "pool": state.pool.fingerprint,
         "images before": hashed(state.alive),
         "needs": {need: prints[need] for need in stage.needs},
-        "depends": stage.depends(state),
+        "depends": stage.depends(state, config),
     }
 
 

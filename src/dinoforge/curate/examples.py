@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from dinoforge.curate.engine import Done
 from dinoforge.curate.images import Images
 from dinoforge.curate.output import BROKEN
+from dinoforge.curate.stages.safety import boxes_of
 from dinoforge.curate.state import State
+from dinoforge.curate.table import CURATIONS
 from dinoforge.data.augment import centre
-from dinoforge.data.decode import Broken
+from dinoforge.data.blur import blurred, blurred_pixels
+from dinoforge.data.decode import RGB, Broken
 from dinoforge.features.search import SearchConfig, search
 
 EACH = 6
@@ -23,37 +26,63 @@ SEEDS, NEAR = 4, 6
 CLUSTERS, MEMBERS = 10, 5
 _SIDE = 96
 _ALWAYS = 2**62
+_ALL = np.asarray([[0, 0, 1, 1]], np.float32)
 
 
-def picture(images: Images, row: int) -> UInt8[np.ndarray, "Y X 3"] | None:
-    """A small square of an image; its thumbnail where it has no red, green and blue; None where it is broken."""
+_NONE = np.zeros((0, 4), np.float32)
+
+
+def picture(
+    images: Images, row: int, blur: Float32[np.ndarray, "b 4"] = _NONE
+) -> UInt8[np.ndarray, "Y X 3"] | None:  # fmt: skip
+    """A small square of an image without what is in the boxes; its thumbnail where it has no red, green and blue; None where
+    it is broken."""
     if images.broken[row]:
         return None
     try:
-        return centre(images.source.pixels(row), short_side=_SIDE, side=_SIDE).permute(1, 2, 0).numpy()
+        pixels = RGB.of(blurred(images.source.picture(row), blur)).pixels()
+        return centre(pixels, short_side=_SIDE, side=_SIDE).permute(1, 2, 0).numpy()
     except Broken:
-        return images.thumbnails[row]
+        return blurred_pixels(images.thumbnails[row], blur)
 
 
-def _shown(images: Images, row: int, **more: Any) -> dict[str, Any]:
-    return {"id": str(images.source.columns["id"][row]), "picture": picture(images, row), **more}
+def _shown(images: Images, row: int, blur: Blur | None = None, **more: Any) -> dict[str, Any]:
+    small = picture(images, row, (blur or {}).get(row, _NONE))
+    return {"id": str(images.source.columns["id"][row]), "picture": small, **more}
+
+
+Blur = dict[int, np.ndarray]
+"""By row of the pool that has some: boxes that whoever reads the manifest gets blurred, and whoever reads the report too."""
+
+
+def _blur(state: State) -> Blur:
+    return {row: boxes for row, (boxes, blur) in boxes_of(state).items() if blur}
 
 
 def dropped_examples(state: State, done: Sequence[Done]) -> dict[str, list[dict[str, Any]]]:
     """By stage: some of what went, each with what it is a copy of."""
-    pool = state.pool
+    pool, blur = state.pool, _blur(state)
     broken = np.setdiff1d(np.arange(len(pool)), pool.whole)[:EACH]
     found = {"read": [_shown(pool, row, reason=f"{BROKEN}: {pool.broken[row]}", other=None) for row in broken.tolist()]}
     for one in done:
         gone, lines = one.result.dropped, []
         other = state.keep_out if one.name == "leaks" else pool
+        hidden = CURATIONS[one.name].safety
         for reason in dict.fromkeys(gone.reason.tolist()):
             for place in np.flatnonzero(gone.reason == reason)[:EACH].tolist():
                 against, near = int(gone.against[place]), float(gone.similarity[place])
-                by = _shown(other, against) if against >= 0 and other is not None else None
-                lines.append(_shown(pool, int(gone.row[place]), reason=str(reason), other=by, similarity=near))
+                theirs = blur if other is pool else None
+                by = _shown(other, against, theirs) if against >= 0 and other is not None else None
+                shown = _shown(pool, int(gone.row[place]), blur, reason=str(reason), other=by, similarity=near)
+                lines.append(_hidden(shown) if hidden else shown)
         found[one.name] = lines
     return found
+
+
+def _hidden(example: dict[str, Any]) -> dict[str, Any]:
+    """The same unrecognisable: what went for safety shall not be spread by a report."""
+    pixels = example["picture"]
+    return example if pixels is None else {**example, "picture": blurred_pixels(pixels, _ALL)}
 
 
 def seed_examples(state: State) -> list[dict[str, Any]]:
@@ -61,7 +90,7 @@ def seed_examples(state: State) -> list[dict[str, Any]]:
     if "retrieval" not in state.results:
         return []
     rows, vectors = state.embeddings.of(state.pool, state.alive)
-    found = []
+    found, blur = [], _blur(state)
     for images, about in zip(state.seeds, state.results["retrieval"].facts["sets"], strict=True):
         usable, asked = state.embeddings.of(images, images.whole)
         some = np.unique(np.linspace(0, len(usable) - 1, SEEDS).round().astype(np.int64))
@@ -70,7 +99,7 @@ def seed_examples(state: State) -> list[dict[str, Any]]:
             {
                 "seed": _shown(images, int(usable[place])),
                 "near": [
-                    _shown(state.pool, int(rows[row]), similarity=float(cosine))
+                    _shown(state.pool, int(rows[row]), blur, similarity=float(cosine))
                     for row, cosine in zip(near.index[at].tolist(), near.similarity[at].tolist(), strict=True)
                     if row >= 0
                 ],
@@ -85,7 +114,7 @@ def cluster_examples(state: State) -> list[dict[str, Any]]:
     """The largest and the smallest clusters of the top level: images before and after, and some of them."""
     if "balance" not in state.results:
         return []
-    arrays = state.results["balance"].arrays
+    arrays, blur = state.results["balance"].arrays, _blur(state)
     top, drawn = arrays["top"], arrays["times"] > 0
     before = np.bincount(top)
     after = np.bincount(top[drawn], minlength=len(before))
@@ -95,7 +124,7 @@ def cluster_examples(state: State) -> list[dict[str, Any]]:
     return [
         {
             "cluster": cluster, "before": int(before[cluster]), "after": int(after[cluster]),
-            "images": [_shown(state.pool, int(row)) for row in arrays["row"][drawn & (top == cluster)][:MEMBERS]],
+            "images": [_shown(state.pool, int(row), blur) for row in arrays["row"][drawn & (top == cluster)][:MEMBERS]],
         }
         for cluster in chosen.tolist()
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is left out for what it is: pictures too small, too long, flat, blurred, mere noise or text; addresses on lists.
+"""What is left out for what it is: pictures too small, too long, flat, blurred, mere noise or text; marks of owners.
 
 Pure functions: ``measured`` of one picture's pixels, the rest of columns. Broken files never get here (``Broken``).
 
@@ -8,9 +8,8 @@ Axes: N images, Y by X pixels, C channels.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -117,34 +116,6 @@ def filtered(pictures: Sequence[Measured], rows: Int[np.ndarray, " N"], *, confi
             reason[(reason == "") & fails(values, limit)] = name
     failed = reason != ""
     return Dropped.alone(rows[failed], reason[failed], stage=STAGE)
-
-
-def listed(urls: Shaped[np.ndarray, " N"], blocked: Collection[str]) -> Bool[np.ndarray, " N"]:
-    """Which addresses are on a list. An entry is a domain, which stands for its subdomains too, or a whole address.
-
-    Case, ``www.``, port, user name and a last slash do not count; an empty address is on no list.
-    """
-    entries = {_plain(entry) for entry in blocked if entry.strip()}
-    return np.asarray([_is_listed(str(url), entries) for url in urls], dtype=bool)
-
-
-def _is_listed(url: str, entries: Collection[str]) -> bool:
-    plain = _plain(url)
-    host = plain.partition("/")[0]
-    labels = host.split(".")
-    return bool(plain) and (plain in entries or any(".".join(labels[at:]) in entries for at in range(len(labels))))
-
-
-def _plain(url: str) -> str:
-    """``https://user@WWW.Example.org:8080/a/`` -> ``example.org/a``."""
-    text = url.strip()
-    try:
-        parts = urlsplit(text if "//" in text else f"//{text}")
-    except ValueError:  # no address, such as http://[a
-        return text.lower()
-    host = parts.netloc.rpartition("@")[2].partition(":")[0].lower().rstrip(".").removeprefix("www.")
-    query = f"?{parts.query}" if parts.query else ""
-    return f"{host}{parts.path}{query}".rstrip("/")
 
 
 REFUSALS = frozenset({"noai", "noimageai"})

@@ -19,15 +19,25 @@ import pyarrow.parquet as pq
 from dinoforge.base.files import write_atomic
 from dinoforge.curate.engine import Done
 from dinoforge.curate.images import Images
+from dinoforge.curate.stages.safety import boxes_of
 from dinoforge.curate.state import State
-from dinoforge.data.manifest import SCHEMA, Manifest, keys
+from dinoforge.data.manifest import BLUR, BOXES, SCHEMA, Manifest, keys
 from dinoforge.data.sources.source import agreed
 
 REASONS = {"samples": "neighbour of a seed", "clusters": "cluster of seeds", "all": "kept"}
 """By way of retrieval: why an image is in. ``seed`` for a seed, ``kept`` where nothing was retrieved."""
-EXTRA = pa.schema([("seed_set", pa.string()), ("rank", pa.int32()), ("drawn_from", pa.int64())])
+EXTRA = pa.schema(
+    [
+        ("seed_set", pa.string()),
+        ("rank", pa.int32()),
+        ("drawn_from", pa.int64()),
+        (BOXES, pa.list_(pa.float32())),
+        (BLUR, pa.bool_()),
+    ]
+)
 """Columns of a curated manifest behind the usual ones: the seed set and the rank that go with ``seed`` and ``similarity``,
-and the cluster that balance drew the image from. ``cluster`` is that of the pool that held seeds enough."""
+the cluster that balance drew the image from, and what a filter for safety found in it (see ``data/manifest.py``).
+``cluster`` is that of the pool that held seeds enough."""
 BROKEN = "broken file"
 
 
@@ -71,12 +81,25 @@ def _kept(state: State, pool: Images) -> Any:
     manifest = pool.manifest().select(np.searchsorted(pool.whole, alive)).replaced("copy_of", None)
     columns = {"reason": np.full(len(alive), "kept", dtype=object), "times": np.ones(len(alive), np.int64)}
     columns |= _retrieved(state)
+    columns |= _found(state)
     if "balance" in state.results:
         arrays = state.results["balance"].arrays
         place = np.searchsorted(arrays["row"], alive)
         columns["drawn_from"] = arrays["top"][place]
         columns["times"] = columns["times"] * arrays["times"][place]
     return _with(manifest, columns)
+
+
+def _found(state: State) -> dict[str, np.ndarray]:
+    """The boxes of the rows that are in, and whether they are to be blurred."""
+    known = boxes_of(state)
+    if not known:
+        return {}
+    boxes, blur = (np.full(len(state.alive), None, dtype=object) for _ in range(2))
+    for place, row in enumerate(state.alive.tolist()):
+        if row in known:
+            boxes[place], blur[place] = known[row][0].ravel(), known[row][1]
+    return {BOXES: boxes, BLUR: blur}
 
 
 def _retrieved(state: State) -> dict[str, np.ndarray]:
@@ -154,7 +177,12 @@ def dropped_table(state: State, done: Sequence[Done]) -> Any:
     for one in done:
         gone = one.result.dropped
         by = state.keep_out if one.name == "leaks" else pool
-        tables.append(_gone(pool, gone.row, one.name, gone.reason, near=gone.similarity, by=by, against=gone.against))
+        tables.append(
+            _gone(
+                pool, gone.row, one.name, gone.reason, near=gone.similarity, by=by, against=gone.against,
+                detail=one.result.arrays.get("detail"),
+            )
+        )  # fmt: skip
     return pa.concat_tables(tables)
 
 

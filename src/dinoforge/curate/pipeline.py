@@ -28,9 +28,13 @@ from dinoforge.features.copies import NAME
 from dinoforge.features.descriptors import Descriptors, write_descriptors
 
 UNSAFE = "not safety-filtered"
-"""Stands in manifest and summary where no stage filtered for safety."""
+"""Stands in manifest and summary where no filter for safety was chosen."""
 FILES = ("manifest.parquet", "dropped.parquet", "summary.json", "report.html", "descriptors", "stages")
 """What a curation leaves in its folder."""
+
+
+_MADE = ("fingerprint", "pool", "dropped", "safety", "safety_filters", "embedder", "settings")
+"""What of the summary stands in the manifest too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ def curated(
         DataError: A set of images without one that can be used, or no image of the pool is left.
         RunError: The folder cannot be written.
     """
+    for name in stages:
+        CURATIONS[name].ready(settings, embedder)
     clear_leftovers(out, *FILES)
     folder = out / "stages"
     state = _read(opened, folder, embedder, describer, workers)
@@ -81,7 +87,7 @@ def curated(
     summary = _summary(state, done, settings, counts, table.num_rows)
     made = {
         "verb": "curate", "by_name": by_name, "descriptors": "descriptors",
-        **{name: summary[name] for name in ("fingerprint", "pool", "dropped", "safety", "embedder", "settings")},
+        **{name: summary[name] for name in _MADE},
     }  # fmt: skip
     write_descriptors(out / "descriptors", _descriptors(state, settings, table["id"].to_pylist()))
     write_manifest(out / "manifest.parquet", [table], made=made)
@@ -149,7 +155,7 @@ def _summary(
             for name in ("keep_out", "background")
         },
     }
-    safe = any(CURATIONS[one.name].safety for one in done)
+    filters = [one for name, fact in facts.items() if CURATIONS[name].safety for one in fact["filters"]]
     return {
         "pool": len(state.pool),
         "kept": len(state.alive),
@@ -157,7 +163,8 @@ def _summary(
         "dropped": counts,
         "retrieved": {one["set"]: one["retrieved"] for one in facts.get("retrieval", {}).get("sets", [])},
         "not_images": len(state.pool.source.rejected),
-        "safety": None if safe else UNSAFE,
+        "safety": _safety(filters, rows - len(state.alive)),
+        "safety_filters": filters,
         "descriptor": facts.get("pairs", {}).get("descriptor"),
         "embedder": state.embeddings.how.name if "embedding" in facts else None,
         "evenness": facts.get("balance", {}).get("evenness"),
@@ -165,6 +172,14 @@ def _summary(
         "settings": values,
         "fingerprint": fingerprint([state.pool.fingerprint, [one.fingerprint for one in done], settings.include_seeds]),
     }
+
+
+def _safety(filters: Sequence[Mapping[str, Any]], seeds: int) -> str:
+    """What was done for safety, in words."""
+    if not filters:
+        return UNSAFE
+    text = f"safety-filtered by {', '.join(one['name'] for one in filters)}"
+    return f"{text}, but for {seeds:,} seeds" if seeds else text
 
 
 def _rows(state: State, done: Sequence[Done]) -> list[dict[str, Any]]:

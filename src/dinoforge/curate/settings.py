@@ -130,7 +130,7 @@ def refuse_ignored(settings: Curation, given: Iterable[str], stages: Iterable[st
     if settings.include_seeds and not settings.seeds:
         raise ConfigError("include_seeds=true has no effect: seeds= names no images.")
     _refuse_other_descriptors(settings, set(given), running)
-    if settings.backbone is not None and "embedding" not in running:
+    if settings.backbone is not None and not any(CURATIONS[name].embeds(settings) for name in running):
         raise ConfigError(f"backbone={settings.backbone} has no effect: no stage that runs needs embeddings.")
 
 

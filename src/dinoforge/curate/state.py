@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dinoforge.base.config import Config
-from dinoforge.curate.embeddings import Embeddings
+from dinoforge.curate.embeddings import Embedder, Embeddings
 from dinoforge.curate.images import Images
 from dinoforge.curate.why import Dropped
 
@@ -61,12 +61,16 @@ class Stage:
     config: type[Config]
     needs: tuple[str, ...] = ()
     """Stages that must have run before."""
-    depends: Callable[[State], Any] = lambda _state: None
+    depends: Callable[[State, Any], Any] = lambda _state, _config: None
     """What its result depends on besides the pool, the rows still in, its settings and what it needs: fingerprints."""
     files: Callable[[Any], Any] = lambda _settings: None
     """Keys of the files that these settings of the whole curation name."""
     absent: Callable[[Any], str | None] = lambda _settings: None
     """Why these settings of the whole curation leave it nothing to do; None where it has something."""
+    ready: Callable[[Any, Embedder], None] = lambda _settings, _embedder: None
+    """Raises where what these settings of the whole curation name cannot be used; asked before an image is read."""
+    embeds: Callable[[Any], bool] = lambda _settings: False
+    """Whether it goes by embeddings with these settings of the whole curation."""
     safety: bool = False
     """Whether it is a filter for safety: without one the manifest says so."""
     version: int = 1

@@ -11,10 +11,12 @@ from dinoforge.curate.stages.hash import HASH
 from dinoforge.curate.stages.leaks import LEAKS
 from dinoforge.curate.stages.pairs import PAIRS
 from dinoforge.curate.stages.retrieval import RETRIEVAL
+from dinoforge.curate.stages.safety import SAFETY_STAGE
 from dinoforge.curate.state import Stage
 
 CURATIONS: dict[str, Stage] = {
     "filters": FILTERS,
+    "safety": SAFETY_STAGE,
     "exact": EXACT,
     "hash": HASH,
     "pairs": PAIRS,

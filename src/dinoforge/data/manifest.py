@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import write_atomic
@@ -54,6 +54,10 @@ chosen; a scan leaves them empty. What is not known is null."""
 
 KNOWN = ("label", "label_name", "split", "group", "group_name", "frame", "clip", "variant", "pose")
 """Columns that a scan takes over from the source, and a manifest gives as a source."""
+
+BOXES, BLUR = "boxes", "blur"
+"""Columns of a curated manifest: places that a filter found in an image (left, top, right, bottom, left, … in shares of its
+sides), and whether they are blurred whenever the image is read as one of this manifest."""
 
 ROWS_AT_ONCE = 131_072
 """Rows of a row group: what is written and read in one go."""
@@ -146,6 +150,27 @@ def firsts(column: Any) -> Int[np.ndarray, " N"]:
     # Numbers are given in the order of appearance, so a value's first row is where the highest number grows.
     first = np.flatnonzero(np.diff(np.maximum.accumulate(numbers), prepend=-1))
     return first[numbers].astype(np.int64)
+
+
+def places(manifest: Manifest) -> dict[int, Float32[np.ndarray, "b 4"]]:
+    """By row that has some: its boxes that are to be blurred.
+
+    Raises:
+        DataError: They are no boxes.
+    """
+    if BOXES not in manifest.table.column_names or BLUR not in manifest.table.column_names:
+        return {}
+    blur = np.asarray(pc.fill_null(manifest.table[BLUR], False).to_numpy())
+    found = {}
+    for row in np.flatnonzero(blur).tolist():
+        numbers = np.asarray(manifest.table[BOXES][row].as_py() or [], dtype=np.float32)
+        if len(numbers) % 4 or not ((numbers >= 0) & (numbers <= 1)).all():
+            raise DataError(
+                f"a damaged manifest: row {row} has boxes {numbers.tolist()[:8]}, which takes four shares each"
+            )
+        if len(numbers):
+            found[row] = numbers.reshape(-1, 4)
+    return found
 
 
 def write_manifest(path: Path, tables: Iterable[Any], *, made: Mapping[str, Any]) -> int:

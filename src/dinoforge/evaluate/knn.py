@@ -22,7 +22,7 @@ class KnnConfig(Config):
     """Neighbours that vote."""
     temperature: float = Field(default=0.07, gt=0)
     """A neighbour's vote weighs ``exp(cosine / temperature)``."""
-    rows_at_once: int = Field(default=4096, gt=0)
+    rows_at_once: int = Field(default=256, gt=0)
     """Queries compared in one go; bounds memory, changes no result."""
 
 

@@ -31,17 +31,19 @@ Thumbnails = UInt8[np.ndarray, "N 32 32 3"]
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "32 32 3"]:
-    """All that the descriptor and ``verify`` know of a picture: 3,072 bytes.
+    """All that the descriptor and ``verify`` know of a picture: 3,072 bytes. Its channels as in ``three``."""
+    return cv2.resize(np.ascontiguousarray(three(pixels)), (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
-    One channel counts three times; of more than three, neighbours are averaged to three.
-    """
+
+def three(pixels: UInt8[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "Y X 3"]:
+    """Three channels of any: one counts three times; of more than three, neighbours are averaged to three."""
     channels = pixels.shape[2]
     if channels > 3:
         parts = np.array_split(np.arange(channels), 3)
         pixels = np.stack([pixels[..., part].mean(axis=2) + 0.5 for part in parts], axis=2).astype(np.uint8)
     elif channels < 3:
         pixels = pixels[..., [0, 0, channels - 1]]
-    return cv2.resize(np.ascontiguousarray(pixels), (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return pixels
 
 
 def describe(thumbnails: Thumbnails) -> Float[np.ndarray, "N D"]:

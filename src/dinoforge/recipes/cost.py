@@ -260,7 +260,7 @@ def job(
         device=where,
         precision=precision.precision,
         speed=recipe.speed,
-        probe_rows=min(rows, Extraction(where).rows_at_once),
+        probe_rows=min(-(-rows // _ranks(there)), Extraction(where).rows_at_once),
         micro_batch=micro_batch,
         ranks=_ranks(there),
         elsewhere=there is not None and not there.here,

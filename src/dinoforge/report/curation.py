@@ -82,6 +82,10 @@ def _set(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    files = [
+        f"{one['name']}: {file['name']}, sha256 {file['sha256']}, licence {file['licence'] or 'not given'}"
+        for one in summary["safety_filters"] for file in one["files"]
+    ]  # fmt: skip
     found = {
         "pool": summary["settings"]["pool"],
         "seeds": ", ".join(summary["settings"]["seeds"]),
@@ -89,6 +93,7 @@ def _made(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "near copies by": summary["descriptor"],
         "embedded by": summary["embedder"],
         "safety": summary["safety"],
+        "safety's files": "; ".join(files),
         "fingerprint": summary["fingerprint"],
     }
     return [(label, str(value)) for label, value in found.items() if value]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dinoforge.base import dist
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import UNFINISHED, explained, write_json
+from dinoforge.base.files import UNFINISHED, explained, remove_folder, write_json
 from dinoforge.base.log import say
 from dinoforge.train.optim import load_named_state, named_state
 
@@ -96,7 +96,7 @@ class Checkpoints:
         def work() -> None:
             for saved in self.all():
                 if unwanted(saved):
-                    shutil.rmtree(saved.folder, ignore_errors=True)
+                    remove_folder(saved.folder)
 
         dist.leading(work)
 
@@ -141,11 +141,11 @@ class Checkpoints:
         """Give a checkpoint that every rank has written its name. On the first rank alone."""
         files = {file.name: file.stat().st_size for file in sorted(fresh.iterdir())}
         write_json(fresh / "state.json", {**facts, "files": files})
-        shutil.rmtree(path, ignore_errors=True)  # passed over before, as it was not whole
+        remove_folder(path)  # passed over before, as it was not whole
         with explained(path):
             fresh.replace(path)
         for old in self.all()[: -self.keep]:
-            shutil.rmtree(old.folder, ignore_errors=True)
+            remove_folder(old.folder)
 
     def load(self, saved: Saved, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put a checkpoint's state into a module and its optimiser; each rank reads what it needs.

@@ -23,7 +23,6 @@ from dinoforge.features.descriptors import Descriptors, Match, matches, read_des
 from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE, LayoutConfig
 from dinoforge.recipes.settle import settle
 from dinoforge.verbs.describing import describer
-from dinoforge.verbs.opening import extraction
 from dinoforge.verbs.reading import worker_count
 
 
@@ -149,7 +148,7 @@ def _describer(
         return None
     if descriptor is None:
         raise ConfigError(f"{what}; give descriptor= with the weights that made them.")
-    found = describer(descriptor, extraction(precision), trust_sha256=trust_sha256)
+    found = describer(descriptor, precision, trust_sha256=trust_sha256)
     if found.name != stored.name:
         raise ConfigError(f"descriptor={descriptor} is {found.name!r}; {what}. Give the weights that made them.")
     return found

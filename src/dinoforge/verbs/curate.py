@@ -37,9 +37,11 @@ from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.opened import training_rows
 from dinoforge.recipes.settle import lines_of
 from dinoforge.report.curation import curation_page
-from dinoforge.verbs.describing import describer, embedder
-from dinoforge.verbs.opening import extraction
+from dinoforge.verbs.describing import describer
+from dinoforge.verbs.embedding import embedder
 from dinoforge.verbs.reading import worker_count
+from dinoforge.verbs.train_filter import KEYS, TrainedFilter, refuse_other
+from dinoforge.verbs.train_filter import train_filter as trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,47 +58,65 @@ class Curated:
     """Images of the pool that are not in, by reason; with ``kept`` they come to ``pool``."""
     retrieved: dict[str, int]
     """Images that each seed set brought; one may be brought by several."""
-    safety: str | None
-    """``not safety-filtered`` where no stage was a filter for safety."""
+    safety: str
+    """``not safety-filtered``, or by which filters it was."""
     embedder: str | None
     """What retrieval and balance went by."""
     seconds: float
     out: str
 
 
-def curate(
-    *, pool: str, out: str, seeds: str | Sequence[str] | None = None, keep_out: str | None = None,
+def curate(  # noqa: PLR0913 - the keys of the verb
+    *, out: str, pool: str | None = None, seeds: str | Sequence[str] | None = None, keep_out: str | None = None,
     retrieve: str | None = None, include_seeds: str | bool = False, stages: str | Sequence[str] | None = None,
-    backbone: str | None = None, precision: str = "auto", workers: str | int | None = None, **settings: Any,
-) -> Curated:  # fmt: skip
+    backbone: str | None = None, precision: str = "auto", workers: str | int | None = None,
+    train_filter: str | None = None, **settings: Any,
+) -> Curated | TrainedFilter:  # fmt: skip
     """Choose from a pool what is worth learning from, and write down why each image is in or out.
 
-    In order: filters, exact copies, near-exact copies by hash, near copies, copies of evaluation images, retrieval by
-    likeness to seeds, balance. What each finds is kept in out/stages and taken over where all that it depends on is the
+    In order: filters, safety, exact copies, near-exact copies by hash, near copies, copies of evaluation images, retrieval
+    by likeness to seeds, balance. What each finds is kept in out/stages and taken over where all that it depends on is the
     same; interrupted, the same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json,
     report.html.
 
+    Safety filters run where their settings (safety.…, below) are given: lists of domains and of files, a model of yours, a
+    filter that you trained (train_filter=), faces (noted, blurred whenever the manifest's images are read, or dropped). Where
+    none is given, manifest and summary say "not safety-filtered".
+
     Args:
-        pool: Images to choose from, any source; all its rows. ?split=train behind the address leaves others out.
         out: Folder of all that is made.
+        pool: Images to choose from, any source; all its rows. ?split=train behind the address leaves others out.
         seeds: Images that the chosen ones shall be like; several sources joined by commas. Where one has splits, its train.
         keep_out: Evaluation images, of which none is to be copied; all splits.
         retrieve: auto, samples (nearest of each seed), clusters (that hold seeds), all (keep every image) [auto].
         include_seeds: true puts the seeds into the manifest too.
         stages: Only these, joined by commas; with what they need.
-        backbone: What embeds images for retrieval and balance: as in embed. Without one, a descriptor that needs no weights.
+        backbone: What embeds images for retrieval, balance and trained filters: as in embed. Without one, a descriptor that
+            needs no weights.
         precision: Of backbone and descriptor: auto, fp32 or bf16.
         workers: Processes that read; all cores by default. Results do not depend on it.
+        train_filter: In place of pool: train a filter for safety of your own. A folder with two folders in it, keep and drop,
+            of some dozens of images each, gives one in out= that drops what is like those in drop, and says how well images
+            that were held out are told apart. Takes out, backbone, precision and workers alone. Then: curate pool= …
+            safety.trained.folder=, with the same backbone.
     """
+    if train_filter is not None:
+        others = {"pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages}
+        given_too = [name for name, value in others.items() if value is not None]
+        refuse_other([*given_too, *(["include_seeds"] if include_seeds is not False else []), *settings])
+        return trained(train_filter, out, backbone=backbone, precision=precision, workers=workers)
+    return _curated(
+        {"pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages, "backbone": backbone,
+         "include_seeds": None if include_seeds is False else include_seeds, **settings},
+        out, precision, workers,
+    )  # fmt: skip
+
+
+def _curated(words: Mapping[str, Any], out: str, precision: str, workers: str | int | None) -> Curated:
+    """What the settings in ``words`` ask for."""
     began = time.monotonic()
-    words = {
-        "pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages, "backbone": backbone,
-        "include_seeds": None if include_seeds is False else include_seeds, **settings,
-    }  # fmt: skip
     config, given = settle(words)
     names = _stages(config, given)
-    if backbone is None and config.descriptor is None and precision != "auto":
-        raise ConfigError(f"precision={precision} has no effect without backbone= or descriptor=.")
     count, folder = worker_count(workers), Path(out)
     _free(folder, [config.pool, *config.seeds, *(one for one in (config.keep_out, config.background) if one)])
     sources = _opened(config)
@@ -104,17 +124,17 @@ def curate(
     retrieval = group(config, "retrieval")
     if "retrieval" in names and isinstance(retrieval, RetrievalConfig):
         refuse_other_methods(given, [method_for(len(source), retrieval) for source in sources.seeds])
-    how = None if config.backbone is None and config.descriptor is None else extraction(precision)
-    by = LAYOUT if config.backbone is None or how is None else embedder(config.backbone, how)
+    # With descriptor= alone, the precision is its.
+    how = embedder(config.backbone, precision if config.backbone or not config.descriptor else "auto")
     finds = None
-    if config.descriptor is not None and how is not None:
-        finds = describer(config.descriptor, how, trust_sha256=config.trust_sha256)
-    if "embedding" in names and by is LAYOUT:
+    if config.descriptor is not None:
+        finds = describer(config.descriptor, precision, trust_sha256=config.trust_sha256)
+    if "embedding" in names and how is LAYOUT:
         say(
             "Without backbone= images are embedded by colours and edges: near copies are near, kinds of things are not."
         )
     with interruptible("what was curated so far is kept"), locked(folder):
-        found = curated(sources, config, names, embedder=by, out=folder, workers=count, describer=finds)
+        found = curated(sources, config, names, embedder=how, out=folder, workers=count, describer=finds)
         summary = {**found.summary, "seconds": time.monotonic() - began}
         examples = {
             "dropped": dropped_examples(found.state, found.done),
@@ -128,6 +148,8 @@ def curate(
 
 def _stages(config: Curation, given: Iterable[str]) -> list[str]:
     """The stages that run, once it is clear that nothing that was said is ignored."""
+    if "pool" not in given:
+        raise ConfigError("pool= is required: images to choose from; or train_filter=, images to train a filter on.")
     if not config.pool:
         raise ConfigError("pool= is empty; name the images to choose from.")
     retrieval = group(config, "retrieval")
@@ -210,6 +232,12 @@ class Settings:
 
 
 def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    if "train_filter" in words:
+        refuse_other(words)
+        defaults = {name: parameter.default for name, parameter in inspect.signature(curate).parameters.items()}
+        return {
+            name: (words.get(name, defaults[name]), "command line" if name in words else "default") for name in KEYS
+        }
     own = {name: parameter.default for name, parameter in inspect.signature(curate).parameters.items()}
     plain = {name: own[name] for name in ("precision", "workers")} | {"out": None}
     config, given = settle({name: value for name, value in words.items() if name not in plain})

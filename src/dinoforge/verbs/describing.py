@@ -1,4 +1,4 @@
-"""What embeds images, for verbs that look for copies or neighbours: a backbone, or a network made for copies."""
+"""What describes images, for verbs that look for near copies: a network made for them, or a backbone."""
 
 from __future__ import annotations
 
@@ -10,29 +10,13 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.log import say
 from dinoforge.curate.embeddings import Embedder
 from dinoforge.data.sources.source import Source
-from dinoforge.features.extract import Extraction, image_features, vectors
+from dinoforge.features.extract import vectors
 from dinoforge.model.sscd import PREPROCESSING, is_file, open_descriptor
-from dinoforge.verbs.opening import opened, told
+from dinoforge.verbs.embedding import embedder
+from dinoforge.verbs.opening import extraction, told
 
 
-def embedder(address: str, how: Extraction) -> Embedder:
-    """The image features of a backbone.
-
-    Raises:
-        WeightsError: It cannot be opened.
-    """
-    found = opened(address)
-    module = found.module.to(how.device)
-
-    def embed(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        features, rows = image_features(module, source, found.preprocessing, how, on_broken=told)
-        return features.numpy(), rows
-
-    seen = found.preprocessing.model_dump(mode="json")
-    return Embedder(f"backbone {found.fingerprint}", f"{found.fingerprint} {seen} {how.precision}", embed)
-
-
-def describer(address: str, how: Extraction, *, trust_sha256: str | None) -> Embedder:
+def describer(address: str, precision: str, *, trust_sha256: str | None) -> Embedder:
     """Descriptors of near copies: a file of SSCD's, else a backbone's image features.
 
     Raises:
@@ -42,13 +26,15 @@ def describer(address: str, how: Extraction, *, trust_sha256: str | None) -> Emb
     if not is_file(address):
         if trust_sha256 is not None:
             raise ConfigError(f"trust_sha256= has no effect: {address} is no TorchScript file.")
-        return embedder(address, how)
+        return embedder(address, precision)
     found = open_descriptor(Path(address).expanduser(), trust_sha256=trust_sha256)
     say(f"{address}: {found.name}, descriptors of width {found.width}.")
+    how = extraction(precision)
     module = found.module.to(how.device)
 
     def embed(source: Source) -> tuple[np.ndarray, np.ndarray]:
         return vectors(module, source, PREPROCESSING, how, on_broken=told)
 
     seen = PREPROCESSING.model_dump(mode="json")
-    return Embedder(found.name, f"{found.name} {seen} {how.precision}", embed)
+    weights = f"{found.name} with preprocessing {seen}"
+    return Embedder(found.name, f"{weights} {how.precision}", embed, weights)

@@ -17,10 +17,6 @@ def opened(address: str) -> Backbone:
     return found
 
 
-_ON_A_PROCESSOR = 16
-"""Images a forward pass there: what a block computes then stays near the cores."""
-
-
 def extraction(precision: str, before: Precision | None = None) -> Extraction:
     """How features are computed here; device and precision are said.
 
@@ -35,8 +31,6 @@ def extraction(precision: str, before: Precision | None = None) -> Extraction:
     where = device("auto")
     choice = resumed_precision(precision, choose_precision(precision, where), before)
     say(f"Device {where}, precision {choice.precision}: {choice.why}.")
-    if where.type == "cpu":
-        return Extraction(where, choice.precision, rows_at_once=_ON_A_PROCESSOR)
     return Extraction(where, choice.precision)
 
 

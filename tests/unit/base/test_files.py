@@ -18,6 +18,7 @@ from dinoforge.base.files import (
     new_folder,
     put_back,
     read_lines,
+    remove_folder,
     sha256,
     write_atomic,
     write_json,
@@ -70,6 +71,28 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path, monkeypatc
     assert (target / "x").read_text() == "1"
     put_back(target)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_whose_removal_is_killed_is_gone_all_the_same(tmp_path, monkeypatch):
+    folder = tmp_path / "step_1"
+    folder.mkdir()
+    for name in "xyz":
+        (folder / name).touch()
+    remove = os.unlink
+
+    def killed(path, **where):
+        if not (folder / "y").exists() or path == "y":
+            raise KeyboardInterrupt
+        remove(path, **where)
+
+    monkeypatch.setattr(os, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(folder)
+    monkeypatch.undo()
+    assert not folder.exists()
+    assert clear_leftovers(tmp_path, "step_*") == []  # nothing that was unfinished
+    assert not list(tmp_path.iterdir())
+    remove_folder(folder)  # nothing to do
 
 
 def test_leftovers_of_killed_writers_are_cleared_and_nothing_else(tmp_path):

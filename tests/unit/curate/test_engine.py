@@ -7,41 +7,38 @@ import pytest
 
 from dinoforge.curate import engine
 from dinoforge.curate.embeddings import LAYOUT, Embedder, Embeddings
-from dinoforge.curate.images import read_images
 from dinoforge.curate.settings import chosen_stages, settle
 from dinoforge.curate.state import State
 from dinoforge.curate.table import CURATIONS
-from dinoforge.data.sources.table import open_source
-
-POOL = "toy://species?images=60&size=32&copies=0.2&junk=0.2&leaks=0.1&split=train"
+from pools import read_pools
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    at = tmp_path_factory.mktemp("read")
-
-    def read(address, name):
-        return read_images(open_source(address), at / name, name=name, workers=1)
-
-    return (
-        read(POOL, "pool"), read("toy://species?images=10&size=32&seed=5", "seeds-0"), read(POOL.replace("train", "test"), "keep_out")
-    )  # fmt: skip
+def pools(tmp_path_factory):
+    return read_pools(tmp_path_factory.mktemp("pools"))
 
 
 @pytest.fixture
-def run(sets, tmp_path, monkeypatch):
+def run(pools, tmp_path, monkeypatch):
     """Run with these settings; the names of the stages whose functions were called, what is left, and what was done."""
-    pool, seeds, keep_out = sets
     called = []
     for name, stage in list(CURATIONS.items()):
         monkeypatch.setitem(CURATIONS, name, _told(stage, name, called))
 
     def go(embedder=LAYOUT, balanced=True, **words):
         called.clear()
-        balance = {"balance.levels": [6, 3], "balance.images": 9} if balanced else {}
-        words = {"seeds": "s", "keep_out": "k", "retrieve": "samples", **balance, **words}
+        known = {word: value for word, value in pools.words.items() if balanced or not word.startswith("balance.")}
+        words = {**known, **words}
         config, _ = settle({"pool": "p", **words})
-        state = State(pool, pool.whole, [seeds], keep_out, {}, Embeddings(tmp_path / "e", embedder), tmp_path)
+        state = State(
+            pools.pool,
+            pools.pool.whole,
+            [pools.seeds],
+            pools.keep_out,
+            {},
+            Embeddings(tmp_path / "e", embedder),
+            tmp_path,
+        )
         state, done = engine.run_stages(state, config, chosen_stages(config), tmp_path / "stages")
         return list(called), state, done
 

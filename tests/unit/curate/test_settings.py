@@ -19,7 +19,9 @@ def test_stages_by_what_is_given():
     assert stages(seeds="s") == ["filters", "exact", "hash", "pairs", "copies", "embedding", "retrieval"]
     assert stages(seeds="s", keep_out="k")[5] == "leaks"
     assert stages(**{"balance.levels": "[9,3]", "balance.images": "5"})[-1] == "balance"
-    assert stages(seeds="s", keep_out="k", **{"balance.levels": "[9,3]", "balance.images": "5"}) == list(CURATIONS)
+    assert stages(**{"safety.hashes.file": "h"})[:3] == ["filters", "safety", "exact"]
+    every = {"safety.hashes.file": "h", "balance.levels": "[9,3]", "balance.images": "5"}
+    assert stages(seeds="s", keep_out="k", **every) == list(CURATIONS)
 
 
 def test_chosen_ones_run_in_their_order_with_what_they_need():
@@ -56,6 +58,11 @@ def test_words_become_settings():
         ({"stages": "exact", "keep_out": "k"}, "keep_out=k has no effect: stages= leaves out leaks"),
         ({"stages": "exact", "seeds": "s"}, "seeds= has no effect"),
         ({"include_seeds": "true"}, "include_seeds=true has no effect"),
+        ({"stages": "safety"}, "stages= has safety, but no filter for safety is chosen (safety.NAME"),
+        ({"stages": "exact", "safety.hashes.file": "h"}, "safety.hashes.file has no effect: stages= leaves out safety"),
+        ({"safety.hashes.fil": "h"}, "Unknown setting 'safety.hashes.fil'. Did you mean 'safety.hashes.file'"),
+        ({"safety.model.file": "m"}, "safety.model.threshold is required and was not given"),
+        ({"safety.domains": "d"}, "safety.domains is a group of settings, not a value; got 'd'. Set one of: safety.domains.file"),
         ({"backbone": "b"}, "backbone=b has no effect: no stage that runs needs embeddings"),
         ({"retrieve": "all", "retrieval.method": "samples"}, "retrieve and retrieval.method are the same setting"),
         ({"retrieve": "nearest"}, "retrieval.method must be one of 'auto', 'samples', 'clusters' or 'all'; got 'nearest'"),

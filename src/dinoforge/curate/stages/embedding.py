@@ -29,9 +29,12 @@ def _run(state: State, config: EmbeddingConfig) -> Result:
     return Result(dropped, facts={"embedder": state.embeddings.how.name, "width": int(vectors.shape[1])})
 
 
-def depends(state: State) -> Any:
+def depends(state: State, _config: Config) -> Any:
     """The weights that embed, and the seeds."""
     return [state.embeddings.how.fingerprint, [images.fingerprint for images in state.seeds]]
 
 
-EMBEDDING = Stage(about="images become vectors", run=_run, config=EmbeddingConfig, depends=depends)
+EMBEDDING = Stage(
+    about="images become vectors", run=_run, config=EmbeddingConfig, depends=depends,
+    embeds=lambda _settings: True,
+)  # fmt: skip

@@ -169,7 +169,7 @@ def measure_of(state: State) -> Measure | None:
     )
 
 
-def _depends(state: State) -> Any:
+def _depends(state: State, _config: PairsConfig) -> Any:
     """The evaluation images, and what describes."""
     return [
         state.keep_out and state.keep_out.fingerprint,

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from dinoforge.base.errors import ConfigError, DataError, closest
-from dinoforge.data.sources.options import Options
+from dinoforge.data.sources.options import Options, shown
 from dinoforge.data.sources.source import numbered
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
@@ -26,6 +26,8 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 """Names of files and folders that are splits."""
 TEXTS = ("split", "clip", "variant", "pose")
 """Columns of texts that any table may have; an unknown one is empty. ``pose`` is a matrix written as text."""
+MARKS = ("x_robots_tag", "robots", "robots_meta", "noai", "noimageai")
+"""Columns, in any case and with any marks between the words, in which crawlers keep what an owner says of use by machines."""
 _PART = re.compile(r"([A-Za-z]+)[-_.]?\d[-_.\d]*(?:of[-_.]?\d+)?")
 """A file that is one of several: train-00000-of-00004, val_3."""
 
@@ -63,6 +65,7 @@ def known_columns(
             found[text] = texts(table[own])
     if "split" in found:
         found["split"] = _usual(found["split"])
+    found |= _origin(table, found["id"])
     for column in ("label", "group"):
         if f"{column}_name" in found and column not in found:  # names alone are numbered too
             found[column] = numbered(found[f"{column}_name"])
@@ -92,6 +95,32 @@ def _usual(splits: np.ndarray) -> np.ndarray:
     """Splits by their usual names: ``training`` is train, ``validation`` val."""
     names, number = np.unique(splits, return_inverse=True)
     return np.asarray([SPLITS.get(name.lower(), name) for name in names.tolist()], dtype=np.str_)[number]
+
+
+def _origin(table: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Where rows come from and what their owners say of it: ``url`` where the ids do not say it, and ``robots``, the marks
+    of X-Robots-Tag, of the robots meta tag and of columns ``noai``, joined by commas."""
+    found = {}
+    if "url" in table.column_names and _is_plain(table["url"].type):
+        url = np.asarray([shown(text) for text in texts(table["url"]).tolist()], dtype=np.str_)
+        if not np.array_equal(url, ids):
+            found["url"] = url
+    for name in table.column_names:
+        plain = re.sub(r"[^a-z]+", "_", name.lower())
+        if plain in MARKS and _is_plain(table[name].type):
+            marks = _marks(table[name], plain)
+            found["robots"] = np.char.add(np.char.add(found["robots"], ","), marks) if "robots" in found else marks
+    return found
+
+
+def _marks(column: Any, name: str) -> np.ndarray:
+    """A column's marks as texts; one that says yes or no under the name of a mark is that mark or nothing."""
+    found = texts(column)
+    if name in {"noai", "noimageai"}:
+        said = np.char.lower(found)
+        found = np.where(np.isin(said, ["true", "yes", "y", "1", "1.0"]), name, found)
+        found = np.where(np.isin(said, ["false", "no", "n", "0", "0.0"]), "", found)
+    return found
 
 
 def _numbers(table: Any) -> dict[str, np.ndarray]:

@@ -1,5 +1,9 @@
 """A manifest as a source: the images that it lists, read where they lie.
 
+Faces and the like that a curation was to blur are blurred here, when a picture is decoded. So whoever learns from the manifest
+never sees them, whatever size a picture is decoded at, the files of others stay as they are, nothing is stored twice, and
+another decision (blur, or not) needs no other files. What reads the files themselves (``encoded``) gets them as they are.
+
 Axes: N rows.
 """
 
@@ -13,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dinoforge.base.errors import DataError
+from dinoforge.data.blur import blurred
 from dinoforge.data.decode import Picture
-from dinoforge.data.manifest import KNOWN, Manifest, keys, read_manifest
+from dinoforge.data.manifest import KNOWN, Manifest, keys, places, read_manifest
 from dinoforge.data.sources.source import Opener, Source
 
 _opening: ContextVar[tuple[Path, ...]] = ContextVar("_opening", default=())
@@ -50,6 +55,11 @@ class Listed(Source):
             for name in ("id", *KNOWN, *_numbers(manifest))
             if name == "id" or manifest.holds(name)
         }
+        self.columns |= self._origin()
+        try:
+            self._blurred = places(manifest)
+        except (DataError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
         if len(self._sources) > 1:
             self.columns["source"] = self._part.astype(np.int64)  # to balance by
 
@@ -76,13 +86,26 @@ class Listed(Source):
                 )
             self._row[mine] = found.to_numpy()
 
+    def _origin(self) -> dict[str, np.ndarray]:
+        """What the rows' own sources know of where they come from; a manifest does not repeat it."""
+        found = {}
+        for name in ("url", "robots"):
+            if any(name in source.columns for source in self._sources):
+                found[name] = np.full(len(self._row), "", dtype=object)
+                for index, source in enumerate(self._sources):
+                    mine = self._part == index
+                    found[name][mine] = source.columns[name][self._row[mine]] if name in source.columns else ""
+                found[name] = found[name].astype(np.str_)
+        return found
+
     def encoded(self, row: int) -> bytes:
         """The bytes that the row's own source has."""
         return self._sources[self._part[row]].encoded(int(self._row[row]))
 
     def picture(self, row: int) -> Picture:
-        """The picture that the row's own source has."""
-        return self._sources[self._part[row]].picture(int(self._row[row]))
+        """The picture that the row's own source has, without what is to be blurred in it."""
+        found = self._sources[self._part[row]].picture(int(self._row[row]))
+        return blurred(found, self._blurred[row]) if row in self._blurred else found
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The ground truth that the row's own source has."""

@@ -26,8 +26,8 @@ class Source(ABC):
 
     ``columns`` holds what is known of every row, each an array of length N. ``id`` is always there and names each row once:
     the source's own id, else the relative path. Where the source has them: ``label``, ``group``, ``frame`` (int64, -1 =
-    unknown), ``label_name``, ``group_name``, ``split``, ``clip``, ``variant``, ``pose`` (texts, empty = unknown), and what
-    else it knows.
+    unknown), ``label_name``, ``group_name``, ``split``, ``clip``, ``variant``, ``pose``, ``url`` (where an image comes from,
+    if that is not its id), ``robots`` (marks of its owner) (texts, empty = unknown), and what else it knows.
     """
 
     address: str

@@ -1,0 +1,1 @@
+"""Filters for safety: what must not be learned from."""
