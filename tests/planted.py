@@ -54,7 +54,7 @@ def planted(out, pool):
     cut = kind == "crop"
     kind[cut] = np.where(columns["copy_strength"][cut] >= 0.7, "crop up to 30 %", "crop of more")
 
-    stays = {row: at[gone[name]["against"]] for name, row in at.items() if stage[row] in {"exact", "copies"}}
+    stays = {row: at[gone[name]["against"]] for name, row in at.items() if stage[row] in {"exact", "hash", "copies"}}
 
     def root(row):
         while row in stays:

@@ -79,11 +79,11 @@ def test_every_image_has_its_reason_and_pretrain_reads_it(tmp_path):
     assert len(gone) == found.pool - found.kept == sum(found.dropped.values())
     for line in gone:
         assert line["reason"]
-        assert (line["against"] is not None) == (line["stage"] in {"exact", "copies", "leaks"}), line
+        assert (line["against"] is not None) == (line["stage"] in {"exact", "hash", "copies", "leaks"}), line
         assert line["detail"] or line["stage"] != "read"
     stages = json.loads((tmp_path / "c" / "summary.json").read_text())["stages"]
     assert [row["name"] for row in stages] == [
-        "read", "filters", "exact", "pairs", "copies", "leaks", "embedding", "retrieval", "balance"
+        "read", "filters", "exact", "hash", "pairs", "copies", "leaks", "embedding", "retrieval", "balance"
     ]  # fmt: skip
     assert [row["before"] for row in stages[1:]] == [row["after"] for row in stages[:-1]]
     source = dinoforge.open_source(str(tmp_path / "c" / "manifest.parquet"))

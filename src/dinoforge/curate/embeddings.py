@@ -81,6 +81,17 @@ class Embeddings:
             raise DataError(f"No image of {images.source.address} could be embedded.")
         return usable, np.concatenate([vectors for place, vectors in found if len(place)]).astype(np.float32)
 
+    def dense(self, images: Images, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n D"]:
+        """Embeddings of all the rows, zeros of those that cannot be embedded.
+
+        Raises:
+            DataError: Not one can be.
+        """
+        usable, vectors = self.of(images, rows)
+        found = np.zeros((len(rows), vectors.shape[1]), np.float32)
+        found[np.searchsorted(rows, usable)] = vectors
+        return found
+
     def _shard(self, images: Images, rows: np.ndarray, title: str) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
         """Embeddings of rows of one shard, and whether any was missing: what a shard lacks is added to it."""
         number = int(rows[0]) // SHARD

@@ -19,11 +19,13 @@ from dinoforge.curate.engine import Done, run_stages
 from dinoforge.curate.images import Images, read_images
 from dinoforge.curate.output import BROKEN, counted, dropped_table, manifest_table, write_dropped
 from dinoforge.curate.settings import Curation
+from dinoforge.curate.stages.pairs import measure_of
 from dinoforge.curate.state import State
 from dinoforge.curate.table import CURATIONS
 from dinoforge.data.manifest import BLUR, write_manifest
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
+from dinoforge.features.copies import NAME
 from dinoforge.features.descriptors import Descriptors, write_descriptors
 
 UNSAFE = "not safety-filtered"
@@ -43,6 +45,7 @@ class Opened:
     pool: Source
     seeds: Sequence[Source]
     keep_out: Source | None
+    background: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,13 @@ class Curated:
 
 
 def curated(
-    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, workers: int
-) -> Curated:
+    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, workers: int,
+    describer: Embedder | None = None,
+) -> Curated:  # fmt: skip
     """Read, run the stages, and write all but the report and the summary.
+
+    Args:
+        describer: What finds near copies; None takes the descriptor that needs no weights.
 
     Raises:
         DataError: A set of images without one that can be used, or no image of the pool is left.
@@ -67,7 +74,7 @@ def curated(
         CURATIONS[name].ready(settings, embedder)
     clear_leftovers(out, *FILES)
     folder = out / "stages"
-    state = _read(opened, folder, embedder, workers)
+    state = _read(opened, folder, embedder, describer, workers)
     state, done = run_stages(state, settings, stages, folder)
     dropped = dropped_table(state, done)
     counts = counted(dropped)
@@ -101,7 +108,7 @@ def finish(out: Path, summary: Mapping[str, Any]) -> None:
     write_json(out / "summary.json", dict(summary))
 
 
-def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> State:
+def _read(opened: Opened, folder: Path, embedder: Embedder, describer: Embedder | None, workers: int) -> State:
     def read(source: Source, name: str) -> Images:
         found = read_images(source, folder / "read" / name, name=name, workers=workers)
         bad = len(found) - len(found.whole)
@@ -115,6 +122,7 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> Sta
     pool = read(opened.pool, "pool")
     seeds = [read(source, f"seeds-{number}") for number, source in enumerate(opened.seeds)]
     keep_out = None if opened.keep_out is None else read(opened.keep_out, "keep_out")
+    background = None if opened.background is None else read(opened.background, "background")
     for images in seeds if keep_out is not None else ():
         assert keep_out is not None
         same = int(np.isin(images.sha256[images.whole], keep_out.sha256[keep_out.whole]).sum())
@@ -123,7 +131,8 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, workers: int) -> Sta
                 f"{same:,} seeds of {images.source.address} are files of {keep_out.source.address}; seeds are not dropped."
             )
     embeddings = Embeddings(folder / "embedding.parts", embedder)
-    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, workers)
+    known = None if describer is None else Embeddings(folder / "descriptor.parts", describer)
+    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, workers, known, background)
 
 
 def _listed(state: State, settings: Curation) -> list[tuple[Images, np.ndarray]]:
@@ -148,11 +157,15 @@ def _reader(state: State, settings: Curation) -> Callable[[int], bytes]:
 def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:
     """Of the manifest's rows, in its order."""
     parts = _listed(state, settings)
+    measure, known = measure_of(state), state.descriptions
+    learnt = measure is not None and known is not None
     return Descriptors(
         np.asarray(ids, dtype=np.str_),
         np.concatenate([images.sha256[rows] for images, rows in parts]),
         np.concatenate([images.thumbnails[rows] for images, rows in parts]),
-        np.concatenate([images.descriptors[rows] for images, rows in parts]),
+        np.concatenate([known.dense(*part) if learnt and known else part[0].descriptors[part[1]] for part in parts]),
+        known.how.name if learnt and known else NAME,
+        measure,
     )
 
 
@@ -164,7 +177,10 @@ def _summary(
     values |= {
         "pool": shown(settings.pool),
         "seeds": [shown(address) for address in settings.seeds],
-        "keep_out": None if settings.keep_out is None else shown(settings.keep_out),
+        **{
+            name: None if getattr(settings, name) is None else shown(getattr(settings, name))
+            for name in ("keep_out", "background")
+        },
     }
     filters = [one for name, fact in facts.items() if CURATIONS[name].safety for one in fact["filters"]]
     return {

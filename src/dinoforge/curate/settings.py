@@ -36,6 +36,12 @@ class Curation(Config):
     """What of the images themselves is written."""
     backbone: str | None = None
     """What embeds images for retrieval and balance; null takes a descriptor that needs no weights."""
+    descriptor: str | None = None
+    """What finds near copies: a file of SSCD's weights, or a backbone; null takes a descriptor that needs no weights."""
+    trust_sha256: str | None = None
+    """SHA-256 of the file in ``descriptor`` where it is TorchScript, a program that is run then."""
+    background: str | None = None
+    """Images that are copies of nothing: learnt similarities are told relative to them (score normalisation)."""
 
 
 def _groups() -> dict[str, Any]:
@@ -132,8 +138,45 @@ def refuse_ignored(settings: Curation, given: Iterable[str], stages: Iterable[st
         raise ConfigError("seeds= has no effect: stages= leaves out retrieval, and include_seeds is false.")
     if settings.include_seeds and not settings.seeds:
         raise ConfigError("include_seeds=true has no effect: seeds= names no images.")
+    _refuse_other_descriptors(settings, set(given), running)
     if settings.backbone is not None and not any(CURATIONS[name].embeds(settings) for name in running):
         raise ConfigError(f"backbone={settings.backbone} has no effect: no stage that runs needs embeddings.")
+
+
+_LAYOUT_ALONE = ("pairs.mirror", "pairs.verify")
+"""Settings of the descriptor that needs no weights."""
+
+
+def _refuse_other_descriptors(settings: Curation, given: set[str], running: set[str]) -> None:
+    """Refuse settings of the way of finding copies that is not taken.
+
+    Raises:
+        ConfigError: There is one, or a threshold that is missing or means nothing.
+    """
+    own = [name for name in ("trust_sha256", "background") if getattr(settings, name) is not None]
+    own += ["pairs.whiten"] if "pairs.whiten" in given else []
+    if settings.descriptor is None:
+        if own:
+            raise ConfigError(f"{own[0]} has no effect without descriptor=.")
+        return
+    if "pairs" not in running:
+        raise ConfigError(f"descriptor={settings.descriptor} has no effect: no stage that runs looks for near copies.")
+    for path in sorted(given):
+        if path.startswith(_LAYOUT_ALONE):
+            raise ConfigError(
+                f"{path} has no effect with descriptor=: cosines of learnt descriptors are taken as they are."
+            )
+    least = group(settings, "pairs").candidate  # type: ignore[attr-defined]
+    for name in sorted({"copies", "leaks"} & running):
+        threshold = group(settings, name).threshold  # type: ignore[attr-defined]
+        if settings.background is not None and threshold is None:
+            raise ConfigError(
+                f"{name}.threshold is required with background=: similarities relative to it have no published threshold."
+            )
+        if settings.background is None and threshold is not None and threshold < least:
+            raise ConfigError(
+                f"{name}.threshold={threshold:g} is below pairs.candidate={least:g}, so pairs would be missed."
+            )
 
 
 _BY_METHOD: Mapping[str, frozenset[str]] = {

@@ -46,6 +46,10 @@ class State:
     """A folder of the stage's own for what it makes piece by piece."""
     workers: int = 1
     """Processes that it may start; they change nothing of what it finds."""
+    descriptions: Embeddings | None = None
+    """Learnt descriptors of near copies; None takes those that need no weights."""
+    background: Images | None = None
+    """Images that are copies of nothing, to which learnt similarities are told relative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

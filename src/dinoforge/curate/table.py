@@ -7,6 +7,7 @@ from dinoforge.curate.stages.copies import COPIES
 from dinoforge.curate.stages.embedding import EMBEDDING
 from dinoforge.curate.stages.exact import EXACT
 from dinoforge.curate.stages.filters import FILTERS
+from dinoforge.curate.stages.hash import HASH
 from dinoforge.curate.stages.leaks import LEAKS
 from dinoforge.curate.stages.pairs import PAIRS
 from dinoforge.curate.stages.retrieval import RETRIEVAL
@@ -17,6 +18,7 @@ CURATIONS: dict[str, Stage] = {
     "filters": FILTERS,
     "safety": SAFETY_STAGE,
     "exact": EXACT,
+    "hash": HASH,
     "pairs": PAIRS,
     "copies": COPIES,
     "leaks": LEAKS,

@@ -250,6 +250,12 @@ def resize(image: UInt8[Tensor, "C Y X"], height: int, width: int) -> UInt8[Tens
     return F.interpolate(image.unsqueeze(0), (height, width), mode="bicubic", antialias=True)[0]
 
 
+def squeezed(pixels: UInt8[np.ndarray, "Y X C"], *, side: int) -> UInt8[Tensor, "C y x"]:
+    """All of a picture as a square, its aspect given up: bilinear and antialiased, as SSCD is fed."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    return F.interpolate(image, (side, side), mode="bilinear", antialias=True)[0]
+
+
 _STRIP = 4
 """Long side over short side from which on an image is not resized whole before its centre is cut out."""
 

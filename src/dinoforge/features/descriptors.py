@@ -1,6 +1,7 @@
 """Stored descriptors of a set of images, and the question whether others, or near copies of them, are among them.
 
-A folder with ``descriptors.npy``, ``thumbnails.npy``, ``images.parquet`` (id and SHA-256 of every row), ``descriptors.json``.
+A folder with ``descriptors.npy``, ``thumbnails.npy``, ``images.parquet`` (id and SHA-256 of every row), ``descriptors.json``
+(what made them, and how wide they are), and ``measure.npz`` where learnt ones are compared by more than their cosine.
 
 Axes: N stored images, Q asked ones, D numbers of a descriptor.
 """
@@ -21,6 +22,7 @@ from jaxtyping import Float, Shaped
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import explained, new_folder, write_json
 from dinoforge.features.copies import NAME, SIDE, WIDTH, Thumbnails
+from dinoforge.features.learnt import Measure, learnt_across
 from dinoforge.features.pairs import Candidates, LayoutConfig, centre_of, cross_candidates, settled
 
 
@@ -32,6 +34,11 @@ class Descriptors:
     sha256: Shaped[np.ndarray, " N"]
     thumbnails: Thumbnails
     values: Float[np.ndarray, "N D"]
+    """Not of length 1 where an image could not be described: zeros."""
+    name: str = NAME
+    """What made them: ``layout``, or a network by its kind and weights."""
+    measure: Measure | None = None
+    """How those of a network are compared; None for ``layout``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Match:
     id: str
     """Of the stored one."""
     similarity: float
-    """Aligned similarity; 1 for the same bytes."""
+    """Aligned similarity, or cosine of learnt descriptors; 1 for the same bytes."""
     kind: str
     """``exact`` or ``near``."""
 
@@ -60,38 +67,61 @@ def write_descriptors(path: Path, found: Descriptors) -> None:
         table = {"id": found.ids.tolist(), "sha256": found.sha256.tolist()}
         pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in table.items()}),
                        folder / "images.parquet")  # fmt: skip
-        write_json(folder / "descriptors.json", {"name": NAME, "width": WIDTH, "rows": len(found.ids)})
+        if found.measure is not None and found.measure.arrays():
+            np.savez(folder / "measure.npz", **found.measure.arrays())  # type: ignore[arg-type]
+        about = {"name": found.name, "width": found.values.shape[1], "rows": len(found.ids)}
+        write_json(folder / "descriptors.json", about)
 
 
 def read_descriptors(path: Path) -> Descriptors:
     """Descriptors that ``write_descriptors`` wrote.
 
     Raises:
-        DataError: No such folder, a damaged one, or descriptors of another kind or width.
+        DataError: No such folder, a damaged one, or descriptors without weights of another width.
     """
     try:
         about = json.loads((path / "descriptors.json").read_text(encoding="utf-8"))
         values, thumbnails = (np.load(path / f"{name}.npy", mmap_mode="r") for name in ("descriptors", "thumbnails"))
         table = pq.read_table(path / "images.parquet")
         ids, sha256 = (np.asarray(table[name].to_pylist(), dtype=np.str_) for name in ("id", "sha256"))
-    except (OSError, ValueError, KeyError) as error:
+        name, written = str(about["name"]), int(about["width"])
+        measure = None if name == NAME else _read_measure(path / "measure.npz")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no descriptors: {str(error).splitlines()[0]}") from None
-    kind, width = about.get("name"), values.shape[-1]
-    if (kind, width) != (NAME, WIDTH):
+    width = values.shape[-1]
+    if width != written or (name == NAME and width != WIDTH):
+        expected = WIDTH if name == NAME else written
         raise DataError(
-            f"{path} holds descriptors {kind!r} of width {width}; this version compares {NAME!r} of width {WIDTH}. "
-            "Run `dinoforge curate` again."
+            f"{path} holds descriptors {name!r} of width {width}, not {expected}. Run `dinoforge curate` again."
         )
     if not len(ids) == len(sha256) == len(values) == len(thumbnails) or thumbnails.shape[1:] != (SIDE, SIDE, 3):
         raise DataError(f"{path} is damaged: its files are of {len(ids)}, {len(values)} and {len(thumbnails)} images.")
-    return Descriptors(ids, sha256, thumbnails, values)
+    return Descriptors(ids, sha256, thumbnails, values, name, measure)
+
+
+def _read_measure(file: Path) -> Measure:
+    if not file.exists():
+        return Measure()
+    with np.load(file, allow_pickle=False) as held:
+        return Measure.of({name: held[name] for name in held.files})
 
 
 def matches(
     asked: Descriptors, stored: Descriptors, *, threshold: float, config: LayoutConfig, workers: int = 1
 ) -> list[Match]:
-    """What of the stored images the asked ones are copies of, image after image, the most similar first."""
-    found = _near(asked, stored, config, workers) if stored.values.shape[1] else {}
+    """What of the stored images the asked ones are copies of, image after image, the most similar first.
+
+    Raises:
+        DataError: Descriptors that were not made by one and the same.
+    """
+    kinds = [(one.name, one.values.shape[1]) for one in (asked, stored)]
+    if kinds[0] != kinds[1]:
+        told = " and ".join(f"{name!r} of width {width}" for name, width in kinds)
+        raise DataError(f"descriptors {told} cannot be compared; both must come from one descriptor.")
+    found: dict[tuple[int, int], float] = {}
+    if stored.values.shape[1]:
+        by_layout = stored.name == NAME
+        found = _near(asked, stored, config, workers) if by_layout else _near_by_network(asked, stored, config)
     best = {pair: near for pair, near in found.items() if near > threshold}
     exact: set[tuple[int, int]] = set()
     place: dict[str, list[int]] = {}
@@ -105,6 +135,15 @@ def matches(
         Match(image, str(stored.ids[row]), round(best[image, row], 4), "exact" if (image, row) in exact else "near")
         for image, row in order
     ]
+
+
+def _near_by_network(asked: Descriptors, stored: Descriptors, config: LayoutConfig) -> dict[tuple[int, int], float]:
+    measure = stored.measure or Measure()
+    some = learnt_across(
+        asked.values, stored.values, measure, above=config.candidate, config=config.search, count=config.neighbours
+    )
+    lines: Sequence[Any] = list(zip(some.left.tolist(), some.right.tolist(), some.similarity.tolist(), strict=True))
+    return {(left, right): near for left, right, near in lines}
 
 
 def _near(asked: Descriptors, stored: Descriptors, config: LayoutConfig, workers: int) -> dict[tuple[int, int], float]:

@@ -21,7 +21,7 @@ from dinoforge.base import dist
 from dinoforge.base.allocator import keep_freed_memory
 from dinoforge.base.errors import DataError
 from dinoforge.base.hardware import Precision, compute_context, cores
-from dinoforge.data.augment import centre
+from dinoforge.data.augment import centre, squeezed
 from dinoforge.data.decode import Broken, Reading
 from dinoforge.data.sources.source import Source
 from dinoforge.model.features import Features
@@ -85,7 +85,7 @@ class NoneUsable(DataError):
 
 def pictures(
     source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int,
-    decoders: int = 1,
+    decoders: int = 1, whole: bool = False,
 ) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:  # fmt: skip
     """Every usable image of a source, in order, centred, so many at once; the next ones are decoded meanwhile.
 
@@ -93,6 +93,7 @@ def pictures(
 
     Args:
         decoders: Threads that decode; no result depends on it.
+        whole: Whether nothing is cut off: all of a picture becomes the square, see ``squeezed``.
 
     Raises:
         NoneUsable: Not one image could be used.
@@ -102,7 +103,10 @@ def pictures(
 
     def one(row: int) -> Tensor | Broken:
         try:
-            return centre(source.pixels(row, how), short_side=preprocessing.short_side, side=preprocessing.side)
+            pixels = source.pixels(row, how)
+            if whole:
+                return squeezed(pixels, side=preprocessing.side)
+            return centre(pixels, short_side=preprocessing.short_side, side=preprocessing.side)
         except Broken as error:
             return error
 
@@ -206,6 +210,26 @@ def image_features(
     """The image tokens of all usable rows, and those rows."""
     found = _seen(extract(module, source, preprocessing, how, on_broken=on_broken), dense=0)
     return found.image, found.rows
+
+
+def vectors(
+    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, *, on_broken: Callable[[str, str], None]
+) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, " N"]]:
+    """What a network gives of whole pictures, one vector each: of all usable rows, and those rows.
+
+    Raises:
+        NoneUsable: Not one image could be used.
+    """
+    rows, found = list[np.ndarray](), list[np.ndarray]()
+    with _threads(how.device) as decoders:
+        for some, images in pictures(
+            source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once, decoders=decoders, whole=True
+        ):
+            x = normalised(images.to(how.device, non_blocking=True), preprocessing)
+            with torch.no_grad(), compute_context(how.precision, how.device):
+                found.append(module(x).float().cpu().numpy())
+            rows.append(some)
+    return np.concatenate(found), np.concatenate(rows)
 
 
 def shared_features(

@@ -199,6 +199,11 @@ class Recipe(Config):
             raise ValueError(
                 f"objective.group={group} leaves KoLeo without a neighbour; take at least 2, or objective.koleo_weight=0."
             )
+        if self.objective.copies is not None and group < 2:
+            raise ValueError(
+                f"objective.group={group} leaves no other image to tell a copy from; take at least 2, or leave out "
+                "objective.copies."
+            )
         if self.high_resolution is not None:
             self.high_resolution.check(augment, patch=patch, group=group)
         return self

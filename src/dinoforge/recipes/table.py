@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dinoforge.base.errors import unknown
 from dinoforge.recipes.continued import vit_micro_continue, vit_small_continue, vit_small_heads
+from dinoforge.recipes.copies import copy_descriptor
 from dinoforge.recipes.distilled import vit_base_distilled, vit_large_distilled, vit_small_distilled
 from dinoforge.recipes.domains import (
     vit_small_documents,
@@ -53,6 +54,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vit_micro.continue": vit_micro_continue,
     "vit_small.continue": vit_small_continue,
     "vit_small.heads": vit_small_heads,
+    # To find copies by (copies.py).
+    "copy.descriptor": copy_descriptor,
     # Distilled from ViT-g (distilled.py).
     "vit_small.distilled": vit_small_distilled,
     "vit_base.distilled": vit_base_distilled,

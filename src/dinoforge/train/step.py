@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dinoforge.base.config import Config
 from dinoforge.base.random import torch_generator
 from dinoforge.data.batch import Batch
+from dinoforge.loss.copies import CopyConfig, copy_loss
 from dinoforge.loss.dino import DinoConfig, dino_loss
 from dinoforge.loss.gram import gram_loss
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
@@ -60,6 +61,8 @@ class CentringConfig(Config):
 class ObjectiveConfig(Config):
     """What is learnt."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"copies"})
+
     group: int = Field(default=16, ge=1)
     """Images that share random draws and KoLeo's neighbours; results never depend on how groups lie on devices."""
     dino: DinoConfig = DinoConfig()
@@ -74,6 +77,8 @@ class ObjectiveConfig(Config):
     """Weight of KoLeo, summed over the global views as in the released code."""
     gram: GramConfig | None = None
     """Gram anchoring of patches to an earlier teacher, as {from_share: 0.2, start: 0.5}; null leaves it out."""
+    copies: CopyConfig | None = None
+    """Global views of an image against those of the others of its group, for a descriptor of copies; null leaves it out."""
     targets: Annotated[SinkhornConfig | CentringConfig, Field(discriminator="kind")] = SinkhornConfig()
     """How the teacher's scores become targets."""
     head: HeadConfig = HeadConfig()
@@ -266,6 +271,10 @@ class Pretrain(nn.Module):
         ).sum()
         total = config.dino_weight * dino.total + config.ibot_weight * ibot + config.koleo_weight * koleo
         terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo}
+        if config.copies is not None:
+            found = copy_loss(wide.image.unflatten(0, (views, images)), group=config.group, config=config.copies)
+            total = total + found.contrast + config.copies.entropy * found.entropy
+            terms |= {"contrast": found.contrast, "entropy": found.entropy}
         if self.gram is not None:
             gram = total.new_zeros(()) if anchors is None else gram_loss(wide.patches.flatten(1, 2), anchors)
             total, terms["gram"] = total + gram_weight * gram, gram

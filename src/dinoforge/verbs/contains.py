@@ -13,14 +13,16 @@ from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
+from dinoforge.curate.embeddings import Embedder, Embeddings
 from dinoforge.curate.images import Images, read_images
 from dinoforge.curate.stages.copies import CopiesConfig
 from dinoforge.data.manifest import is_manifest, read_made, read_manifest
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.copies import SIDE
+from dinoforge.features.copies import NAME, SIDE
 from dinoforge.features.descriptors import Descriptors, Match, matches, read_descriptors
-from dinoforge.features.pairs import LayoutConfig
+from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE, LayoutConfig
 from dinoforge.recipes.settle import settle
+from dinoforge.verbs.describing import describer
 from dinoforge.verbs.reading import worker_count
 
 
@@ -41,26 +43,36 @@ class Contained:
 
 
 def contains(
-    *, in_: str, images: str, threshold: str | float | None = None, workers: str | int | None = None
-) -> Contained:
+    *, in_: str, images: str, threshold: str | float | None = None, descriptor: str | None = None,
+    trust_sha256: str | None = None, precision: str = "auto", workers: str | int | None = None,
+) -> Contained:  # fmt: skip
     """Say which images, or near copies of them, are in a manifest, from what `curate` stored with it.
 
     Args:
         in: A folder of curate, its manifest.parquet, or a run that was trained on one. One of scan knows exact copies alone.
         images: Images to ask about, any source.
-        threshold: Aligned similarity above which two are near copies [0.925].
+        threshold: Similarity above which two are near copies [0.925; with descriptor= cosine 0.6].
+        descriptor: The file or backbone that curate looked for copies with, where it had one.
+        trust_sha256: SHA-256 of that file where it is TorchScript, a program that is run then.
+        precision: Of the descriptor: auto, fp32 or bf16.
         workers: Processes that read; all cores by default.
     """
     limit = with_settings(CopiesConfig(), {} if threshold is None else {"threshold": threshold}).threshold
     count, path = worker_count(workers), _manifest(Path(in_))
     stored, near = _stored(path)
-    if threshold is not None and not near:
-        raise ConfigError(f"threshold={threshold} has no effect: {path} has no descriptors beside it.")
+    for name, value in (("threshold", threshold), ("descriptor", descriptor)):
+        if value is not None and not near:
+            raise ConfigError(f"{name}={value} has no effect: {path} has no descriptors beside it.")
+    finds = _describer(path, stored, descriptor, trust_sha256, precision)
+    if limit is None:
+        limit = LAYOUT_DUPLICATE if finds is None else DUPLICATE
     source = open_source(images)
     with interruptible("nothing was written"), tempfile.TemporaryDirectory() as folder:
         asked = read_images(source, Path(folder), name="images", workers=count)
-    rows = asked.whole
-    found = matches(_asked(asked, rows, near), stored, threshold=limit, config=LayoutConfig(), workers=count)
+        rows = asked.whole
+        known = None if finds is None else Embeddings(Path(folder) / "described", finds)
+        mine = _asked(asked, rows, near, known)
+    found = matches(mine, stored, threshold=limit, config=LayoutConfig(), workers=count)
     ids = source.columns["id"]
     return Contained(
         images=len(source), contained=len({one.image for one in found}), rejected=len(source) - len(rows), near=near,
@@ -109,6 +121,34 @@ def _stored(path: Path) -> tuple[Descriptors, bool]:
     return found, True
 
 
-def _asked(images: Images, rows: np.ndarray, near: bool) -> Descriptors:
-    values = images.descriptors[rows] if near else np.zeros((len(rows), 0), np.float16)
-    return Descriptors(images.source.columns["id"][rows], images.sha256[rows], images.thumbnails[rows], values)
+def _asked(images: Images, rows: np.ndarray, near: bool, known: Embeddings | None) -> Descriptors:
+    values, name = np.zeros((len(rows), 0), np.float16), NAME
+    if known is not None:
+        values, name = known.dense(images, rows), known.how.name
+    elif near:
+        values = images.descriptors[rows]
+    return Descriptors(images.source.columns["id"][rows], images.sha256[rows], images.thumbnails[rows], values, name)
+
+
+def _describer(
+    path: Path, stored: Descriptors, descriptor: str | None, trust_sha256: str | None, precision: str
+) -> Embedder | None:
+    """What describes the asked images as the stored ones were; None for the descriptor that needs no weights.
+
+    Raises:
+        ConfigError: Another one, one that is missing, or settings of one that is not used.
+    """
+    what = f"{path} has descriptors {stored.name!r} of width {stored.values.shape[1]} beside it"
+    if stored.name == NAME:
+        for name, value in (("descriptor", descriptor), ("trust_sha256", trust_sha256)):
+            if value is not None:
+                raise ConfigError(f"{name}={value} has no effect: {what}, which need no weights.")
+        if precision != "auto":
+            raise ConfigError(f"precision={precision} has no effect without descriptor=.")
+        return None
+    if descriptor is None:
+        raise ConfigError(f"{what}; give descriptor= with the weights that made them.")
+    found = describer(descriptor, precision, trust_sha256=trust_sha256)
+    if found.name != stored.name:
+        raise ConfigError(f"descriptor={descriptor} is {found.name!r}; {what}. Give the weights that made them.")
+    return found

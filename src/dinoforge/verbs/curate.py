@@ -31,12 +31,14 @@ from dinoforge.curate.settings import (
     settle,
 )
 from dinoforge.curate.shards import FOLDER, free
+from dinoforge.curate.table import CURATIONS
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.opened import training_rows
 from dinoforge.recipes.settle import lines_of
 from dinoforge.report.curation import curation_page
+from dinoforge.verbs.describing import describer
 from dinoforge.verbs.embedding import embedder
 from dinoforge.verbs.reading import worker_count
 from dinoforge.verbs.train_filter import KEYS, TrainedFilter, refuse_other
@@ -75,10 +77,10 @@ def curate(  # noqa: PLR0913 - the keys of the verb
 ) -> Curated | TrainedFilter:  # fmt: skip
     """Choose from a pool what is worth learning from, and write down why each image is in or out.
 
-    In order: filters, safety, exact copies, near copies, copies of evaluation images, retrieval by likeness to seeds,
-    balance. What each finds is kept in out/stages and taken over where all that it depends on is the same; interrupted, the
-    same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json, report.html; with
-    shards.images=10k also the images themselves, in tars that training reads.
+    In order: filters, safety, exact copies, near-exact copies by hash, near copies, copies of evaluation images, retrieval
+    by likeness to seeds, balance. What each finds is kept in out/stages and taken over where all that it depends on is the
+    same; interrupted, the same command goes on. Gives manifest.parquet (data= of pretrain), dropped.parquet, summary.json,
+    report.html; with shards.images=10k also the images themselves, in tars that training reads.
 
     Safety filters run where their settings (safety.…, below) are given: lists of domains and of files, a model of yours, a
     filter that you trained (train_filter=), faces (noted, blurred whenever the manifest's images are read, or dropped). Where
@@ -94,7 +96,7 @@ def curate(  # noqa: PLR0913 - the keys of the verb
         stages: Only these, joined by commas; with what they need.
         backbone: What embeds images for retrieval, balance and trained filters: as in embed. Without one, a descriptor that
             needs no weights.
-        precision: Of the backbone: auto, fp32 or bf16.
+        precision: Of backbone and descriptor: auto, fp32 or bf16.
         workers: Processes that read; all cores by default. Results do not depend on it.
         train_filter: In place of pool: train a filter for safety of your own. A folder with two folders in it, keep and drop,
             of some dozens of images each, gives one in out= that drops what is like those in drop, and says how well images
@@ -119,7 +121,7 @@ def _curated(words: Mapping[str, Any], out: str, precision: str, workers: str | 
     config, given = settle(words)
     names = _stages(config, given)
     count, folder = worker_count(workers), Path(out)
-    _free(folder, [config.pool, *config.seeds, *([config.keep_out] if config.keep_out else [])])
+    _free(folder, [config.pool, *config.seeds, *(one for one in (config.keep_out, config.background) if one)])
     if config.shards.images is not None:
         free(folder / FOLDER)
     sources = _opened(config)
@@ -127,13 +129,17 @@ def _curated(words: Mapping[str, Any], out: str, precision: str, workers: str | 
     retrieval = group(config, "retrieval")
     if "retrieval" in names and isinstance(retrieval, RetrievalConfig):
         refuse_other_methods(given, [method_for(len(source), retrieval) for source in sources.seeds])
-    how = embedder(config.backbone, precision)
+    # With descriptor= alone, the precision is its.
+    how = embedder(config.backbone, precision if config.backbone or not config.descriptor else "auto")
+    finds = None
+    if config.descriptor is not None:
+        finds = describer(config.descriptor, precision, trust_sha256=config.trust_sha256)
     if "embedding" in names and how is LAYOUT:
         say(
             "Without backbone= images are embedded by colours and edges: near copies are near, kinds of things are not."
         )
     with interruptible("what was curated so far is kept"), locked(folder):
-        found = curated(sources, config, names, embedder=how, out=folder, workers=count)
+        found = curated(sources, config, names, embedder=how, out=folder, workers=count, describer=finds)
         summary = {**found.summary, "seconds": time.monotonic() - began}
         examples = {
             "dropped": dropped_examples(found.state, found.done),
@@ -193,7 +199,8 @@ def _opened(config: Curation) -> Opened:
     if "split" in pool.columns and len(set(pool.columns["split"].tolist())) > 1:
         say(f"{pool.address} has splits; all its {len(pool):,} images are the pool. ?split=train leaves others out.")
     seeds = [training_rows(address) for address in config.seeds]
-    return Opened(pool, seeds, None if config.keep_out is None else open_source(config.keep_out))
+    others = [None if address is None else open_source(address) for address in (config.keep_out, config.background)]
+    return Opened(pool, seeds, *others)
 
 
 def _refuse_same(config: Curation, sources: Opened) -> None:
@@ -205,6 +212,8 @@ def _refuse_same(config: Curation, sources: Opened) -> None:
     named = [("seeds", shown(address), source) for address, source in zip(config.seeds, sources.seeds, strict=True)]
     if sources.keep_out is not None:
         named.append(("keep_out", shown(str(config.keep_out)), sources.keep_out))
+    if sources.background is not None:
+        named.append(("background", shown(str(config.background)), sources.background))
     for word, address, source in named:
         if _same(source, sources.pool):
             raise ConfigError(f"{word}={address} holds the same images as pool={shown(config.pool)}; name other ones.")
@@ -246,11 +255,12 @@ def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def _lines() -> Iterator[str]:
-    """Of the stages alone: the keys have their own lines."""
+    """Of those that are no key: keys have their own lines."""
     short = {path: name for name, path in SHORT.items()}
+    keys = inspect.signature(curate).parameters
     for line in lines_of(CurateConfig(pool="")):
         name = line.split()[0]
-        if "." in name and name not in short:
+        if name not in keys and name not in short and name not in CURATIONS:
             yield line
 
 

@@ -15,9 +15,9 @@ def stages(**words):
 
 
 def test_stages_by_what_is_given():
-    assert stages() == ["filters", "exact", "pairs", "copies"]
-    assert stages(seeds="s") == ["filters", "exact", "pairs", "copies", "embedding", "retrieval"]
-    assert stages(seeds="s", keep_out="k")[4] == "leaks"
+    assert stages() == ["filters", "exact", "hash", "pairs", "copies"]
+    assert stages(seeds="s") == ["filters", "exact", "hash", "pairs", "copies", "embedding", "retrieval"]
+    assert stages(seeds="s", keep_out="k")[5] == "leaks"
     assert stages(**{"balance.levels": "[9,3]", "balance.images": "5"})[-1] == "balance"
     assert stages(**{"safety.hashes.file": "h"})[:3] == ["filters", "safety", "exact"]
     every = {"safety.hashes.file": "h", "balance.levels": "[9,3]", "balance.images": "5"}

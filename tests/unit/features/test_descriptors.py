@@ -1,6 +1,7 @@
 """Stored descriptors: what is asked is found, exactly or nearly; folders of another kind are refused."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from dinoforge.base.errors import DataError
 from dinoforge.features.copies import describe, thumbnail
 from dinoforge.features.descriptors import Descriptors, matches, read_descriptors, write_descriptors
+from dinoforge.features.learnt import Measure
 from dinoforge.features.pairs import LAYOUT_DUPLICATE, LayoutConfig
 from scenes import scenes
 
@@ -63,9 +65,7 @@ def test_a_key_that_is_not_known_is_no_match(tmp_path):
 
 def test_other_descriptors_are_refused(folder, tmp_path):
     np.save(folder / "descriptors.npy", np.zeros((20, 512), np.float16))
-    with pytest.raises(
-        DataError, match="holds descriptors 'layout' of width 512; this version compares 'layout' of width 248"
-    ):
+    with pytest.raises(DataError, match="holds descriptors 'layout' of width 512, not 248"):
         read_descriptors(folder)
     about = json.loads((folder / "descriptors.json").read_text()) | {"name": "sscd"}
     (folder / "descriptors.json").write_text(json.dumps(about))
@@ -79,3 +79,22 @@ def test_files_of_unequal_lengths_are_refused(folder):
     np.save(folder / "thumbnails.npy", np.zeros((19, 32, 32, 3), np.uint8))
     with pytest.raises(DataError, match="is damaged: its files are of 20, 20 and 19 images"):
         read_descriptors(folder)
+
+
+def test_descriptors_of_two_networks_are_never_compared(folder, tmp_path):
+    """Those of a network are compared by their cosine; the name and the width must both be the same."""
+    x = np.eye(4, 8, dtype=np.float32)
+    ids, keys, thumbnails = np.asarray(list("abcd")), np.asarray(list("1234")), np.zeros((4, 32, 32, 3), np.uint8)
+    one = Descriptors(ids, keys, thumbnails, x + x[::-1] * 0.9, "sscd 1", Measure())
+    write_descriptors(tmp_path / "e", one)
+    stored = read_descriptors(tmp_path / "e")
+    assert (stored.name, stored.measure) == ("sscd 1", Measure())
+    asked = Descriptors(ids[:1], np.asarray(["x"]), thumbnails[:1], x[:1], "sscd 1")
+    lines = matches(asked, stored, threshold=0.6, config=LayoutConfig())
+    assert [(line.id, line.kind, line.similarity) for line in lines] == [
+        ("a", "near", pytest.approx(1 / np.hypot(1, 0.9), abs=1e-3)), ("d", "near", pytest.approx(0.9 / np.hypot(1, 0.9), abs=1e-3))
+    ]  # fmt: skip
+    others = (replace(asked, name="sscd 2"), replace(asked, values=np.ones((1, 4))), replace(asked, name="layout"))
+    for other in others:
+        with pytest.raises(DataError, match="cannot be compared; both must come from one descriptor"):
+            matches(other, stored, threshold=0.6, config=LayoutConfig())

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from dinoforge.features.copies import describe, thumbnail
-from dinoforge.features.pairs import LAYOUT_DUPLICATE, LayoutConfig, joined, layout_pairs, pairs_of
+from dinoforge.features.pairs import LAYOUT_DUPLICATE, LAYOUT_LEAK, LayoutConfig, joined, layout_pairs, pairs_of
 from dinoforge.features.search import SearchConfig, self_search
 from dinoforge.features.verify import VerifyConfig, aligned_similarity
 from scenes import scenes
@@ -126,3 +126,53 @@ def test_layout_pairs_of_a_small_pool():
     still = layout_pairs(thumbnails, describe(thumbnails), config=LayoutConfig(mirror=False)).above(LAYOUT_DUPLICATE)
     assert still.right.tolist() == list(range(30, 35))
     assert len(layout_pairs(thumbnails[:0], describe(thumbnails[:0]), config=LayoutConfig())) == 0
+
+
+def sparse(seed, kind):
+    """A page, a screen or a sign: mostly ground, and in each kind the same frame, bar or lines; the rest is of the seed."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((128, 128, 3), 250, np.uint8)
+    if kind == "page":
+        for line in range(8, 120, 16):
+            end = 120 if line < 104 else int(rng.integers(40, 110))
+            letters = np.kron(rng.integers(0, 2, (4, 28)), np.ones((2, 4)))[:, : end - 8]
+            picture[line : line + 8, 8:end] = (250 - 220 * letters[:8])[..., None]
+    elif kind == "screen":
+        picture[:14] = (30, 60, 120)
+        for _ in range(7):
+            top, left = rng.integers(24, 110), rng.integers(6, 80)
+            picture[top : top + 6, left : left + int(rng.integers(15, 45))] = rng.integers(150, 235, 3)
+    else:
+        picture[:] = 0
+        picture[20:108, 20:108] = (60, 60, 60)
+        cv2.circle(
+            picture, tuple(int(n) for n in rng.integers(35, 93, 2)), int(rng.integers(12, 20)), (190, 160, 90), -1
+        )
+    return picture
+
+
+KINDS = ("page", "screen", "sign")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sparse_pictures_that_differ_are_not_one(kind):
+    """They share a frame, a bar or lines; and a part of one kind is like a part of another."""
+    pictures = [sparse(seed, kind) for seed in range(6)]
+    others = [sparse(9, other) for other in KINDS if other != kind]
+    pairs = [(one, other) for at, one in enumerate(pictures) for other in [*pictures[at + 1 :], *others]]
+    assert similarity(pairs, config=VerifyConfig(promising=0)).max() < LAYOUT_LEAK
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_of_sparse_pictures_are_found(kind):
+    pairs = []
+    for seed in range(4):
+        picture = sparse(seed, kind)
+        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 40])[1]
+        copies = [
+            cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.resize(picture, (75, 80), interpolation=cv2.INTER_AREA),
+            (picture * np.asarray([0.8, 0.6, 0.7])).astype(np.uint8), picture[:, 10:],
+        ]  # fmt: skip
+        pairs += [(picture, copy) for copy in copies]
+    found = similarity(pairs)
+    assert found.min() > LAYOUT_DUPLICATE, found.reshape(4, 4)

@@ -9,23 +9,23 @@ from pydantic import Field
 
 from dinoforge.base.config import Config
 from dinoforge.curate.components import components, deduplicated, largest
-from dinoforge.curate.stages.pairs import pairs_found
+from dinoforge.curate.stages.pairs import pairs_found, threshold_of
 from dinoforge.curate.state import Result, Stage, State
-from dinoforge.features.pairs import LAYOUT_DUPLICATE, Pairs
+from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE, Pairs
 
 
 class CopiesConfig(Config):
     """When two images of the pool are copies, and which one stays."""
 
-    threshold: float = Field(default=LAYOUT_DUPLICATE, ge=0, lt=1)
-    """Aligned similarity above which they are (that of trained descriptors, 0.6 in the paper, is another scale)."""
+    threshold: float | None = Field(default=None, ge=0, lt=1)
+    """Similarity above which they are. Null: 0.925 of the descriptor that needs no weights, cosine 0.6 of a learnt one."""
     keep: Literal["largest", "first"] = "largest"
     """Of a group the picture of most pixels stays, of equally large ones the first; or always the first."""
 
 
 def _run(state: State, config: CopiesConfig) -> Result:
     pool = state.pool
-    found = pairs_found(state).above(config.threshold)
+    found = pairs_found(state).above(threshold_of(state, config.threshold, LAYOUT_DUPLICATE, DUPLICATE))
     inside = (found.right < len(pool)) & np.isin(found.left, state.alive) & np.isin(found.right, state.alive)
     pairs = Pairs(found.left[inside], found.right[inside], found.similarity[inside])
     size = pool.pixels if config.keep == "largest" else None

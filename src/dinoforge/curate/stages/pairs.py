@@ -18,6 +18,7 @@ from dinoforge.curate.images import Images, read_shard, write_shard
 from dinoforge.curate.state import Result, Stage, State
 from dinoforge.curate.why import Dropped
 from dinoforge.features.copies import NAME
+from dinoforge.features.learnt import Measure, fit_measure, learnt_across, learnt_pairs
 from dinoforge.features.pairs import (
     Candidates,
     LayoutConfig,
@@ -31,10 +32,63 @@ from dinoforge.features.pairs import (
 
 PART = 200_000
 """Candidates of a part: every one takes all its pictures apart again, so fewer parts are less work."""
+_VERSION = 2
+"""Of the comparison: another one settles all candidates again."""
 
 
-def _run(state: State, config: LayoutConfig) -> Result:
+class PairsConfig(LayoutConfig):
+    """How near copies are found."""
+
+    whiten: bool = False
+    """Whether learnt descriptors are whitened by the principal directions of the pool's, as published for SSCD."""
+
+
+def _run(state: State, config: PairsConfig) -> Result:
     """Rows of pairs are those of the pool, and behind them those of the evaluation images."""
+    pairs, recall, more, arrays = (_by_layout if state.descriptions is None else _by_network)(state, config)
+    if state.keep_out is not None:
+        pairs.append(_equal(state.pool, state.alive, state.keep_out, state.keep_out.whole))
+    every = merged(pairs)
+    arrays |= {"left": every.left, "right": every.right, "similarity": every.similarity}
+    nothing = Dropped.alone(np.zeros(0, np.int64), np.zeros(0, "<U1"), stage="pairs")
+    return Result(nothing, arrays, {**more, "pairs": len(every), "recall": recall})
+
+
+Way = tuple[list[Pairs], float, dict[str, Any], dict[str, np.ndarray]]
+"""Pairs, the lowest recall of a search, facts, and arrays that others need."""
+
+
+def _by_network(state: State, config: PairsConfig) -> Way:
+    """By cosines of learnt descriptors."""
+    assert state.descriptions is not None
+    pool, rows, known = state.pool, state.alive, state.descriptions
+    vectors = known.dense(pool, rows)
+    others = None if state.background is None else known.dense(state.background, state.background.whole)
+    measure = fit_measure(vectors, whiten=config.whiten, background=others)
+    count = config.neighbours
+    within, recall = learnt_pairs(vectors, measure, above=config.candidate, config=config.search, count=count)
+    pairs = [Pairs(rows[within.left], rows[within.right], within.similarity)]
+    if state.keep_out is not None:
+        asked = state.keep_out.whole
+        across = learnt_across(
+            vectors,
+            known.dense(state.keep_out, asked),
+            measure,
+            above=config.candidate,
+            config=config.search,
+            count=count,
+        )
+        pairs.append(joined(rows[across.left], asked[across.right] + len(pool), across.similarity))
+        recall = min(recall, across.recall)
+    facts = {
+        "descriptor": f"{known.how.name}, learnt, width {vectors.shape[1]}", "learnt": True,
+        "whitened": config.whiten, "normalised": others is not None,
+    }  # fmt: skip
+    return pairs, recall, facts, {f"measure.{name}": array for name, array in measure.arrays().items()}
+
+
+def _by_layout(state: State, config: PairsConfig) -> Way:
+    """By the descriptor that needs no weights."""
     pool, rows = state.pool, state.alive
     within = self_candidates(pool.descriptors[rows], config=config)
     found = [_settled(within, pool.thumbnails[rows], "pool", state, config)]
@@ -50,16 +104,9 @@ def _run(state: State, config: LayoutConfig) -> Result:
         both = np.concatenate([pool.thumbnails[rows], state.keep_out.thumbnails[asked]])
         cross = _settled(shifted, both, "keep_out", state, config)
         pairs.append(Pairs(rows[cross.left], asked[cross.right - len(rows)] + len(pool), cross.similarity))
-        pairs.append(_equal(pool, rows, state.keep_out, asked))
         recall = min(recall, across.recall)
-    every = merged(pairs)
-    arrays = {"left": every.left, "right": every.right, "similarity": every.similarity}
-    nothing = Dropped.alone(np.zeros(0, np.int64), np.zeros(0, "<U1"), stage="pairs")
-    facts = {
-        "descriptor": f"{NAME}: layout of colours and edges, compared in detail; needs no weights",
-        "pairs": len(every), "looked_at": len(within), "recall": recall,
-    }  # fmt: skip
-    return Result(nothing, arrays, facts)
+    about = f"{NAME}: layout of colours and edges, compared in detail; needs no weights"
+    return pairs, recall, {"descriptor": about, "looked_at": len(within)}, {}
 
 
 def _settled(candidates: Candidates, thumbnails: np.ndarray, name: str, state: State, config: LayoutConfig) -> Pairs:
@@ -67,7 +114,9 @@ def _settled(candidates: Candidates, thumbnails: np.ndarray, name: str, state: S
     order = np.lexsort((candidates.right, candidates.left))
     candidates = Candidates(candidates.left[order], candidates.right[order], candidates.flip[order])
     keep_out = state.keep_out.fingerprint if state.keep_out is not None and name == "keep_out" else None
-    made = fingerprint([science(config), state.pool.fingerprint, keep_out, state.alive.tolist(), len(candidates), PART])
+    made = fingerprint(
+        [_VERSION, science(config), state.pool.fingerprint, keep_out, state.alive.tolist(), len(candidates), PART]
+    )
     found = []
     with progress(f"compare {name}", len(candidates), unit="pairs") as tick:
         for start in range(0, len(candidates), PART):
@@ -103,8 +152,30 @@ def pairs_found(state: State) -> Pairs:
     return Pairs(arrays["left"], arrays["right"], arrays["similarity"])
 
 
-def _depends(state: State, _config: LayoutConfig) -> Any:
-    return None if state.keep_out is None else state.keep_out.fingerprint
+def threshold_of(state: State, given: float | None, layout: float, learnt: float) -> float:
+    """What was given, else the one of the two that belongs to the descriptor that found the pairs."""
+    if given is not None:
+        return given
+    return learnt if state.results["pairs"].facts.get("learnt") else layout
 
 
-PAIRS = Stage(about="near copies are looked for", run=_run, config=LayoutConfig, depends=_depends)
+def measure_of(state: State) -> Measure | None:
+    """How learnt descriptors were compared; None where they were not."""
+    if "pairs" not in state.results or not state.results["pairs"].facts.get("learnt"):
+        return None
+    arrays = state.results["pairs"].arrays
+    return Measure.of(
+        {name.removeprefix("measure."): held for name, held in arrays.items() if name.startswith("measure.")}
+    )
+
+
+def _depends(state: State, _config: PairsConfig) -> Any:
+    """The evaluation images, and what describes."""
+    return [
+        state.keep_out and state.keep_out.fingerprint,
+        state.descriptions and state.descriptions.how.fingerprint,
+        state.background and state.background.fingerprint,
+    ]
+
+
+PAIRS = Stage(about="near copies are looked for", run=_run, config=PairsConfig, depends=_depends, version=_VERSION)
