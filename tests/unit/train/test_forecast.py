@@ -121,7 +121,8 @@ def test_parts_and_ranks_need_less_each_and_compute_as_much_together():
 
 def test_a_large_probe_of_quality_is_the_peak_of_a_small_batch():
     small = {"plan.batch": 2, "objective.group": 2, "objective.head.prototypes": 16}
-    without, with_ = (forecast(made("vit_micro.toy", **small, **{"probe.rank_rows": rows})).memory for rows in (2, 256))
+    one = made("vit_micro.toy", **small)
+    without, with_ = (forecast(replace(one, probe_rows=rows)).memory for rows in (2, 256))
     assert with_.activations > 2 * without.activations
 
 
