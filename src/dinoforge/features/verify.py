@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from dinoforge.base.config import Config
 from dinoforge.base.processes import spread
@@ -77,6 +78,20 @@ def aligned_similarity(
         workers: Processes that compare; they change nothing of the result.
     """
     cv2.setNumThreads(1)  # processes that are forked while it has threads would wait for them for ever
+    # Threads for products as small as these wait for one another: on a busy machine up to thirty times as long.
+    with threadpool_limits(1, user_api="blas"):
+        return _aligned(thumbnails, left, right, mirror, config, workers)
+
+
+def _aligned(
+    thumbnails: Thumbnails,
+    left: Int[np.ndarray, " P"],
+    right: Int[np.ndarray, " P"],
+    mirror: Bool[np.ndarray, " P"] | None,
+    config: VerifyConfig,
+    workers: int,
+) -> Float32[np.ndarray, " P"]:
+    """As ``aligned_similarity``, whatever threads there are."""
     windows, pairs = _windows(config), np.arange(len(left))
     flip = np.zeros(len(left), dtype=bool) if mirror is None else mirror
     score, outer, inside = np.full(len(left), -1.0, np.float32), np.zeros_like(left), np.zeros(len(left), np.int64)
