@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dinoforge.evaluate.evaluation import Evaluation
+from dinoforge.evaluate.neighbours import KNN
 
-from dinoforge.base.config import Config
-from dinoforge.evaluate.knn import KnnConfig, knn_scores
-from dinoforge.evaluate.score import Score
-
-EVALUATIONS: dict[str, tuple[type[Config], Callable[..., list[Score]]]] = {
-    "knn": (KnnConfig, knn_scores),
+EVALUATIONS: dict[str, Evaluation] = {
+    "knn": KNN,
 }

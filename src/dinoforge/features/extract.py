@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ from dinoforge.base import dist
 from dinoforge.base.allocator import keep_freed_memory
 from dinoforge.base.errors import DataError
 from dinoforge.base.hardware import Precision, compute_context, cores
-from dinoforge.data.augment import centre, squeezed
 from dinoforge.data.decode import Broken, Reading
 from dinoforge.data.sources.source import Source
+from dinoforge.features.views import View, middle, squeezed_whole
 from dinoforge.model.features import Features
 from dinoforge.model.weights import Preprocessing
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +88,24 @@ class NoneUsable(DataError):
 
 def pictures(
     source: Source, preprocessing: Preprocessing, *, on_broken: Callable[[str, str], None], rows_at_once: int,
-    decoders: int = 1, whole: bool = False,
+    decoders: int = 1, view: View | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " B"], UInt8[Tensor, "B C Y X"]]]:  # fmt: skip
-    """Every usable image of a source, in order, centred, so many at once; the next ones are decoded meanwhile.
-
-    All have the size that the preprocessing cuts out, so any of them make a batch.
+    """Every usable image of a source, in order, at most so many at once; the next ones are decoded meanwhile.
 
     Args:
         decoders: Threads that decode; no result depends on it.
-        whole: Whether nothing is cut off: all of a picture becomes the square, see ``squeezed``.
+        view: What of a picture is seen, by default the middle that the preprocessing cuts out. Where views differ in size,
+            those at once are as many as follow one another in one size.
 
     Raises:
         NoneUsable: Not one image could be used.
     """
 
-    how = reading(preprocessing)
+    how, seen = reading(preprocessing), view or middle(preprocessing)
 
     def one(row: int) -> Tensor | Broken:
         try:
-            pixels = source.pixels(row, how)
-            if whole:
-                return squeezed(pixels, side=preprocessing.side)
-            return centre(pixels, short_side=preprocessing.short_side, side=preprocessing.side)
+            return seen.of(source.pixels(row, how), row)
         except Broken as error:
             return error
 
@@ -124,9 +123,10 @@ def pictures(
                         last = [(row, str(picture))]
                         on_broken(str(source.columns["id"][row]), str(picture))
                 good = [(row, picture) for row, picture in enumerate(found, start) if isinstance(picture, Tensor)]
-                if good:
-                    usable += len(good)
-                    yield np.asarray([row for row, _ in good]), torch.stack([picture for _, picture in good])
+                usable += len(good)
+                for _, alike in groupby(good, key=lambda one: one[1].shape):
+                    some = list(alike)
+                    yield np.asarray([row for row, _ in some]), torch.stack([picture for _, picture in some])
         finally:
             ahead.shutdown(cancel_futures=True)  # whoever stops asking is not kept waiting
     if not usable:
@@ -160,19 +160,22 @@ def forward(module: Any, images: Float[Tensor, "B C Y X"], how: Extraction) -> F
     return found
 
 
-def _computed(
-    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, on_broken: Callable[[str, str], None]
-) -> Iterator[tuple[Int[np.ndarray, " B"], Features]]:
-    """Features of every usable image where they were computed, with their rows."""
+def computed(
+    module: Any, source: Source, preprocessing: Preprocessing, how: Extraction, *,
+    of: Callable[[Any, Tensor], Result], on_broken: Callable[[str, str], None], view: View | None = None,
+) -> Iterator[tuple[Int[np.ndarray, " B"], Result]]:  # fmt: skip
+    """What a function of a network and normalised images gives of every usable image, with their rows, where it is computed."""
     was_training = module.training
     module.eval()
     try:
         with _threads(how.device) as decoders:
             for rows, images in pictures(
-                source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once, decoders=decoders
+                source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once, decoders=decoders, view=view
             ):
                 x = normalised(images.to(how.device, non_blocking=True), preprocessing)
-                yield rows, forward(module, x, how)
+                with torch.no_grad(), compute_context(how.precision, how.device):
+                    found = of(module, x)
+                yield rows, found
     finally:
         module.train(was_training)
 
@@ -186,22 +189,13 @@ def extract(
     on_broken: Callable[[str, str], None],
 ) -> Iterator[Part]:
     """Features of every usable image, part by part, on the CPU in float32."""
-    for rows, found in _computed(module, source, preprocessing, how, on_broken):
+    for rows, found in computed(module, source, preprocessing, how, of=_all, on_broken=on_broken):
         yield Part(rows, Features(*(t.float().cpu() for t in (found.image, found.registers, found.patches))))
 
 
-def extract_tokens(
-    module: Any,
-    source: Source,
-    preprocessing: Preprocessing,
-    how: Extraction,
-    *,
-    tokens: str,
-    on_broken: Callable[[str, str], None],
-) -> Iterator[tuple[Int[np.ndarray, " B"], Float[np.ndarray, "B *shape"]]]:
-    """One kind of them (``image`` or ``patches``) with their rows: of a GPU, nothing else travels."""
-    for rows, found in _computed(module, source, preprocessing, how, on_broken):
-        yield rows, getattr(found, tokens).float().cpu().numpy()
+def _all(module: Any, images: Tensor) -> Features:
+    found: Features = module(images)
+    return found
 
 
 def image_features(
@@ -221,14 +215,12 @@ def vectors(
         NoneUsable: Not one image could be used.
     """
     rows, found = list[np.ndarray](), list[np.ndarray]()
-    with _threads(how.device) as decoders:
-        for some, images in pictures(
-            source, preprocessing, on_broken=on_broken, rows_at_once=how.rows_at_once, decoders=decoders, whole=True
-        ):
-            x = normalised(images.to(how.device, non_blocking=True), preprocessing)
-            with torch.no_grad(), compute_context(how.precision, how.device):
-                found.append(module(x).float().cpu().numpy())
-            rows.append(some)
+    for some, values in computed(
+        module, source, preprocessing, how, of=lambda network, images: network(images), on_broken=on_broken,
+        view=squeezed_whole(preprocessing),
+    ):  # fmt: skip
+        rows.append(some)
+        found.append(values.float().cpu().numpy())
     return np.concatenate(found), np.concatenate(rows)
 
 

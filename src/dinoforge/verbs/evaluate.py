@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dinoforge.base.config import Config, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line, place_for
 from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import has_split, open_source
+from dinoforge.evaluate.evaluation import Sides
 from dinoforge.evaluate.table import EVALUATIONS
-from dinoforge.features.extract import image_features
+from dinoforge.features.eyes import Eyes
 from dinoforge.recipes.opened import labelled
 from dinoforge.verbs.opening import extraction, opened, told
 
@@ -51,16 +50,10 @@ def evaluate(
     known, asked = _train_and_test(data, train, test)
     known, asked = _first(known, train_rows, "train_rows"), _first(asked, test_rows, "test_rows")
     found = opened(backbone)
-    how = extraction(precision)
-    bank, bank_rows = image_features(found.module.to(how.device), known, found.preprocessing, how, on_broken=told)
-    queries, query_rows = image_features(found.module, asked, found.preprocessing, how, on_broken=told)
+    eyes = Eyes(found, extraction(precision), folder=None, on_broken=told)
     scores = []
     for name in names:
-        _, measure = EVALUATIONS[name]
-        for score in measure(
-            bank, torch.from_numpy(known.columns["label"][bank_rows]),
-            queries, torch.from_numpy(asked.columns["label"][query_rows]), config=configs[name],
-        ):  # fmt: skip
+        for score in EVALUATIONS[name].measure(eyes, Sides(known, asked), configs[name]):
             scores.append(
                 dataclasses.replace(score, backbone=found.fingerprint, data=f"{known.fingerprint} {asked.fingerprint}")
             )
@@ -72,8 +65,8 @@ def evaluate(
 
 def _task_settings(names: list[str], settings: Mapping[str, Any]) -> dict[str, Config]:
     """The config of every task, from settings such as ``knn.neighbours``."""
-    configs: dict[str, Config] = {name: EVALUATIONS[name][0]() for name in names}
-    allowed = [f"{name}.{field}" for name in names for field in EVALUATIONS[name][0].model_fields]
+    configs: dict[str, Config] = {name: EVALUATIONS[name].config() for name in names}
+    allowed = [f"{name}.{field}" for name in names for field in EVALUATIONS[name].config.model_fields]
     for path in settings:
         if path not in allowed:
             raise unknown("setting", path, [*allowed, "backbone", "data", "out", "tasks", "test", "train"])

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dinoforge.base.errors import DataError, RunError
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.extract import Extraction, extract_tokens, image_features, pictures
+from dinoforge.features.extract import Extraction, computed, image_features, pictures
+from dinoforge.features.kinds import KINDS
 from dinoforge.features.store import read_features, write_features
 from dinoforge.features.unfinished import Unfinished
 from dinoforge.model.table import build
@@ -32,7 +33,8 @@ def test_rows_are_the_features(tokens, shard, tmp_path):
     module, source = build(ToyConfig(), seed=0), open_source("toy://species?images=11&size=24")
     shards = Unfinished(tmp_path / ".f", {"backbone": "b"}, images=11, rows=shard)
     how = Extraction(CPU, rows_at_once=2)
-    shards.write(extract_tokens(module, source, HOW, how, tokens=tokens, on_broken=quiet), deque())
+    parts = computed(module, source, HOW, how, of=KINDS[tokens], on_broken=quiet)
+    shards.write(((rows, found.numpy()) for rows, found in parts), deque())
     assert write_features(tmp_path / "f", shards, columns=source.columns, facts={"backbone": "b"}) == 11
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
     assert not (tmp_path / "f" / "quarantine.jsonl").exists()
@@ -63,7 +65,7 @@ def test_what_holds_no_features(tmp_path):
         read_features(tmp_path)
 
 
-def computed(rows, at_once=2):
+def made(rows, at_once=2):
     """Row r has the features r, r + 1/2."""
     for start in range(0, len(rows), at_once):
         some = np.asarray(rows[start : start + at_once])
@@ -103,7 +105,7 @@ def test_broken_images_have_no_row_and_keep_their_reasons(tmp_path):
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_only_what_is_missing_is_written(number, harm, tmp_path):
     shards = Unfinished(tmp_path / "s", {"a": 1}, images=11, rows=4)
-    shards.write(computed(range(11)), deque())
+    shards.write(made(range(11)), deque())
     values, note = tmp_path / "s" / f"{number:05}.f32", tmp_path / "s" / f"{number:05}.json"
     whole = values.read_bytes()
     if harm == "absent":
@@ -119,7 +121,7 @@ def test_only_what_is_missing_is_written(number, harm, tmp_path):
     others = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/0*") if path.stem != values.stem}
     again = Unfinished(tmp_path / "s", {"a": 1}, images=11, rows=4)
     assert again.missing() == [number]
-    again.write(computed(again.span(number)), deque())
+    again.write(made(again.span(number)), deque())
     assert values.read_bytes() == whole
     assert {name: (tmp_path / "s" / name).stat().st_mtime_ns for name in others} == others
     assert not list(tmp_path.glob("s/.0*"))
@@ -131,7 +133,7 @@ def test_what_fails_keeps_the_shards_before_it(tmp_path):
     shards = Unfinished(tmp_path / "s", {}, images=12, rows=4)
 
     def fails():
-        yield from computed(range(6))
+        yield from made(range(6))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +154,7 @@ def test_what_fails_keeps_the_shards_before_it(tmp_path):
 def test_shards_of_something_else_are_refused(about, images, rows, told, tmp_path):
     first = Unfinished(tmp_path / "s", {"a": {"b": 1}}, images=11, rows=4)
     before = (tmp_path / "s" / "about.json").read_text()
-    first.write(computed(range(4)), deque(["x"] * 7))
+    first.write(made(range(4)), deque(["x"] * 7))
     with pytest.raises(
         RunError,
         match=rf"^.*/s holds finished shards of other features\. They differ in: {told}\. Give .*or remove .*/s to start anew\.$",

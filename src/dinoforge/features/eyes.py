@@ -1,0 +1,117 @@
+"""A frozen backbone that looks at sources, and remembers: a table of features is computed once for all who ask for it.
+
+Axes: N usable images of a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dinoforge.base.config import fingerprint
+from dinoforge.base.errors import DataError
+from dinoforge.data.sources.source import Source
+from dinoforge.features.extract import Extraction, computed
+from dinoforge.features.kept import files_of, keep
+from dinoforge.features.kinds import KINDS
+from dinoforge.features.store import read_features
+from dinoforge.features.views import View, middle
+from dinoforge.model.weights import Backbone
+
+_SHARD = 1024
+_DRAWN = "toy://"
+"""Sources whose address determines every pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Features of one kind, of every usable image of a source."""
+
+    values: Float[Tensor, "N *shape"]
+    """Mapped from the disk where they are kept there: never to be changed in place."""
+    rows: Int[np.ndarray, " N"]
+    """Of the source, in order."""
+    source: Source
+    """Those rows of it, so that its columns go with ``values``."""
+
+
+class Eyes:
+    """A frozen backbone and what it has seen.
+
+    Args:
+        folder: Where features are kept for later processes, one folder a table; None keeps them in memory alone.
+        on_broken: Is told of images that are set aside.
+    """
+
+    def __init__(
+        self, backbone: Backbone, how: Extraction, *, folder: Path | None, on_broken: Callable[[str, str], None]
+    ) -> None:
+        self.backbone, self.how = backbone, how
+        self._folder, self._on_broken, self._seen = folder, on_broken, dict[str, Look]()
+
+    @property
+    def usual(self) -> View:
+        """What is seen of a picture unless a view is given."""
+        return middle(self.backbone.preprocessing)
+
+    def look(self, source: Source, kind: str = "image", *, view: View | None = None) -> Look:
+        """The features of a source, computed unless they are remembered.
+
+        Args:
+            kind: ``image`` [N D], ``blocks`` [N L+1 D], ``patches`` [N H W D] or ``norms`` [N H W]; see ``kinds.py``.
+            view: What of a picture is seen; by default the middle that the preprocessing cuts out.
+
+        Raises:
+            NoneUsable: Not one image could be used.
+            RunError: The folder cannot be written.
+        """
+        seen = view or self.usual
+        files = files_of(source)
+        key = fingerprint(
+            {"backbone": self.backbone.fingerprint, "preprocessing": self.backbone.preprocessing.model_dump(mode="json"),
+             "data": source.fingerprint, "files": files, "address": source.address, "kind": kind, "view": seen.name,
+             "precision": self.how.precision}
+        )  # fmt: skip
+        if key not in self._seen:
+            lasting = self._folder is not None and (files is not None or source.address.startswith(_DRAWN))
+            self._seen[key] = (
+                self._lasting(source, kind, seen, self._folder / key)
+                if lasting and self._folder is not None
+                else self._passing(source, kind, seen)
+            )
+        return self._seen[key]
+
+    def _passing(self, source: Source, kind: str, view: View) -> Look:
+        rows, values = list[np.ndarray](), list[Tensor]()
+        for some, found in computed(
+            self.backbone.module.to(self.how.device), source, self.backbone.preprocessing, self.how, of=KINDS[kind],
+            on_broken=self._on_broken, view=view,
+        ):  # fmt: skip
+            rows.append(some)
+            values.append(found.float().cpu())
+        return _look(torch.cat(values), np.concatenate(rows), source)
+
+    def _lasting(self, source: Source, kind: str, view: View, path: Path) -> Look:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path / "features.json").exists():
+            keep(
+                path, source, self.backbone, self.how, kind=kind, on_broken=self._on_broken, rows=_SHARD, view=view,
+                label="looking", facts={"view": view.name},
+            )  # fmt: skip
+        stored = read_features(path)
+        place = {name: row for row, name in enumerate(source.columns["id"].tolist())}
+        try:
+            rows = np.asarray([place[name] for name in stored.ids.tolist()], np.int64)
+        except KeyError:
+            raise DataError(f"{path} holds features of other images; remove it.") from None
+        return _look(torch.from_numpy(np.asarray(stored.values)), rows, source)
+
+
+def _look(values: Tensor, rows: np.ndarray, source: Source) -> Look:
+    return Look(values, rows, source if len(rows) == len(source) else source.select(rows))

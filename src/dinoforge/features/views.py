@@ -1,0 +1,64 @@
+"""What of a picture a frozen backbone is shown.
+
+Axes: Y by X pixels of a picture, y by x of what is seen, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from dinoforge.base.errors import ConfigError
+from dinoforge.data.augment import centre, resize, squeezed
+from dinoforge.model.weights import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """From decoded pixels to those that are seen."""
+
+    name: str
+    """Everything that determines it, in words: features that are kept are looked up by it."""
+    of: Callable[[UInt8[np.ndarray, "Y X C"], int], UInt8[Tensor, "C y x"]]
+    """Of a picture's pixels and its row in the source."""
+
+
+def middle(how: Preprocessing) -> View:
+    """What the preprocessing says: the short side resized, the square in the middle."""
+    return View(
+        f"short side {how.short_side}, middle {how.side}",
+        lambda pixels, _: centre(pixels, short_side=how.short_side, side=how.side),
+    )
+
+
+def tight(how: Preprocessing) -> View:
+    """The middle square as large as it can be: the short side is resized to the square's (for logistic regression)."""
+    return middle(how.model_copy(update={"short_side": how.side}))
+
+
+def squeezed_whole(how: Preprocessing) -> View:
+    """All of a picture, made a square; see ``squeezed``."""
+    return View(f"all squeezed to {how.side}", lambda pixels, _: squeezed(pixels, side=how.side))
+
+
+def longest(pixels: int, *, patch: int) -> View:
+    """All of a picture in its own shape, the long side resized to so many pixels, either to a multiple of the patch.
+
+    Raises:
+        ConfigError: Fewer pixels than a patch has.
+    """
+    if pixels < patch:
+        raise ConfigError(f"a long side of {pixels} pixels is less than a patch of {patch}.")
+
+    def see(image: np.ndarray, _: int) -> Tensor:
+        height, width = image.shape[:2]
+        scale = pixels / max(height, width)
+        sides = [max(1, round(side * scale / patch)) * patch for side in (height, width)]
+        return resize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), *sides)
+
+    return View(f"long side {pixels}, sides multiples of {patch}", see)
