@@ -96,8 +96,7 @@ def test_every_requirement_has_a_pin_that_it_allows(line):
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
-# `faces` asks for an older OpenCV than the one that everything else is tested with: it cannot be had with the pins.
-@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"faces"}))
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
 def test_pins_fit_the_extras(extra):
     for wanted in map(Requirement, EXTRAS[extra]):
         pin = PINS.get(canonicalize_name(wanted.name))
@@ -116,6 +115,6 @@ def test_extras_that_messages_name_exist():
 
 
 def test_dev_brings_every_extra_that_the_tests_use():
-    """All but those that cannot be had beside the pinned torch and OpenCV, and object storages that no test reaches."""
+    """All but those that cannot be had beside the pinned torch, and object storages that no test reaches."""
     (whole,) = [found for found in map(Requirement, EXTRAS["dev"]) if found.name == "dinoforge"]
-    assert whole.extras == EXTRAS.keys() - {"dev", "azure", "faces", "gcs", "timm"}
+    assert whole.extras == EXTRAS.keys() - {"dev", "azure", "gcs", "timm"}

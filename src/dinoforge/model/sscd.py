@@ -8,10 +8,10 @@ Axes: B images, Y by X pixels, y by x cells of the last map, D numbers of a desc
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.base.files import sha256
 from dinoforge.model.official import read_state
+from dinoforge.model.program import open_program
 from dinoforge.model.weights import Preprocessing, load_into
 
 SIDE = 320
@@ -146,10 +147,8 @@ def open_descriptor(path: Path, *, trust_sha256: str | None = None) -> Opened:
     """
     if not path.is_file():
         raise WeightsError(f"descriptor={path} does not exist.")
-    mark = sha256(path)
     if _is_program(path):
-        _vouched(path, mark, trust_sha256)
-        return _opened_program(path, mark)
+        return _opened_program(*open_program(path, trusted=trust_sha256, name=str(path), setting="trust_sha256"), path)
     if trust_sha256 is not None:
         raise ConfigError(f"trust_sha256= has no effect: {path} holds tensors, which are read without running code.")
     state = read_state(path)
@@ -165,7 +164,7 @@ def open_descriptor(path: Path, *, trust_sha256: str | None = None) -> Opened:
     # How many batches were seen is not used, and files written by early versions of torch have no such number.
     counts = {name: tensor for name, tensor in module.state_dict().items() if name.endswith(_COUNTS)}
     load_into(module, {**counts, **state}, name=str(path))
-    return Opened(module.eval(), f"sscd {mark[:16]}", len(projection))
+    return Opened(module.eval(), f"sscd {sha256(path)[:16]}", len(projection))
 
 
 def _is_program(path: Path) -> bool:
@@ -177,20 +176,8 @@ def _is_program(path: Path) -> bool:
         return False
 
 
-def _vouched(path: Path, mark: str, trusted: str | None) -> None:
-    if trusted is None:
-        raise ConfigError(
-            f"{path} is TorchScript, a program that would be run; where you trust it, say trust_sha256= with its SHA-256."
-        )
-    if trusted.lower() != mark:
-        raise ConfigError(f"trust_sha256={trusted} is not the SHA-256 of {path}, which is {mark}; it was not opened.")
-
-
-def _opened_program(path: Path, mark: str) -> Opened:
+def _opened_program(program: Any, mark: str, path: Path) -> Opened:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that TorchScript is old; the released files are
-            program = torch.jit.load(str(path), map_location="cpu").eval()
         noise = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             found = program(noise)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dinoforge.base.config import Config
-from dinoforge.base.errors import ConfigError, DataError, UserError, WeightsError
+from dinoforge.base.errors import ConfigError, DataError, UserError
 from dinoforge.curate.embeddings import LAYOUT, Embeddings
 from dinoforge.curate.engine import Done
 from dinoforge.curate.examples import dropped_examples
@@ -379,9 +379,9 @@ def test_torchscript_runs_only_with_its_hash(script):
         True,
         False,
     ]
-    with pytest.raises(WeightsError, match=f"run only with safety.model.trust_sha256={key}, if you trust it"):
+    with pytest.raises(ConfigError, match=f"where you trust it, say safety.model.trust_sha256={key}"):
         MODEL.make(ModelConfig(file=script, threshold=0.5))
-    with pytest.raises(WeightsError, match="is not the SHA-256 of"):
+    with pytest.raises(ConfigError, match="is not the SHA-256 of"):
         MODEL.make(ModelConfig(file=script, threshold=0.5, trust_sha256="0" * 64))
 
 

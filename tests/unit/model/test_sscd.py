@@ -131,7 +131,9 @@ def test_a_program_runs_only_where_it_is_vouched_for(weights, tmp_path):
     path = program(
         tmp_path / "a.torchscript.pt", nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 8))
     )
-    with pytest.raises(ConfigError, match="a program that would be run; where you trust it, say trust_sha256="):
+    with pytest.raises(
+        ConfigError, match=f"would be run as TorchScript, .* where you trust it, say trust_sha256={sha256(path)}"
+    ):
         open_descriptor(path)
     with pytest.raises(ConfigError, match=f"trust_sha256=123 is not the SHA-256 of .*, which is {sha256(path)}"):
         open_descriptor(path, trust_sha256="123")

@@ -5,9 +5,6 @@ Axes: n images, Y by X pixels, K numbers that the model gives of an image.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from pydantic import Field
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.curate.safety.filter import Asked, File, Filter, Judged, Kind, Need
+from dinoforge.model.program import open_program
 
 _USUAL_SIDE = 224
 
@@ -183,30 +181,11 @@ def _onnx(config: ModelConfig) -> _Opened:
 
 
 def _torchscript(config: ModelConfig) -> _Opened:
-    """A file of TorchScript.
-
-    Raises:
-        WeightsError: Nobody vouches for it, it is another one, or none.
-    """
-    content = Path(config.file).expanduser().read_bytes()
-    key = hashlib.sha256(content).hexdigest()  # of the very bytes that are run
-    if config.trust_sha256 is None:
-        raise WeightsError(
-            f"safety.model.file={config.file} is no .onnx file; as TorchScript it holds code and is run only with "
-            f"safety.model.trust_sha256={key}, if you trust it."
-        )
-    if config.trust_sha256.lower() != key:
-        raise WeightsError(
-            f"safety.model.trust_sha256={config.trust_sha256} is not the SHA-256 of {config.file}, which is {key}; it is "
-            "not run."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit is deprecated, its files are still about
-            module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    except Exception as error:  # a damaged file can raise anything
-        told = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise WeightsError(f"safety.model.file={config.file} is no TorchScript file: {told}") from None
+    """A file of TorchScript; raises what ``open_program`` does."""
+    module, _ = open_program(
+        Path(config.file).expanduser(), trusted=config.trust_sha256, name=f"safety.model.file={config.file}",
+        setting="safety.model.trust_sha256",
+    )  # fmt: skip
 
     def numbers(images: Float32[np.ndarray, "n 3 Y X"]) -> np.ndarray:
         with torch.no_grad():
