@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dinoforge.base.errors import WeightsError
+from dinoforge.base.hardware import cpu_flags, cpu_has_bf16
 from dinoforge.cli import execute
 from dinoforge.export.compare import compared, judge, sizes, worst
 from dinoforge.export.table import EXPORTS
@@ -99,6 +100,12 @@ class TestEveryExport:
             assert facts["relative"] <= facts["bound"]["relative"]
             assert facts["cosine"] >= facts["bound"]["cosine"] >= 0.9999
             assert facts["relative"] == pytest.approx(worst(seen).relative, abs=1e-6)
+            half = cpu_has_bf16(cpu_flags()) and name not in {"onnx", "program"}
+            assert facts["precisions"].keys() == ({"fp32", "bf16"} if half else {"fp32"})
+            assert facts["precisions"]["fp32"] == {key: facts[key] for key in ("max_error", "relative", "cosine")}
+            assert {one["precision"] for one in facts["sizes"]} == facts["precisions"].keys()
+            if half:
+                assert 100 * facts["relative"] < facts["precisions"]["bf16"]["relative"] <= 0.1
         else:
             assert facts["max_error"] is facts["cosine"] is facts["relative"] is None
             assert "not installed" in facts["runtime"]

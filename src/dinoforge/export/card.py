@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoforge.export.compare import COSINE, Checked
+from dinoforge.export.compare import COSINE, HALF_COSINE, HALF_RELATIVE, Checked
 from dinoforge.export.target import Target
 from dinoforge.model.weights import Backbone, Preprocessing
 
@@ -160,23 +160,25 @@ def _preparing(how: Preprocessing, patch: int) -> list[str]:
 
 def _checked(checked: Checked) -> list[str]:
     if checked.compared:
-        said = f"Opened again by {checked.runtime}; its features compared with the backbone's on noise, in float32"
+        said = f"Opened again by {checked.runtime}; its features compared with the backbone's in float32, on noise"
     else:
         said = f"NOT compared with its own library: {checked.runtime}. Features of what was read back, on noise"
     if checked.differs:
         said += ", away from the native size with positions resampled by the target's own rule (below)"
     rows = [
-        f"| {one.images} x {one.height} x {one.width} | {one.max_error:.2g} | {one.relative:.2g} | {one.cosine:.7f} |"
+        f"| {one.precision} | {one.images} x {one.height} x {one.width} "
+        f"| {one.max_error:.2g} | {one.relative:.2g} | {one.cosine:.7f} |"
         for one in checked.seen
     ]
     notes = [*checked.differs, *checked.notes, *(f"left out: {line}" for line in checked.dropped)]
     return [
         f"{said}:",
         "",
-        "| images x rows x columns | greatest difference | share of the greatest feature | smallest cosine |",
-        "|---|---|---|---|",
+        "| precision there | images x rows x columns | greatest difference | share of the greatest feature | smallest cosine |",
+        "|---|---|---|---|---|",
         *rows,
         "",
-        f"The bounds are {checked.bound:g} of the greatest feature and a cosine of {COSINE}.",
+        f"The bounds are {checked.bound:g} of the greatest feature and a cosine of {COSINE} in fp32, {HALF_RELATIVE:g} and "
+        f"{HALF_COSINE} in bf16.",
         *(["", *(f"- {note}" for note in notes)] if notes else []),
     ]

@@ -14,10 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoforge.base.errors import WeightsError
+from dinoforge.base.hardware import Precision, compute_context
 from dinoforge.model.features import Features
 
 COSINE = 0.9999
-"""Smallest cosine that a token of another runtime may have with ours."""
+"""Smallest cosine that a token of another runtime may have with ours, both in float32."""
+HALF_RELATIVE, HALF_COSINE = 0.1, 0.99
+"""The bounds of a runtime in bfloat16, whose numbers have 8 bits of precision in each of a network's hundreds of products."""
 
 Size = tuple[int, int, int]
 """Images, rows and columns of pixels."""
@@ -36,10 +39,17 @@ class Seen:
     """The same as a share of the greatest number."""
     cosine: float
     """Smallest between a token here and the same there."""
+    precision: Precision = "fp32"
+    """Of the other runtime; ours is float32."""
 
     def within(self, bound: float) -> bool:
-        """Whether that is near enough; never where a number is not finite."""
-        return self.relative <= bound and self.cosine >= COSINE
+        """Whether that is near enough; never where a number is not finite.
+
+        Args:
+            bound: Of ``relative`` in float32.
+        """
+        half = self.precision == "bf16"
+        return self.relative <= (HALF_RELATIVE if half else bound) and self.cosine >= (HALF_COSINE if half else COSINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class Checked:
         return [
             f"{'Compared with' if self.compared else 'NOT compared:'} {self.runtime}{rule}",
             *(
-                f"  fp32, {one.images} x {one.height} x {one.width}: largest difference {one.max_error:.2g} "
+                f"  {one.precision}, {one.images} x {one.height} x {one.width}: largest difference {one.max_error:.2g} "
                 f"({one.relative:.2g} of the greatest feature), smallest cosine {one.cosine:.7f}"
                 for one in self.seen
             ),
@@ -86,9 +96,10 @@ def tokens(features: Features) -> Float[Tensor, "B T D"]:
 
 @torch.no_grad()
 def compared(
-    mine: Callable[[Tensor], Features], theirs: Callable[[Tensor], Features], where: Iterable[Size], *, channels: int
-) -> list[Seen]:
-    """Both on the same noise, size by size, in float32.
+    mine: Callable[[Tensor], Features], theirs: Callable[[Tensor], Features], where: Iterable[Size], *, channels: int,
+    precision: Precision = "fp32",
+) -> list[Seen]:  # fmt: skip
+    """Both on the same noise, size by size: mine in float32, theirs in a precision.
 
     Raises:
         WeightsError: Features of another shape.
@@ -96,7 +107,9 @@ def compared(
     found = []
     for count, height, width in where:
         images = torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(0))
-        want, other = mine(images), theirs(images)
+        want = mine(images)
+        with compute_context(precision, images.device):
+            other = theirs(images)
         if other.patches.shape != want.patches.shape or other.registers.shape != want.registers.shape:
             told = ", ".join(f"{list(one.registers.shape)} and {list(one.patches.shape)}" for one in (other, want))
             raise WeightsError(f"registers and patches have another shape there: {told} are due.")
@@ -104,7 +117,8 @@ def compared(
         error = float((ours - there).abs().max())
         scale = float(ours.abs().max())
         cosine = float(F.cosine_similarity(ours.double(), there.double(), dim=-1).min())
-        found.append(Seen(count, height, width, error, error / scale if scale else error, cosine))
+        relative = error / scale if scale else error
+        found.append(Seen(count, height, width, error, relative, cosine, precision))
     return found
 
 
@@ -122,8 +136,10 @@ def judge(seen: list[Seen], bound: float, *, name: str) -> None:
     wrong = [one for one in seen if not one.within(bound)]
     if wrong:
         one = worst(wrong)
+        half = one.precision == "bf16"
+        limits = f"{HALF_RELATIVE if half else bound:g} and {HALF_COSINE if half else COSINE}"
         raise WeightsError(
             f"{name}: features differ by {one.relative:.2g} of their greatest and a cosine of {one.cosine:.6f} at "
-            f"{one.images}x{one.height}x{one.width} (images, rows, columns); {bound:g} and {COSINE} are the bounds. "
+            f"{one.images}x{one.height}x{one.width} (images, rows, columns) in {one.precision}; {limits} are the bounds. "
             "Nothing is kept."
         )

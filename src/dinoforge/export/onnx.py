@@ -89,8 +89,11 @@ def _reopen(folder: Path, _written: Written) -> Reopened:
         found = session.run(names, {"images": images.numpy()})
         return features_of({name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)})
 
-    notes = ("of a side that is no multiple of the patch the rest is cut off, for ONNX has no way to refuse it",)
-    return Reopened(features, f"ONNX Runtime {onnxruntime.__version__}, processor", notes=notes)
+    notes = (
+        "of a side that is no multiple of the patch the rest is cut off, for ONNX has no way to refuse it",
+        "the file holds float32",
+    )
+    return Reopened(features, f"ONNX Runtime {onnxruntime.__version__}, processor", notes=notes, half=False)
 
 
 TARGET = Target(

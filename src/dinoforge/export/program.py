@@ -42,7 +42,9 @@ def _reopen(folder: Path, _written: Written) -> Reopened:
     def features(images: Tensor) -> Features:
         return features_of(run(images))
 
-    return Reopened(features, f"torch.export of torch {torch.__version__}")
+    return Reopened(
+        features, f"torch.export of torch {torch.__version__}", notes=("the program computes in float32",), half=False
+    )
 
 
 TARGET = Target(

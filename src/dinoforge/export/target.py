@@ -38,6 +38,8 @@ class Reopened:
     """Whether that is the target's own runtime."""
     notes: tuple[str, ...] = ()
     """What else was seen."""
+    half: bool = True
+    """Whether it can be run in bfloat16 too, and does not hold its precision itself."""
 
 
 @dataclass(frozen=True, slots=True)

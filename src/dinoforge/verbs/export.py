@@ -13,11 +13,12 @@ from torch import Tensor
 from dinoforge import __version__
 from dinoforge.base.errors import ConfigError, UserError, WeightsError, unknown
 from dinoforge.base.files import new_folder, write_json, write_text
+from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
 from dinoforge.base.log import say
 from dinoforge.export.card import card, origin
-from dinoforge.export.compare import COSINE, Checked, compared, judge, sizes, worst
+from dinoforge.export.compare import COSINE, Checked, Seen, compared, judge, sizes, worst
 from dinoforge.export.table import EXPORTS
-from dinoforge.export.target import Target, Written, able
+from dinoforge.export.target import Reopened, Target, Written, able
 from dinoforge.model.features import Features
 from dinoforge.model.weights import Backbone, load_backbone
 
@@ -35,15 +36,17 @@ class Exported:
     """Whether the target's own runtime computed the features."""
     runtime: str
     """What computed them, or why the target's own did not."""
-    precision: str
     max_error: float | None
-    """Greatest difference of two features; null where nothing was compared with the target's own runtime."""
+    """Greatest difference of two features in float32; null where nothing was compared with the target's own runtime."""
     relative: float | None
-    """Greatest difference as a share of the greatest feature, of all sizes."""
+    """Greatest difference as a share of the greatest feature, of all sizes, in float32."""
     cosine: float | None
-    """Smallest between a token here and there."""
+    """Smallest between a token here and there, in float32."""
     bound: dict[str, float]
-    """What ``relative`` may be at most and ``cosine`` at least."""
+    """What ``relative`` may be at most and ``cosine`` at least, in float32."""
+    precisions: dict[str, dict[str, float]]
+    """``max_error``, ``relative`` and ``cosine`` by the precision of the target, ours being float32; bf16 where this processor
+    has it. Empty where nothing was compared."""
     sizes: list[dict[str, Any]]
     """The same for every size; where nothing was compared, of the file as dinoforge reads it back."""
     differs: list[str]
@@ -114,7 +117,17 @@ def _fill(folder: Path, to: str, backbone: Backbone) -> Checked:
     where = sizes(backbone.config.pixels, backbone.config.patch)
     try:
         reopened = target.reopen(folder, written)
-        seen = compared(_reference(backbone, written), reopened.features, where, channels=backbone.config.channels)
+        seen = [
+            one
+            for precision in _precisions(reopened)
+            for one in compared(
+                _reference(backbone, written),
+                reopened.features,
+                where,
+                channels=backbone.config.channels,
+                precision=precision,
+            )
+        ]
     except WeightsError as error:
         raise WeightsError(f"to={to}: {error} Nothing is kept.") from None
     checked = Checked(
@@ -125,6 +138,11 @@ def _fill(folder: Path, to: str, backbone: Backbone) -> Checked:
         say(line)
     judge(seen, target.bound, name=f"to={to}")
     return checked
+
+
+def _precisions(reopened: Reopened) -> list[Precision]:
+    """Those in which a runtime is compared: float32, and bfloat16 where it can be had and this processor has it."""
+    return ["fp32", "bf16"] if reopened.half and cpu_has_bf16(cpu_flags()) else ["fp32"]
 
 
 def _reference(backbone: Backbone, written: Written) -> Callable[[Tensor], Features]:
@@ -154,16 +172,26 @@ def _by_its_rules(backbone: Backbone, written: Written) -> list[str]:
 
 
 def _facts(to: str, out: str, backbone: Backbone, checked: Checked) -> Exported:
-    whole, seen = checked.compared, checked.seen
+    each = _by_precision(checked.seen) if checked.compared else {}
+    full = each.get("fp32", {})
     return Exported(
-        path=out, to=to, compared=whole, runtime=checked.runtime, precision="fp32",
-        max_error=max(one.max_error for one in seen) if whole else None,
-        relative=worst(seen).relative if whole else None,
-        cosine=min(one.cosine for one in seen) if whole else None,
-        bound={"relative": checked.bound, "cosine": COSINE},
-        sizes=[dataclasses.asdict(one) for one in seen],
+        path=out, to=to, compared=checked.compared, runtime=checked.runtime, max_error=full.get("max_error"),
+        relative=full.get("relative"), cosine=full.get("cosine"), bound={"relative": checked.bound, "cosine": COSINE},
+        precisions=each, sizes=[dataclasses.asdict(one) for one in checked.seen],
         differs=[*checked.differs, *checked.notes], dropped=checked.dropped, fingerprint=backbone.fingerprint,
     )  # fmt: skip
+
+
+def _by_precision(seen: list[Seen]) -> dict[str, dict[str, float]]:
+    """The furthest apart of all sizes, precision by precision."""
+    found = dict[str, dict[str, float]]()
+    for precision in dict.fromkeys(one.precision for one in seen):
+        some = [one for one in seen if one.precision == precision]
+        found[precision] = {
+            "max_error": max(one.max_error for one in some), "relative": worst(some).relative,
+            "cosine": min(one.cosine for one in some),
+        }  # fmt: skip
+    return found
 
 
 def _describe(folder: Path, done: Exported, text: str, backbone: Backbone, licence: str | None) -> None:

@@ -32,6 +32,30 @@ def test_by_hand():
     assert same.within(0.0)
 
 
+def test_only_the_other_runtime_is_in_bfloat16():
+    """1 + 2**-9 has no place in 8 bits and becomes 1; a product that is exact there is the same."""
+
+    def summed(images):
+        count = len(images)
+        total = torch.full((count, 4), 0.25) @ torch.full((4, 4), 1 + 2**-9)
+        return Features(total, total[:, None], total[:, None, None])
+
+    (full,) = compared(summed, summed, [(1, 8, 8)], channels=3)
+    (half,) = compared(summed, summed, [(1, 8, 8)], channels=3, precision="bf16")
+    assert (full.max_error, full.precision) == (0, "fp32")
+    assert (half.max_error, half.precision) == (pytest.approx(2**-9, rel=1e-3), "bf16")
+    assert half.within(0.0)  # the bound is that of float32
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [(0.5, "cosine of 0.98"), (0.3, "by 0.15 of"), (float("nan"), "by nan of")]
+)
+def test_what_is_not_near_enough_in_bfloat16_is_refused(change, told):
+    seen = compared(made(), made(change), [(1, 8, 8)], channels=3, precision="bf16")
+    with pytest.raises(WeightsError, match=f"{told}.* in bf16; 0.1 and 0.99 are the bounds"):
+        judge(seen, 1e-4, name="to=x")
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.5, 1e-3])
 def test_what_is_not_near_enough_is_refused(wrong):
     """At one size of three, in one number; numbers that are none at all too."""
