@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dinoforge.evaluate.evaluation import Evaluation
+from dinoforge.evaluate.linear import LINEAR
 from dinoforge.evaluate.neighbours import KNN
 
 EVALUATIONS: dict[str, Evaluation] = {
     "knn": KNN,
+    "linear": LINEAR,
 }

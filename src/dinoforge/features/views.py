@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.data.augment import centre, resize, squeezed
+from dinoforge.base.random import numpy_generator
+from dinoforge.data.augment import centre, crop_box, resize, squeezed
 from dinoforge.model.weights import Preprocessing
 
 
@@ -44,6 +45,27 @@ def tight(how: Preprocessing) -> View:
 def squeezed_whole(how: Preprocessing) -> View:
     """All of a picture, made a square; see ``squeezed``."""
     return View(f"all squeezed to {how.side}", lambda pixels, _: squeezed(pixels, side=how.side))
+
+
+_SCALE, _ASPECT, _FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
+
+
+def cropped(how: Preprocessing, *, seed: int, number: int) -> View:
+    """A random part of a picture, 8 to 100 % of its area, as a square, mirrored half of the time: what linear heads learn from.
+
+    Args:
+        number: Of the pass; every pass sees other parts.
+    """
+
+    def see(pixels: np.ndarray, row: int) -> Tensor:
+        rng = numpy_generator(seed, "crop to learn from", number, row)
+        height, width = pixels.shape[:2]
+        top, left, tall, wide = crop_box(rng, height=height, width=width, scale=_SCALE, aspect=_ASPECT)
+        part = np.ascontiguousarray(pixels[top : top + tall, left : left + wide])
+        found = resize(torch.from_numpy(part).permute(2, 0, 1), how.side, how.side)
+        return found.flip(-1) if rng.random() < _FLIP else found
+
+    return View(f"crops to {how.side}, seed {seed}, pass {number}", see)
 
 
 def longest(pixels: int, *, patch: int) -> View:
