@@ -83,6 +83,11 @@ def mean_average_precision(scores: Float[np.ndarray, "N C"], there: Int[np.ndarr
     return float(np.nanmean([average_precision(*column) for column in zip(scores.T, there.T, strict=True)]))
 
 
+def tops(classes: int) -> dict[str, int]:
+    """Among how many first answers the right one may be, by the name of the score: one, and five where there are more classes."""
+    return {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})
+
+
 def accuracy_scores(
     task: str, found: Int[Tensor, " N"], labels: Int[Tensor, " N"], *, classes: int, protocol: str
 ) -> list[Score]:
@@ -97,10 +102,9 @@ def accuracy_scores(
 
 def top_scores(task: str, found: Int[Tensor, " N"], *, classes: int, protocol: str, suffix: str = "") -> list[Score]:
     """``accuracy``, and ``top5`` where there are more than five classes, from ``ranks``."""
-    names = {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})
     place = found.cpu().numpy()
     return [
         Score(task, name + suffix, float((place < k).mean()), "fraction", True, len(place), protocol,
               interval=mean_interval((place < k).astype(float)))
-        for name, k in names.items()
+        for name, k in tops(classes).items()
     ]  # fmt: skip
