@@ -16,7 +16,7 @@ from dinoforge.base.random import numpy_generator
 from dinoforge.evaluate.classes import Classes, classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.metrics import tops
-from dinoforge.evaluate.neighbours import Counts, VoteConfig, best, vote_ranks
+from dinoforge.evaluate.neighbours import Counts, VoteConfig, best, best_of, vote_ranks
 from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes
 
@@ -73,8 +73,8 @@ def _measure(eyes: Eyes, sides: Sides, config: FewshotConfig) -> list[Score]:
             for rows in draws
         ])  # fmt: skip
         place = best(found)
-        of = f", the best on the test images of {', '.join(map(str, counts))}" if len(counts) > 1 else ""
-        protocol = f"{shots} images a class, {config.tries} tries, k={counts[place]}{of}; temperature {config.temperature:g}, cosine"
+        how = f"k={counts[place]}{best_of(counts)}, temperature {config.temperature:g}, cosine"
+        protocol = f"{shots} images a class, {config.tries} tries, {how}"
         scores += _scores(found[:, place], len(classes), protocol, shots)
     return scores
 

@@ -63,7 +63,7 @@ def knn_votes(
         counts: Of neighbours that vote, rising; one vote a count.
     """
     similarity, index = nearest_in(queries, bank, count=counts[-1], rows_at_once=rows_at_once)
-    # Weights relative to the nearest neighbour's: the same winner as with a softmax over all, and no overflow at any temperature.
+    # Relative to the nearest neighbour's weight: in proportion to a softmax over all, and no overflow at any temperature.
     weight = ((similarity - similarity[:, :1]) / temperature).exp()
     for some, near in zip(weight.split(rows_at_once), labels.to(index.device)[index].split(rows_at_once), strict=True):
         yield torch.stack(

@@ -84,7 +84,7 @@ def mean_average_precision(scores: Float[np.ndarray, "N C"], there: Int[np.ndarr
 
 
 def tops(classes: int) -> dict[str, int]:
-    """Among how many first answers the right one may be, by the name of the score: one, and five where there are more classes."""
+    """Among how many first answers the right one may be, by the name of the score; five only where there are more classes."""
     return {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError
-from dinoforge.evaluate.classes import Classes, classes_of
+from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.knn import knn_votes
 from dinoforge.evaluate.metrics import accuracy_scores, ranks, top_scores
@@ -26,13 +26,13 @@ from dinoforge.features.eyes import Eyes, Look
 
 
 def _rising(counts: tuple[int, ...]) -> tuple[int, ...]:
-    if not counts:
-        raise ValueError("takes a number or a list of them; got none.")
+    if not counts or min(counts) < 1:
+        raise ValueError(f"takes a whole number above 0, or a list of them; got {list(counts)}.")
     return tuple(sorted({*counts}))
 
 
 Counts = Annotated[
-    tuple[Annotated[int, Field(gt=0)], ...],
+    tuple[int, ...],
     BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value),
     AfterValidator(_rising),
 ]
@@ -76,6 +76,11 @@ def best(found: Int[Tensor, "T K Q"]) -> int:
     return int((found == 0).sum((0, 2)).argmax())
 
 
+def best_of(counts: Sequence[int]) -> str:
+    """How the count was found, in words for a protocol."""
+    return f" (best on the test images of {', '.join(map(str, counts))})" if len(counts) > 1 else ""
+
+
 def _counts(config: VoteConfig, known: Look) -> list[int]:
     """The numbers of neighbours that are tried."""
     images = len(known.rows)
@@ -97,9 +102,9 @@ def _measure(eyes: Eyes, sides: Sides, config: VoteConfig) -> list[Score]:
         config=config,
     )  # fmt: skip
     chosen, how = best(found[None]), f"temperature {config.temperature:g}, cosine, {len(known.rows)} train rows"
-    of = f", the best on the test images of {', '.join(map(str, counts))}" if len(counts) > 1 else ""
-    scores = accuracy_scores("knn", found[chosen], own, classes=len(classes), protocol=f"k={counts[chosen]}{of}; {how}")
-    for count, some in zip(counts, found, strict=True) if of else ():
+    protocol = f"k={counts[chosen]}{best_of(counts)}, {how}"
+    scores = accuracy_scores("knn", found[chosen], own, classes=len(classes), protocol=protocol)
+    for count, some in zip(counts, found, strict=True) if len(counts) > 1 else ():
         scores += top_scores("knn", some, classes=len(classes), protocol=f"k={count}, {how}", suffix=f"_k{count}")
     return scores
 

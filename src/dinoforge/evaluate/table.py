@@ -5,10 +5,12 @@ from __future__ import annotations
 from dinoforge.evaluate.evaluation import Evaluation
 from dinoforge.evaluate.fewshot import FEWSHOT
 from dinoforge.evaluate.linear import LINEAR
+from dinoforge.evaluate.logistic import LOGISTIC
 from dinoforge.evaluate.neighbours import KNN
 
 EVALUATIONS: dict[str, Evaluation] = {
     "fewshot": FEWSHOT,
     "knn": KNN,
     "linear": LINEAR,
+    "logistic": LOGISTIC,
 }
