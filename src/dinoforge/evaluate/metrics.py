@@ -53,7 +53,7 @@ def real_right(answers: Int[Tensor, " N"], labels: Int[Tensor, "N M"]) -> Bool[T
         labels: As many as there are, then -1.
     """
     judged = (labels >= 0).any(1)
-    return (labels[judged] == answers[judged, None]).any(1)
+    return ((labels == answers[:, None]) & (labels >= 0)).any(1)[judged]
 
 
 def average_precision(scores: Float[np.ndarray, " N"], there: Int[np.ndarray, " N"]) -> float:

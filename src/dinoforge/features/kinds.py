@@ -1,6 +1,6 @@
 """What may be taken from a backbone: tables of features by the names under which they are kept.
 
-Axes: B images, C channels of an image, Y by X pixels, D channels, H by W patches, L blocks.
+Axes: B images, C channels of an image, Y by X pixels, D channels, H by W patches, T tokens: those of the blocks and one more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _patches(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 
     return found
 
 
-def _blocks(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B L+1 D"]:
+def _blocks(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B T D"]:
     """Class tokens of the last four blocks in the order of the network, as many as there are, and the mean patch of the last.
 
     Of a network that shows no blocks, as those of other libraries, its last class token and mean patch alone.
