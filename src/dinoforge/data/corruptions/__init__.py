@@ -1,0 +1,1 @@
+"""Corruptions of pictures, as in ImageNet-C."""
