@@ -33,6 +33,6 @@ class GivenEyes(Eyes):
         self.how, self.backbone = Extraction(torch.device("cpu")), SimpleNamespace(preprocessing=Preprocessing())
         self.views = []
 
-    def look(self, source, kind="image", *, view=None):
+    def look(self, source, kind="image", *, view=None, remember=True):
         self.views.append((source.address, kind, (view or middle(self.backbone.preprocessing)).name))
         return Look(source.features[kind], np.arange(len(source)), source)

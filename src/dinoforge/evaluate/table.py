@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dinoforge.evaluate.evaluation import Evaluation
 from dinoforge.evaluate.fewshot import FEWSHOT
+from dinoforge.evaluate.healthy import HEALTH
 from dinoforge.evaluate.linear import LINEAR
 from dinoforge.evaluate.logistic import LOGISTIC
 from dinoforge.evaluate.neighbours import KNN
+from dinoforge.evaluate.robustness import ROBUSTNESS
 
 EVALUATIONS: dict[str, Evaluation] = {
     "fewshot": FEWSHOT,
     "knn": KNN,
     "linear": LINEAR,
     "logistic": LOGISTIC,
+    "health": HEALTH,
+    "robustness": ROBUSTNESS,
 }

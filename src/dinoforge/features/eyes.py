@@ -60,18 +60,21 @@ class Eyes:
         """What is seen of a picture unless a view is given."""
         return middle(self.backbone.preprocessing)
 
-    def look(self, source: Source, kind: str = "image", *, view: View | None = None) -> Look:
+    def look(self, source: Source, kind: str = "image", *, view: View | None = None, remember: bool = True) -> Look:
         """The features of a source, computed unless they are remembered.
 
         Args:
             kind: ``image`` [N D], ``blocks`` [N L+1 D], ``patches`` [N H W D] or ``norms`` [N H W]; see ``kinds.py``.
             view: What of a picture is seen; by default the middle that the preprocessing cuts out.
+            remember: Whether the table is kept; not worth its memory where many are looked at, each once.
 
         Raises:
             NoneUsable: Not one image could be used.
             RunError: The folder cannot be written.
         """
         seen = view or self.usual
+        if not remember:
+            return self._passing(source, kind, seen)
         files = files_of(source)
         key = fingerprint(
             {"backbone": self.backbone.fingerprint, "preprocessing": self.backbone.preprocessing.model_dump(mode="json"),

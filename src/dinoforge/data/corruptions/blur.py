@@ -1,4 +1,4 @@
-"""Blurs of ImageNet-C (Hendrycks & Dietterich 2019, sec. 3). Arguments and results as in ``noise.py``.
+"""Blurs of ImageNet-C (Hendrycks & Dietterich 2019). Arguments and results as in ``noise.py``.
 
 Axes: S by S pixels of a square, Y by X pixels, n pixels of a stretch, k by k weights.
 """
@@ -67,7 +67,7 @@ def glass_blur(
 def motion_blur(
     pixels: UInt8[np.ndarray, "Y X 3"], level: tuple[float, ...], rng: np.random.Generator
 ) -> Float[np.ndarray, "Y X 3"]:
-    """Level: half the length of the trace, less a half, and its width, in pixels. The direction is within 45 degrees of level."""
+    """Level: half the trace's length, and its width, in pixels. It lies within 45 degrees of the horizontal."""
     return moved((pixels / 255).astype(np.float32), level, angle=rng.uniform(-45, 45))
 
 

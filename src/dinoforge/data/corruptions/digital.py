@@ -1,4 +1,4 @@
-"""Digital corruptions of ImageNet-C (Hendrycks & Dietterich 2019, sec. 3). Arguments and results as in ``noise.py``.
+"""Digital corruptions of ImageNet-C (Hendrycks & Dietterich 2019). Arguments and results as in ``noise.py``.
 
 Axes: S by S pixels of a square, Y by X pixels.
 """
@@ -29,16 +29,18 @@ def elastic_transform(
 ) -> Float[np.ndarray, "S S 3"]:
     """Level: strength and width of the field that displaces pixels, and how far three points move before, in pixels."""
     strength, sigma, reach = level
-    x, side = (pixels / 255).astype(np.float32), pixels.shape[0]
+    side = pixels.shape[0]
     middle, arm = side // 2, side // 3
     points = np.asarray([[1, 1], [1, -1], [-1, -1]], np.float32) * arm + middle
     turn = cv2.getAffineTransform(points, points + rng.uniform(-reach, reach, (3, 2)).astype(np.float32))
-    x = cv2.warpAffine(x, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
+    x = cv2.warpAffine((pixels / 255).astype(np.float32), turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
     smooth = _smoothing(side, sigma)
     down, right = (strength * (smooth @ rng.uniform(-1, 1, (side, side)) @ smooth.T) for _ in range(2))
     at = np.arange(side)
     places = np.stack([at[:, None] + down, at + right])
-    return np.stack([ndimage.map_coordinates(plane, places, order=1, mode="reflect") for plane in x.transpose(2, 0, 1)], -1)
+    return np.stack(
+        [ndimage.map_coordinates(plane, places, order=1, mode="reflect") for plane in x.transpose(2, 0, 1)], -1
+    )
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Noise of ImageNet-C (Hendrycks & Dietterich 2019, sec. 3): of every value of every channel, independently.
+"""Noise of ImageNet-C (Hendrycks & Dietterich 2019): of every value of every channel, independently.
 
 Each takes pixels, the numbers of a severity and a generator, and gives values on the scale 0 to 1, of which what leaves it is
 cut off later.

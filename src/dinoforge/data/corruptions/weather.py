@@ -1,4 +1,4 @@
-"""Weather of ImageNet-C (Hendrycks & Dietterich 2019, sec. 3). Arguments and results as in ``noise.py``.
+"""Weather of ImageNet-C (Hendrycks & Dietterich 2019). Arguments and results as in ``noise.py``.
 
 Axes: S by S pixels of a square, Y by X pixels.
 """
@@ -53,7 +53,9 @@ def frosted_pane(side: int, rng: np.random.Generator) -> Float[np.ndarray, "S S 
     for angle in rng.uniform(0, 360, _NEEDLES):
         seeds = (rng.random((side, side)) < 0.004).astype(np.float32)
         needles = np.maximum(needles, moved(seeds, (16, 12), angle=angle))
-    veins = 1 - np.abs(2 * plasma(side, 1.5, rng) - 1)  # where a field crosses its middle it leaves lines, as crystals do
+    veins = 1 - np.abs(
+        2 * plasma(side, 1.5, rng) - 1
+    )  # where a field crosses its middle it leaves lines, as crystals do
     ice = thick * (0.6 * grain + 0.5 * needles / needles.max()) + 0.2 * veins**8
     ice = (ice / np.quantile(ice, 0.99)).clip(0, 1)
     return ice[..., None] * (_ICE + (1 - _ICE) * ice[..., None])
