@@ -208,7 +208,7 @@ def _opened(address: str, classes: Classes, known: Source) -> Source:
     new = sorted({*_names(found)} - {*classes.names})
     if new:
         raise DataError(
-            f"{found.address} has {len(new)} classes that {known.address} lacks, such as {', '.join(new[:_NAMED])}; classes are "
+            f"{found.address} has {len(new)} classes that {known.address} lacks, such as {', '.join(new[:_NAMED])}; they are "
             "matched by name."
         )
     return found

@@ -35,7 +35,10 @@ def defocus_blur(
 
 
 def disc(radius: float, smooth: float) -> Float[np.ndarray, "k k"]:
-    """A disc of sum 1; up to a radius of 8 its edge is smoothed over 3 pixels, above over 5."""
+    """A disc whose edge is smoothed, over 3 pixels up to a radius of 8, above over 5.
+
+    Its sum is 1, but up to 1.013 for radii of 8 and above: mirrored, where the disc touches the border. So the files are.
+    """
     span, kernel = (_SPAN, 3) if radius <= _SPAN else (int(radius), 5)
     at = np.arange(-span, span + 1)
     inside = (at[:, None] ** 2 + at**2 <= radius**2).astype(np.float32)
