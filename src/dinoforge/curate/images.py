@@ -30,10 +30,10 @@ from dinoforge.curate.filters import Measured, measured
 from dinoforge.data.journal import FACTS
 from dinoforge.data.look import Seen, looked
 from dinoforge.data.manifest import Manifest, firsts, keys
-from dinoforge.data.picture import HIGHEST, Picture, as_bytes, fitted
+from dinoforge.data.picture import Picture
 from dinoforge.data.scan import Found
 from dinoforge.data.sources.source import Source
-from dinoforge.features.copies import NAME, SIDE, WIDTH, describe, three, thumbnail
+from dinoforge.features.copies import NAME, SIDE, WIDTH, describe, in_bytes, three, thumbnail
 
 SHARD = 2048
 """Images that are read, written, and lost at most when a run is killed."""
@@ -51,7 +51,7 @@ class Taken(NamedTuple):
 
 def take(picture: Picture, pixels: Shaped[np.ndarray, "Y X C"]) -> Taken:
     """Measures and thumbnail of a picture of any channels and numbers; those without a white are stretched to 256 levels."""
-    small = _in_bytes(picture, pixels)
+    small = in_bytes(picture, pixels)
     found = measured(small)
     return Taken(tuple(float(getattr(found, name)) for name in _MEASURES), thumbnail(small))
 
@@ -63,25 +63,13 @@ def colours_of(picture: Picture, *, longest: int) -> UInt8[np.ndarray, "Y X 3"]:
         Broken: It cannot be decoded.
     """
     side = max(picture.height, picture.width)
-    pixels = three(_in_bytes(picture, picture.pixels(max(1, side // longest))))
+    pixels = three(in_bytes(picture, picture.pixels(max(1, side // longest))))
     height, width = pixels.shape[:2]
     scale = longest / max(height, width)
     if scale >= 1:
         return np.ascontiguousarray(pixels)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA))
-
-
-def _in_bytes(picture: Picture, pixels: Shaped[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "Y X c"]:
-    """Pixels in 8 bits, colours without transparency."""
-    colours = picture.channels - picture.alpha
-    known = fitted(pixels, 3, alpha=picture.alpha) if colours in {1, 3} else pixels
-    stretch = None
-    if known.dtype not in HIGHEST:
-        finite = known[np.isfinite(known)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        stretch = ((low, high if high > low else low + 1),)
-    return as_bytes(known, stretch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
+
+from dinoforge.data.picture import HIGHEST, Picture, as_bytes, fitted
 
 NAME = "layout"
 """Stands in artefacts for this descriptor, next to ``WIDTH``; training-free."""
@@ -33,6 +35,18 @@ Thumbnails = UInt8[np.ndarray, "N 32 32 3"]
 def thumbnail(pixels: UInt8[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "32 32 3"]:
     """All that the descriptor and ``verify`` know of a picture: 3,072 bytes. Its channels as in ``three``."""
     return cv2.resize(np.ascontiguousarray(three(pixels)), (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def in_bytes(picture: Picture, pixels: Shaped[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "Y X c"]:
+    """Pixels in 8 bits, colours without transparency; those without a white are stretched to 256 levels."""
+    colours = picture.channels - picture.alpha
+    known = fitted(pixels, 3, alpha=picture.alpha) if colours in {1, 3} else pixels
+    stretch = None
+    if known.dtype not in HIGHEST:
+        finite = known[np.isfinite(known)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        stretch = ((low, high if high > low else low + 1),)
+    return as_bytes(known, stretch)
 
 
 def three(pixels: UInt8[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "Y X 3"]:

@@ -21,6 +21,8 @@ from jaxtyping import Float, Shaped
 
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import explained, new_folder, write_json
+from dinoforge.base.log import say
+from dinoforge.data.manifest import read_made, read_manifest
 from dinoforge.features.copies import NAME, SIDE, WIDTH, Thumbnails
 from dinoforge.features.learnt import Measure, learnt_across
 from dinoforge.features.pairs import Candidates, LayoutConfig, centre_of, cross_candidates, settled
@@ -97,6 +99,32 @@ def read_descriptors(path: Path) -> Descriptors:
     if not len(ids) == len(sha256) == len(values) == len(thumbnails) or thumbnails.shape[1:] != (SIDE, SIDE, 3):
         raise DataError(f"{path} is damaged: its files are of {len(ids)}, {len(values)} and {len(thumbnails)} images.")
     return Descriptors(ids, sha256, thumbnails, values, name, measure)
+
+
+def stored_beside(manifest: Path) -> Descriptors:
+    """What is known of the images of a manifest: their keys, and the descriptors that curation stored beside it.
+
+    Of width 0 where it stored none; then only the same bytes are found.
+
+    Raises:
+        DataError: No manifest, or descriptors of another one.
+    """
+    table = read_manifest(manifest, columns=["id", "sha256"])
+    ids, keys = table.column("id"), table.column("sha256")
+    beside = read_made(manifest).get("descriptors")
+    if not isinstance(beside, str):
+        say(f"{manifest} has no descriptors beside it: only exact copies are found. `dinoforge curate` stores them.")
+        return Descriptors(
+            ids, keys, np.zeros((len(ids), SIDE, SIDE, 3), np.uint8), np.zeros((len(ids), 0), np.float16)
+        )
+    if Path(beside).name != beside:  # a manifest of unknown origin names no folder elsewhere
+        raise DataError(f"{manifest} names descriptors outside its folder: {beside}.")
+    found = read_descriptors(manifest.parent / beside)
+    if not np.array_equal(found.ids, ids):
+        raise DataError(
+            f"{manifest.parent / beside} holds descriptors of another manifest; run `dinoforge curate` again."
+        )
+    return found
 
 
 def _read_measure(file: Path) -> Measure:
