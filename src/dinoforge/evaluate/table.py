@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dinoforge.evaluate.copies import COPIES
 from dinoforge.evaluate.evaluation import Evaluation
 from dinoforge.evaluate.fewshot import FEWSHOT
 from dinoforge.evaluate.healthy import HEALTH
@@ -9,6 +10,7 @@ from dinoforge.evaluate.linear import LINEAR
 from dinoforge.evaluate.logistic import LOGISTIC
 from dinoforge.evaluate.neighbours import KNN
 from dinoforge.evaluate.robustness import ROBUSTNESS
+from dinoforge.evaluate.retrieval import RETRIEVAL
 
 EVALUATIONS: dict[str, Evaluation] = {
     "fewshot": FEWSHOT,
@@ -17,4 +19,6 @@ EVALUATIONS: dict[str, Evaluation] = {
     "logistic": LOGISTIC,
     "health": HEALTH,
     "robustness": ROBUSTNESS,
+    "retrieval": RETRIEVAL,
+    "copies": COPIES,
 }

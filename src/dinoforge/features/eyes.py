@@ -64,7 +64,8 @@ class Eyes:
         """The features of a source, computed unless they are remembered.
 
         Args:
-            kind: ``image`` [N D], ``blocks`` [N L+1 D], ``patches`` [N H W D] or ``norms`` [N H W]; see ``kinds.py``.
+            kind: ``image`` [N D], ``blocks`` [N L+1 D], ``patches`` [N H W D], ``norms`` [N H W] or ``gem`` [N 2D]; see
+                ``kinds.py``.
             view: What of a picture is seen; by default the middle that the preprocessing cuts out.
             remember: Whether the table is kept; not worth its memory where many are looked at, each once.
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 BLOCKS = 4
 """Last blocks whose class tokens a linear probe may use (DINOv2, sec. 7.1)."""
+_GEM = 4
+_POSITIVE = 1e-6
+"""What counts as the least number of a patch, so that powers have a root and the mean is never 0."""
 
 
 def _image(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B D"]:
@@ -46,10 +49,20 @@ def _norms(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B H 
     return torch.linalg.vector_norm(patches.float(), dim=-1)
 
 
+def _gem(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 2D"]:
+    """The class token, and beside it the generalised mean of the patches: (mean of p-th powers)^(1/p) with p = 4, of positive
+    parts (GeM; Radenovic et al. 2019, eq. 3), as DINO compares copies (Caron et al. 2021, sec. 4.2.1)."""
+    found = module(images)
+    # In float32: the fourth power of a bfloat16 number keeps two digits.
+    powers = found.patches.float().clamp(min=_POSITIVE).pow(_GEM)
+    return torch.cat([found.image.float(), powers.mean((1, 2)).pow(1 / _GEM)], dim=1)
+
+
 KINDS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "image": _image,
     "patches": _patches,
     "blocks": _blocks,
     "norms": _norms,
+    "gem": _gem,
 }
 """Every kind of features by its name."""
