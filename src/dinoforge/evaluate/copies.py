@@ -2,7 +2,8 @@
 
 The measures of the image similarity challenge (Douze et al. 2021, sec. 4; DISC21) and of Copydays: all pairs of a query and a
 gallery image are ranked together, so similarities must mean the same for every query. Queries that are a copy of nothing have
-no right pair, and what is near to them costs precision.
+no right pair, and what is near to them costs precision. Where each image is sought among all others, every pair stands in
+the ranking twice, once from either side.
 
 Whose copy a query is, by what columns there are: ``copy_of`` with the id of the original; else ``group`` on both sides; else
 ``group_name`` of the queries with the id of the original.

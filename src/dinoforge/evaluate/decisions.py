@@ -65,7 +65,8 @@ class Decisions:
     def _ranked(self) -> tuple[Int[np.ndarray, " S"], Int[np.ndarray, " T"]]:
         """The decisions, the surest first, and the last place of each confidence."""
         order = np.argsort(-self.confidence, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(self.confidence[order]) != 0, [True] * (len(order) > 0)))
+        sure = self.confidence[order]
+        ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], [True] * (len(sure) > 0)))
         return order, ends
 
     def _curve(self, times: Float64[np.ndarray, " Q"]) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:

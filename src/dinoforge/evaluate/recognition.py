@@ -34,7 +34,7 @@ class VoteConfig(Config):
 def recognised(
     queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "N D"], labels: Int[np.ndarray, " N"], *, config: VoteConfig
 ) -> tuple[Int[np.ndarray, " Q"], Float64[np.ndarray, " Q"]]:
-    """The label of each query, and the logarithm of its probability: a probability itself would round to 1 for many."""
+    """The label of each query, and the log-odds of its probability p, ``log(p / (1 - p))``: many a p itself rounds to 1."""
     things, answers, confidence = len(np.unique(labels)), list[np.ndarray](), list[np.ndarray]()
     for _, order, near in rankings(queries, gallery, count=config.neighbours):
         label = labels[order]
@@ -42,10 +42,10 @@ def recognised(
         best = ~earlier.any(axis=2)  # the nearest image of each thing
         scores = np.maximum(near.astype(np.float64), 0) / config.temperature
         rest = things - best.sum(axis=1)
-        with np.errstate(divide="ignore"):
-            scores = np.concatenate([np.where(best, scores, -np.inf), np.log(rest)[:, None]], axis=1)
+        with np.errstate(divide="ignore"):  # without any other thing, the odds are infinite
+            others = np.concatenate([np.where(best, scores, -np.inf)[:, 1:], np.log(rest)[:, None]], axis=1)
+            confidence.append(scores[:, 0] - logsumexp(others, axis=1))
         answers.append(label[:, 0])
-        confidence.append(scores[:, 0] - logsumexp(scores, axis=1))
     return np.concatenate(answers), np.concatenate(confidence)
 
 

@@ -1,6 +1,7 @@
 """What may be taken from a backbone: tables of features by the names under which they are kept.
 
-Axes: B images, C channels of an image, Y by X pixels, D channels, H by W patches, T tokens: those of the blocks and one more.
+Axes: B images, C channels of an image, Y by X pixels, D channels (E, twice as many), H by W patches, T tokens: those of the
+blocks and one more.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _norms(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B H 
     return torch.linalg.vector_norm(patches.float(), dim=-1)
 
 
-def _gem(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 2D"]:
+def _gem(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B E"]:
     """The class token, and beside it the generalised mean of the patches: (mean of p-th powers)^(1/p) with p = 4, of positive
     parts (GeM; Radenovic et al. 2019, eq. 3), as DINO compares copies (Caron et al. 2021, sec. 4.2.1)."""
     found = module(images)

@@ -1,0 +1,103 @@
+"""The leak check: planted copies of test images are found in what curation stores, strangers are not."""
+
+import numpy as np
+import pytest
+
+from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.sources.table import open_source
+from dinoforge.evaluate.evaluation import Sides
+from dinoforge.evaluate.leak import leaked, spared
+from dinoforge.features.copies import describe, thumbnail
+from dinoforge.features.descriptors import Descriptors
+from seeing import Listed
+
+MILD = {"exact", "jpeg", "resize", "colour", "flip"}
+WORLD = "toy://species?images=150&size=64&leaks=0.15&seed=3&split="
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Training images, among them copies of test images, as they are stored; and the test images."""
+    train, test = (open_source(WORLD + split) for split in ("train", "test"))
+    stored, _ = plain(train)
+    return train, test, stored
+
+
+def plain(source):
+    pictures = np.stack([thumbnail(source.pixels(row)) for row in range(len(source))])
+    keys = [str(row) for row in range(len(source))]
+    return Descriptors(
+        source.columns["id"], np.asarray(keys), pictures, describe(pictures).astype(np.float16)
+    ), pictures
+
+
+def test_planted_leaks_are_found(world):
+    train, test, stored = world
+    mask = leaked(test, stored)
+    kinds = dict(zip(train.columns["copy_of"].tolist(), train.columns["copy_kind"].tolist(), strict=True))
+    mild = np.asarray([kinds.get(name) in MILD for name in test.columns["id"].tolist()])
+    any_kind = np.isin(test.columns["id"], train.columns["copy_of"])
+    assert mild.sum() >= 3
+    assert mask[mild].all()
+    assert (mask & ~any_kind).sum() <= 0.1 * len(test)  # the strict threshold takes some that are only alike
+    strict = leaked(test, stored, threshold=0.999)
+    assert strict.sum() < mask.sum()
+
+
+def test_the_same_bytes_are_a_leak_without_descriptors(world):
+    _, test, _ = world
+    found, _ = plain(test)
+    from hashlib import sha256
+
+    keys = np.asarray([sha256(test.encoded(row)).hexdigest() for row in range(len(test))])
+    keys[::2] = "unknown"
+    stored = Descriptors(found.ids, keys, found.thumbnails, np.zeros((len(test), 0), np.float16))
+    assert leaked(test, stored, workers=2).tolist() == [row % 2 == 1 for row in range(len(test))]
+
+
+def test_descriptors_of_a_network_need_it(world):
+    _, test, _ = world
+    some = test.select(np.arange(5))
+    turned = np.eye(5, 7, dtype=np.float16)
+    stored = Descriptors(
+        some.columns["id"], np.asarray(list("abcde")), np.zeros((5, 32, 32, 3), np.uint8), turned, "net"
+    )
+    with pytest.raises(ConfigError, match="were described by 'net'; give its weights"):
+        leaked(some, stored)
+
+    def embed(source):
+        assert len(source) == 5
+        vectors = np.zeros((3, 7), np.float32)  # rows 1, 2 and 4 can be described
+        vectors[0, 1], vectors[1, 2], vectors[1, 6], vectors[2, 6] = 1, 0.5, 0.866, 1
+        return vectors, np.asarray([1, 2, 4])
+
+    assert leaked(some, stored, embed=embed).tolist() == [False, True, True, False, False]  # cosines 1, 0.5 and 0
+    assert leaked(some, stored, embed=embed, threshold=0.6).tolist() == [False, True, False, False, False]
+
+
+class Torn(Listed):
+    """No file can be read."""
+
+    def encoded(self, row):
+        from dinoforge.data.decode import Broken
+
+        raise Broken("torn")
+
+
+def test_what_cannot_be_read_is_no_leak(world):
+    *_, stored = world
+    assert not leaked(Torn("t", 4), stored).any()
+
+
+def test_the_rest_is_an_evaluation_of_its_own():
+    known, asked = Listed("g", 3, group=[0, 1, 2]), Listed("q", 3, group=[0, 1, 2])
+    mask = np.asarray([False, True, False])
+    rest = spared(Sides(known, asked), mask)
+    assert rest.known is known
+    assert rest.asked.columns["id"].tolist() == ["q/0", "q/2"]
+    both = spared(Sides(asked, asked, itself=True), mask)
+    assert both.itself
+    assert both.known is both.asked
+    assert both.known.columns["id"].tolist() == ["q/0", "q/2"]
+    with pytest.raises(DataError, match="every image of q is in the training data"):
+        spared(Sides(known, asked), np.ones(3, bool))
