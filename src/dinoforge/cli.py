@@ -67,7 +67,10 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
     if dist.rank():
         return  # the first rank says it
     facts = {name: _plain(value) for name, value in result.items()} if isinstance(result, Mapping) else _plain(result)
-    print(json.dumps(finite(facts), default=str) if as_json else _plainly(facts))
+    if as_json:
+        print(json.dumps(finite(facts), default=str))
+        return
+    print(result.text() if hasattr(result, "text") else _plainly(facts))
 
 
 def _plain(value: Any) -> Any:

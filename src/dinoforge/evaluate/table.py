@@ -22,3 +22,8 @@ EVALUATIONS: dict[str, Evaluation] = {
     "retrieval": RETRIEVAL,
     "copies": COPIES,
 }
+SUITES: dict[str, tuple[str, ...]] = {
+    "quick": ("knn", "health"),
+    "paper": ("knn", "linear", "logistic", "robustness", "retrieval", "health"),
+}
+"""Several evaluations by one name: a first look, and what DINOv2's tables of whole images report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from dinoforge.report.curation import curation_page
 from dinoforge.verbs.describing import describer
 from dinoforge.verbs.embedding import embedder
 from dinoforge.verbs.reading import worker_count
+from dinoforge.verbs.settings import Settings
 from dinoforge.verbs.train_filter import KEYS, TrainedFilter, refuse_other
 from dinoforge.verbs.train_filter import train_filter as trained
 
@@ -224,16 +225,6 @@ def _refuse_same(config: Curation, sources: Opened) -> None:
 
 def _same(one: Source, other: Source) -> bool:
     return len(one) == len(other) and bool(np.array_equal(np.sort(one.columns["id"]), np.sort(other.columns["id"])))
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a verb's settings are shown."""
-
-    described: Callable[[Mapping[str, Any]], Mapping[str, tuple[Any, str]]]
-    """From what was typed: every setting with its value and where that came from."""
-    lines: Callable[[], Iterator[str]]
-    """Every setting with default and meaning."""
 
 
 def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

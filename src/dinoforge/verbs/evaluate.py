@@ -3,73 +3,227 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoforge.base.config import Config, with_settings
+import numpy as np
+
+from dinoforge.base.config import Config, fingerprint, paths, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
-from dinoforge.base.files import append_line, place_for
-from dinoforge.data.sources.source import Source, agreed, first_rows
-from dinoforge.data.sources.table import has_split, open_source
-from dinoforge.evaluate.evaluation import Sides
-from dinoforge.evaluate.table import EVALUATIONS
+from dinoforge.base.files import append_line, place_for, read_lines
+from dinoforge.base.interrupt import interruptible
+from dinoforge.base.log import say
+from dinoforge.evaluate.evaluation import Needs, Sides
+from dinoforge.evaluate.leak import leaked, spared
+from dinoforge.evaluate.score import Score
+from dinoforge.evaluate.table import EVALUATIONS, SUITES
+from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.eyes import Eyes
-from dinoforge.recipes.opened import labelled
+from dinoforge.recipes.settle import lines_of
+from dinoforge.verbs.looking import whole
+from dinoforge.verbs.manifests import manifest_at
 from dinoforge.verbs.opening import extraction, opened, told
+from dinoforge.verbs.reading import worker_count
+from dinoforge.verbs.settings import Settings
+from dinoforge.verbs.sides import Named, opened_sides
+
+WITHOUT = "_without_leaks"
+"""Behind the name of a score of the images alone that were not seen in training."""
 
 
-def evaluate(
-    *, backbone: str, tasks: str = "knn", data: str | None = None, train: str | None = None, test: str | None = None,
-    train_rows: str | int | None = None, test_rows: str | int | None = None, out: str | None = None,
-    precision: str = "auto", **settings: Any,
-) -> dict[str, Any]:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What a backbone scores."""
+
+    scores: list[Score]
+    reused: list[str]
+    """Tasks whose scores an earlier start had put down in ``out``."""
+
+    def text(self) -> str:
+        """The scores as a table, and below it how each was measured."""
+        head = ("task", "score", "value", "95 % interval", "std", "n")
+        rows = [head, *(_cells(score) for score in self.scores)]
+        widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        how = dict.fromkeys(f"{score.task}: {score.protocol}" for score in self.scores)
+        return "\n".join([*lines, "", *how])
+
+
+def _cells(score: Score) -> tuple[str, ...]:
+    value = f"{score.value:.4f}" + ("" if score.unit == "fraction" else f" {score.unit}")
+    within = "" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval)
+    spread = "" if score.spread is None else f"{score.spread:.4f}"
+    better = "" if score.higher_is_better else " (lower is better)"
+    return score.task, score.name + better, value, within, spread, f"{score.n:,}"
+
+
+def evaluate(  # noqa: PLR0913 - the keys of the verb
+    *, backbone: str, tasks: str | Sequence[str] = "knn", data: str | None = None, train: str | None = None,
+    test: str | None = None, train_rows: str | int | None = None, test_rows: str | int | None = None,
+    out: str | None = None, features: str | None = None, trained_on: str | None = None, precision: str = "auto",
+    workers: str | int | None = None, **settings: Any,
+) -> Evaluated:  # fmt: skip
     """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
+
+    Features are computed once and kept: a second evaluation of the same images, backbone and precision reads no image, and
+    one that was interrupted goes on where it was.
 
     Args:
         backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
-        tasks: Names joined by commas; knn.
-        data: Labelled images with train and test (or val) splits; without splits every fifth is asked.
-        train: Labelled images that vote, instead of data.
-        test: Labelled images that are asked, together with train.
-        train_rows: First so many rows that vote, strewn over a source sorted by class; all if not given.
-        test_rows: First so many rows that are asked, in the same way; all if not given.
-        out: JSON lines file that the scores are appended to.
+        tasks: Names joined by commas, or a suite: TASKS.
+        data: Images with train and test (or val) splits, where there are none every fifth is asked; retrieval and copies
+            search gallery for query, where there are none each image among all others; health takes all.
+        train: Labelled images that are learnt from, or the gallery, instead of data.
+        test: Images that are asked, together with train.
+        train_rows: First so many rows of the one, strewn over a source sorted by class; all if not given.
+        test_rows: First so many rows of the other, in the same way; all if not given.
+        out: JSON lines file that the scores are appended to. Tasks whose scores are there are not measured again.
+        features: Folder that features are kept in [~/.cache/dinoforge/features]; none keeps nothing.
+        trained_on: What the backbone was trained on: a folder of curate, a manifest or a run. Images that are asked of which it
+            holds copies are counted, and every score is given without them too.
         precision: auto, fp32 or bf16.
-        knn.neighbours: Neighbours that vote [20].
-        knn.temperature: A vote weighs exp(cosine / temperature) [0.07].
-        knn.rows_at_once: Queries compared at a time [4096].
+        workers: Processes that look for such copies; all cores by default.
     """
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    for name in names:
-        if name not in EVALUATIONS:
-            raise unknown("task", name, EVALUATIONS)
+    names = task_names(tasks)
     configs = _task_settings(names, settings)
+    named = Named(data, train, test, _rows("train_rows", train_rows), _rows("test_rows", test_rows))
+    named.check()
     if out is not None:
         place_for(Path(out))
-    known, asked = _train_and_test(data, train, test)
-    known, asked = _first(known, train_rows, "train_rows"), _first(asked, test_rows, "test_rows")
+    if workers is not None and trained_on is None:
+        raise ConfigError(f"workers={workers} has no effect without trained_on=.")
+    count = worker_count(workers)
+    stored = None if trained_on is None else stored_beside(manifest_at("trained_on", Path(trained_on)))
+    sides = _all_sides(named, names, chosen=tasks not in SUITES)
     found = opened(backbone)
-    eyes = Eyes(found, extraction(precision), folder=None, on_broken=told)
-    scores = []
+    eyes = Eyes(found, extraction(precision), folder=_folder(features), on_broken=told)
+    scores, reused = list[Score](), list[str]()
+    with interruptible("features and scores so far are kept"):
+        leaks = {}
+        if stored is not None:
+            leaks = {needs: leaked(some.asked, stored, workers=count) for needs, some in sides.items()}
+            for some in leaks.values():
+                say(f"{int(some.sum()):,} of {len(some):,} images that are asked were seen in training.")
+        for name in [one for one in names if EVALUATIONS[one].needs in sides]:
+            needs = EVALUATIONS[name].needs
+            mine = _one(eyes, sides[needs], name, configs[name], leaks=leaks.get(needs), out=out)
+            scores += mine.scores
+            reused += mine.reused
+    return Evaluated(scores, reused)
+
+
+_NAMES = "; ".join([", ".join(EVALUATIONS), *(f"{name} ({', '.join(some)})" for name, some in SUITES.items())])
+evaluate.__doc__ = (evaluate.__doc__ or "").replace("TASKS", _NAMES)
+
+
+def _one(
+    eyes: Eyes, sides: Sides, name: str, config: Config, *, leaks: np.ndarray | None, out: str | None
+) -> Evaluated:
+    """The scores of one task; those that are put down already are taken from there."""
+    data = sides.known.fingerprint if sides.itself else f"{sides.known.fingerprint} {sides.asked.fingerprint}"
+    seen = "" if leaks is None else fingerprint(leaks.tolist())
+    key = fingerprint(
+        {"backbone": eyes.backbone.fingerprint, "precision": eyes.how.precision, "data": data, "leaks": seen, "task": name,
+         "addresses": [sides.known.address, sides.asked.address], "config": config.model_dump(mode="json")}
+    )  # fmt: skip
+    before = _put_down(out, key)
+    if before:
+        say(f"{name}: {len(before)} scores are in {out} from an earlier start.")
+        return Evaluated(before, [name])
+    say(f"{name}: {len(sides.known):,} images known, {len(sides.asked):,} asked.")
+    measure = EVALUATIONS[name].measure
+    found = measure(eyes, sides, config)
+    if leaks is not None and leaks.any() and not leaks.all():
+        found += [
+            dataclasses.replace(score, name=score.name + WITHOUT)
+            for score in measure(eyes, spared(sides, leaks), config)
+        ]
+    if leaks is not None:
+        found.append(_leak_score(name, leaks))
+    found = [dataclasses.replace(score, backbone=eyes.backbone.fingerprint, data=data) for score in found]
+    for score in found if out else []:
+        append_line(Path(str(out)), {**dataclasses.asdict(score), "key": key, "of": len(found)})
+    return Evaluated(found, [])
+
+
+def _leak_score(name: str, leaks: np.ndarray) -> Score:
+    how = "copies, exact or near, among the images that were trained on"
+    return Score(name, "leaked", float(leaks.mean()), "fraction", False, len(leaks), how)
+
+
+def _put_down(out: str | None, key: str) -> list[Score]:
+    """The scores of a key, where all of them are there."""
+    if out is None or not Path(out).exists():
+        return []
+    rows = [row for row in read_lines(Path(out)) if row.get("key") == key]
+    if not rows or len(rows) < rows[0]["of"]:
+        return []
+    names = [field.name for field in dataclasses.fields(Score)]
+    found = []
+    for row in rows[-rows[0]["of"] :]:
+        value = {name: row[name] for name in names}
+        value["interval"] = None if row["interval"] is None else tuple(row["interval"])
+        found.append(Score(**value))
+    return found
+
+
+def task_names(tasks: str | Sequence[str]) -> list[str]:
+    """The tasks of a suite, or those that are named, each once.
+
+    Raises:
+        ConfigError: No such task, or none.
+    """
+    if isinstance(tasks, str) and tasks.strip() in SUITES:
+        return list(SUITES[tasks.strip()])
+    words = tasks.split(",") if isinstance(tasks, str) else tasks
+    names = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     for name in names:
-        for score in EVALUATIONS[name].measure(eyes, Sides(known, asked), configs[name]):
-            scores.append(
-                dataclasses.replace(score, backbone=found.fingerprint, data=f"{known.fingerprint} {asked.fingerprint}")
-            )
-    rows = [dataclasses.asdict(score) for score in scores]
-    for row in rows if out else []:
-        append_line(Path(str(out)), row)
-    return {"scores": rows}
+        if name in SUITES:
+            raise ConfigError(f"tasks={name} is a suite and stands alone; it is {','.join(SUITES[name])}.")
+        if name not in EVALUATIONS:
+            raise unknown("task", name, [*EVALUATIONS, *SUITES])
+    if not names:
+        raise ConfigError(f"tasks= is empty; it takes {', '.join(EVALUATIONS)}, or {' or '.join(SUITES)}.")
+    return names
 
 
-def _task_settings(names: list[str], settings: Mapping[str, Any]) -> dict[str, Config]:
+def _all_sides(named: Named, names: Sequence[str], *, chosen: bool) -> dict[Needs, Sides]:
+    """The images for every way of asking that the tasks have.
+
+    Args:
+        chosen: Whether the tasks were named one by one: then each must have what it needs. Of a suite, those run that do.
+
+    Raises:
+        DataError: What a task needs is not there.
+    """
+    found = dict[Needs, Sides]()
+    for needs in dict.fromkeys(EVALUATIONS[name].needs for name in names):
+        try:
+            found[needs] = opened_sides(named, needs)
+        except DataError as error:
+            if chosen:
+                raise
+            left = [name for name in names if EVALUATIONS[name].needs == needs]
+            say(f"Left out {', '.join(left)}: {error}")
+    if not found:
+        raise DataError("none of the tasks of the suite can be asked of these images.")
+    return found
+
+
+def _task_settings(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Config]:
     """The config of every task, from settings such as ``knn.neighbours``."""
     configs: dict[str, Config] = {name: EVALUATIONS[name].config() for name in names}
     allowed = [f"{name}.{field}" for name in names for field in EVALUATIONS[name].config.model_fields]
     for path in settings:
         if path not in allowed:
-            raise unknown("setting", path, [*allowed, "backbone", "data", "out", "tasks", "test", "train"])
+            task = path.partition(".")[0]
+            if task in EVALUATIONS and task not in names:
+                raise ConfigError(f"{path} has no effect: tasks={','.join(names)} does not name {task}.")
+            raise unknown("setting", path, [*allowed, *inspect.signature(evaluate).parameters])
     for name in names:
         own = {p.partition(".")[2]: value for p, value in settings.items() if p.partition(".")[0] == name}
         try:
@@ -79,30 +233,49 @@ def _task_settings(names: list[str], settings: Mapping[str, Any]) -> dict[str, C
     return configs
 
 
-def _train_and_test(data: str | None, train: str | None, test: str | None) -> tuple[Source, Source]:
-    if data is not None and (train or test):
-        raise ConfigError("data= and train=, test= exclude each other.")
-    if data is not None:
-        return labelled(data)
-    if train is None or test is None:
-        raise ConfigError("data= is required, or train= and test= together.")
-    known = open_source(train, "train") if has_split(open_source(train), "train") else open_source(train)
-    asked = open_source(test, "test") if has_split(open_source(test), "test") else open_source(test)
-    for source in (known, asked):
-        labels = source.columns.get("label")
-        if labels is None or (labels < 0).any():
-            raise DataError(f"{source.address} has no labels, or not for every image.")
-    known, asked = agreed([known, asked])
-    return known, asked
-
-
-def _first(source: Source, rows: str | int | None, name: str) -> Source:
+def _rows(name: str, rows: str | int | None) -> int | None:
     if rows is None:
-        return source
-    try:
-        count = int(rows)
-    except ValueError:
-        raise ConfigError(f"{name} takes a whole number; got {rows!r}.") from None
+        return None
+    count = whole(name, rows)
     if count < 1:
         raise ConfigError(f"{name} must be at least 1; got {count}.")
-    return first_rows(source, count)
+    return count
+
+
+def _folder(features: str | None) -> Path | None:
+    """Where features are kept."""
+    if features == "none":
+        return None
+    if features is not None:
+        path = Path(features).expanduser()
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"features={features} is a file; give a folder, or none.")
+        return path
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "dinoforge" / "features"
+
+
+def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(evaluate).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    names = task_names(words.get("tasks", own["tasks"]))
+    configs = _task_settings(names, {name: value for name, value in words.items() if name not in own})
+    found = {
+        name: (words.get(name, default), "command line" if name in words else "default")
+        for name, default in own.items()
+    }
+    for name in names:
+        for path, value in paths(configs[name], f"{name}."):
+            found[path] = (value, "command line" if path in words else "default")
+    return found
+
+
+def _lines() -> Iterator[str]:
+    for name, evaluation in EVALUATIONS.items():
+        yield from lines_of(evaluation.config(), f"{name}.")
+
+
+SETTINGS = Settings(_described, _lines)

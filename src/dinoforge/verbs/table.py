@@ -9,11 +9,13 @@ from dinoforge.runs import pretrain
 from dinoforge.verbs.attention import attention
 from dinoforge.verbs.contains import contains
 from dinoforge.verbs.convert import convert
-from dinoforge.verbs.curate import SETTINGS, Settings, curate
+from dinoforge.verbs.curate import SETTINGS as OF_CURATE
+from dinoforge.verbs.curate import curate
 from dinoforge.verbs.demo import demo
 from dinoforge.verbs.distil import distil
 from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
+from dinoforge.verbs.evaluate import SETTINGS as OF_EVALUATE
 from dinoforge.verbs.evaluate import evaluate
 from dinoforge.verbs.export import export
 from dinoforge.verbs.match import match
@@ -22,6 +24,7 @@ from dinoforge.verbs.plan import plan
 from dinoforge.verbs.recipes import recipes, schema
 from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan
+from dinoforge.verbs.settings import Settings
 from dinoforge.verbs.stats import stats
 
 _VERBS = (
@@ -33,5 +36,5 @@ VERBS_WITH_RECIPE = frozenset({"plan", "pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
 VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
 """Verbs that several processes started together do as one."""
-VERBS_WITH_SETTINGS: dict[str, Settings] = {"curate": SETTINGS}
+VERBS_WITH_SETTINGS: dict[str, Settings] = {"curate": OF_CURATE, "evaluate": OF_EVALUATE}
 """Verbs that take settings of their own besides their keys."""
