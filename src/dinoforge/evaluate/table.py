@@ -9,8 +9,8 @@ from dinoforge.evaluate.healthy import HEALTH
 from dinoforge.evaluate.linear import LINEAR
 from dinoforge.evaluate.logistic import LOGISTIC
 from dinoforge.evaluate.neighbours import KNN
-from dinoforge.evaluate.robustness import ROBUSTNESS
 from dinoforge.evaluate.retrieval import RETRIEVAL
+from dinoforge.evaluate.robustness import ROBUSTNESS
 
 EVALUATIONS: dict[str, Evaluation] = {
     "fewshot": FEWSHOT,
