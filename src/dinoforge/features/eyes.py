@@ -5,9 +5,11 @@ Axes: N usable images of a source.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError
+from dinoforge.base.files import explained, write_json
+from dinoforge.base.hardware import Precision
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, computed
 from dinoforge.features.kept import files_of, keep
@@ -102,7 +106,9 @@ class Eyes:
         return _look(torch.cat(values), np.concatenate(rows), source)
 
     def _lasting(self, source: Source, kind: str, view: View, path: Path) -> Look:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path.parent / f"{self.backbone.fingerprint}.json", {"precision": self.how.precision})
         if not (path / "features.json").exists():
             keep(
                 path, source, self.backbone, self.how, kind=kind, on_broken=self._on_broken, rows=_SHARD, view=view,
@@ -115,6 +121,17 @@ class Eyes:
         except KeyError:
             raise DataError(f"{path} holds features of other images; remove it.") from None
         return _look(torch.from_numpy(np.asarray(stored.values)), rows, source)
+
+
+def seen_in(folder: Path | None, backbone: Backbone) -> Precision | None:
+    """In which precision features of a backbone are kept in a folder; None where there are none."""
+    if folder is None:
+        return None
+    try:
+        found = json.loads((folder / f"{backbone.fingerprint}.json").read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next((precision for precision in get_args(Precision) if precision == found), None)
 
 
 def _look(values: Tensor, rows: np.ndarray, source: Source) -> Look:

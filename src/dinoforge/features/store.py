@@ -75,7 +75,7 @@ def read_features(path: Path) -> Stored:
     """
     try:
         facts = json.loads((path / "features.json").read_text(encoding="utf-8"))
-        values = np.load(path / "features.npy", mmap_mode="r")
+        values = np.load(path / "features.npy", mmap_mode="c")  # writable for torch's sake: nothing reaches the disk
         ids = np.asarray(pq.read_table(path / "ids.parquet", columns=["id"])["id"].to_pylist())
     except (OSError, ValueError) as error:
         raise DataError(

@@ -22,7 +22,7 @@ from dinoforge.evaluate.leak import leaked, spared
 from dinoforge.evaluate.score import Score
 from dinoforge.evaluate.table import EVALUATIONS, SUITES
 from dinoforge.features.descriptors import stored_beside
-from dinoforge.features.eyes import Eyes
+from dinoforge.features.eyes import Eyes, seen_in
 from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.manifests import manifest_at
@@ -85,7 +85,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         features: Folder that features are kept in [~/.cache/dinoforge/features]; none keeps nothing.
         trained_on: What the backbone was trained on: a folder of curate, a manifest or a run. Images that are asked of which it
             holds copies are counted, and every score is given without them too.
-        precision: auto, fp32 or bf16.
+        precision: auto, fp32 or bf16; auto stays with that of features that are kept.
         workers: Processes that look for such copies; all cores by default.
     """
     names = task_names(tasks)
@@ -100,7 +100,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     stored = None if trained_on is None else stored_beside(manifest_at("trained_on", Path(trained_on)))
     sides = _all_sides(named, names, chosen=tasks not in SUITES)
     found = opened(backbone)
-    eyes = Eyes(found, extraction(precision), folder=_folder(features), on_broken=told)
+    folder = _folder(features)
+    eyes = Eyes(found, extraction(precision, seen_in(folder, found)), folder=folder, on_broken=told)
     scores, reused = list[Score](), list[str]()
     with interruptible("features and scores so far are kept"):
         leaks = {}

@@ -1,0 +1,112 @@
+"""What holds for every evaluation: the best value for a backbone that knows all, chance for one that tells nothing apart."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dinoforge.evaluate.evaluation import Sides
+from dinoforge.evaluate.table import EVALUATIONS, SUITES
+from dinoforge.features.eyes import Look
+from dinoforge.features.kinds import KINDS
+from given import GivenEyes, Made
+
+CLASSES, EACH = 8, 12
+FAST = {
+    "linear": {"iterations": 200},
+    "robustness": {"iterations": 200, "corruptions": ("fog", "contrast"), "severities": (1, 5)},
+}
+"""Settings without which a contract would take minutes."""
+SHAPES = {"image": (), "blocks": (3,), "patches": (2, 2), "norms": (), "gem": (2,)}
+
+
+class Told(GivenEyes):
+    """See what a function makes of every row, whatever is looked at."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+
+    def look(self, source, kind="image", *, view=None, remember=True):
+        vectors = torch.stack([self.of(source, row) for row in range(len(source))])
+        if kind == "norms":
+            values = vectors.norm(dim=1)[:, None, None].expand(-1, 2, 2)
+        elif kind == "gem":
+            values = torch.cat([vectors, vectors], dim=1)
+        else:
+            shape = SHAPES[kind]
+            values = vectors.reshape(len(vectors), *(1 for _ in shape), -1).expand(-1, *shape, -1)
+        return Look(values.contiguous(), np.arange(len(source)), source)
+
+
+def knows(source, row):
+    """Its class, and a little of itself, so that no two images are the same."""
+    vector = torch.zeros(CLASSES + 1)
+    vector[source.columns["label"][row]] = 1
+    vector[-1] = 0.01 * (row % EACH)
+    return vector
+
+
+def same(source, row):
+    return torch.ones(CLASSES + 1)
+
+
+def images(name):
+    labels = np.arange(CLASSES * EACH) % CLASSES
+    found = Made(labels, name)
+    found.columns["group"] = labels
+    return found
+
+
+@pytest.fixture(params=list(EVALUATIONS))
+def measured(request):
+    """What an evaluation says of both backbones."""
+    evaluation = EVALUATIONS[request.param]
+    config = evaluation.config(**FAST.get(request.param, {}))
+    known, asked = images("train"), images("test")
+    sides = Sides(known, known, itself=True) if evaluation.needs == "images" else Sides(known, asked)
+    return request.param, [lambda of=of: evaluation.measure(Told(of), sides, config) for of in (knows, same)]
+
+
+def test_the_best_for_one_that_knows_and_chance_for_one_that_tells_nothing_apart(measured):
+    name, (perfect, constant) = measured
+    best, chance = ({score.name: score for score in measure()} for measure in (perfect, constant))
+    assert best.keys() == chance.keys()
+    shares = [name for name, score in best.items() if score.unit == "fraction"]
+    assert shares
+    for each in shares:
+        one, other = best[each], chance[each]
+        assert one.higher_is_better == other.higher_is_better
+        if name == "health" or "increase" in each:  # nothing is odd about either, and neither sees a corruption
+            assert one.value == other.value == 0
+            continue
+        assert one.value == pytest.approx(1.0 if one.higher_is_better else 0.0, abs=1e-6), each
+        right = other.value if one.higher_is_better else 1 - other.value
+        assert right <= (5 if "top5" in each else 1.6) / CLASSES + 1e-6, each
+
+
+def test_a_score_says_what_it_is(measured):
+    name, (perfect, constant) = measured
+    for measure in (perfect, constant):
+        scores = measure()
+        assert len({score.name for score in scores}) == len(scores) > 0
+        for score in scores:
+            assert (score.task, bool(score.protocol), bool(score.unit)) == (name, True, True)
+            assert score.n > 0
+            assert math.isfinite(score.value), score.name
+            if score.interval is not None:
+                low, high = score.interval
+                assert low - 1e-9 <= score.value <= high + 1e-9, score.name
+        json.dumps([dataclasses.asdict(score) for score in scores])
+        assert [score.value for score in measure()] == [score.value for score in scores]  # and says it again
+
+
+def test_suites_name_evaluations():
+    for names in SUITES.values():
+        assert len({*names}) == len(names) > 0
+        assert {*names} <= EVALUATIONS.keys()
+    assert not SUITES.keys() & EVALUATIONS.keys()
+    assert SHAPES.keys() == KINDS.keys()
