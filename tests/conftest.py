@@ -1,5 +1,6 @@
 """Shapes and types in signatures are executed in the tests; see pyproject for the marks."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,18 @@ if BEARTYPE:
     _hook = install_import_hook("dinoforge", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 from servers import object_storage, web  # noqa: E402, F401 - fixtures of several folders of tests
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Features that evaluations keep lie in no user's folder, in processes that tests start neither."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_print_config_runs_nothing(capsys, tmp_path, monkeypatch):
     assert "tokens = image  # default" in capsys.readouterr().out.splitlines()
     assert execute(["evaluate", "backbone=b", "knn.neighbours=3", "--print-config", "--json"]) == 0
     config = last(capsys.readouterr().out)["config"]
-    assert config["knn.neighbours"] == {"value": "3", "origin": "command line"}
+    assert config["knn.neighbours"] == {"value": [3], "origin": "command line"}
     assert config["tasks"] == {"value": "knn", "origin": "default"}
     assert not list(tmp_path.iterdir())
 

@@ -140,10 +140,10 @@ the start saw."""
 
 
 def knn(run, world):
-    (score,) = dinoforge.evaluate(
+    found = dinoforge.evaluate(
         backbone=str(run), data=world, train_rows=2_000, test_rows=600, precision="fp32", **{"knn.neighbours": 10}
-    )["scores"]
-    return 100 * score["value"]
+    )
+    return 100 * found.scores[0].value
 
 
 @pytest.mark.long

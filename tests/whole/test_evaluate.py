@@ -1,0 +1,171 @@
+"""Evaluations as a user runs them: nothing is computed twice, leaks are told, and what cannot be asked is one line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dinoforge
+from dinoforge.base.files import read_lines
+from dinoforge.cli import execute
+from dinoforge.model.vit import VitConfig
+from dinoforge.model.weights import save_backbone
+from perturbed import perturbed
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), "blue": (40, 40, 210), "grey": (120, 120, 120)}
+
+
+def pictures(folder, count, *, seed, classes=COLOURS):
+    """Folders of pictures of one colour with noise of their own."""
+    rng = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            noise = rng.normal(0, 40, (24, 24, 3)) + COLOURS[name]
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / name / f"{seed}-{number}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluate")
+    config = VitConfig(width=16, depth=2, heads=2, patch=8, pixels=16)
+    save_backbone(place / "b", perturbed(config, short_side=16, side=16))
+    pictures(place / "data" / "train", 6, seed=0)
+    pictures(place / "data" / "test", 4, seed=1)
+    return place
+
+
+def scores(done):
+    return {(score.task, score.name): score.value for score in done.scores}
+
+
+def test_a_second_evaluation_reads_no_image(place, tmp_path, monkeypatch, capsys):
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "features": str(tmp_path / "f"),
+             "tasks": "knn,linear,health", "precision": "fp32", "linear.iterations": 20}  # fmt: skip
+    first = dinoforge.evaluate(**words)
+    assert scores(first)["knn", "accuracy"] > 0.8
+    assert {score.task for score in first.scores} == {"knn", "linear", "health"}
+    assert len({score.backbone for score in first.scores}) == 1
+
+    def read(*_):
+        raise AssertionError("an image was read")
+
+    from dinoforge.data.sources import files
+
+    sources = [kind for kind in vars(files).values() if isinstance(kind, type) and hasattr(kind, "encoded")]
+    for kind in sources:
+        monkeypatch.setattr(kind, "encoded", read)
+        monkeypatch.setattr(kind, "picture", read)
+    again = dinoforge.evaluate(**words)
+    assert again.scores == first.scores
+    assert again.reused == []
+    capsys.readouterr()
+    with pytest.raises(AssertionError, match="an image was read"):
+        dinoforge.evaluate(**words | {"features": "none"})
+
+
+def test_a_changed_image_is_read_again(place, tmp_path):
+    shutil.copytree(place / "data", tmp_path / "data")
+    words = {"backbone": str(place / "b"), "data": str(tmp_path / "data"), "features": str(tmp_path / "f")}
+    assert scores(dinoforge.evaluate(**words))["knn", "accuracy"] > 0.8
+    for folder, name in (("red", "blue"), ("blue", "red")):
+        for path in (tmp_path / "data" / "test" / folder).iterdir():
+            shutil.copy(place / "data" / "test" / name / path.name, path)
+    assert scores(dinoforge.evaluate(**words))["knn", "accuracy"] <= 0.5
+
+
+def test_scores_that_are_put_down_are_taken_over(place, tmp_path):
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "out": str(tmp_path / "s.jsonl")}
+    first = dinoforge.evaluate(**words, tasks="knn,fewshot")
+    rows = read_lines(tmp_path / "s.jsonl")
+    assert [(row["task"], row["name"], row["value"]) for row in rows] == [
+        (score.task, score.name, score.value) for score in first.scores
+    ]
+    again = dinoforge.evaluate(**words, tasks="fewshot,health")
+    assert again.reused == ["fewshot"]
+    assert [score for score in again.scores if score.task == "fewshot"] == [
+        score for score in first.scores if score.task == "fewshot"
+    ]
+    other = dinoforge.evaluate(**words, tasks="knn", **{"knn.neighbours": 3})  # other settings are another question
+    assert other.reused == []
+    lines = (tmp_path / "s.jsonl").read_text().splitlines()
+    (tmp_path / "s.jsonl").write_text("\n".join(lines[:2]) + "\n")  # killed while it wrote the scores of the first task
+    assert dinoforge.evaluate(**words, tasks="knn").reused == []
+
+
+def test_copies_of_what_was_trained_on_are_told_and_left_out(place, tmp_path):
+    """Of sixteen test images two are in the pool that was trained on, under other names."""
+    pictures(tmp_path / "pool", 5, seed=2)
+    for name in ("red", "blue"):
+        shutil.copy(place / "data" / "test" / name / "1-0.png", tmp_path / "pool" / name / "seen.png")
+    dinoforge.scan(data=str(tmp_path / "pool"), out=str(tmp_path / "m.parquet"))
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "workers": 1}
+    done = dinoforge.evaluate(**words, trained_on=str(tmp_path / "m.parquet"))
+    found = scores(done)
+    assert found["knn", "leaked"] == 2 / 16
+    counted = {score.name: score.n for score in done.scores}
+    assert (counted["accuracy"], counted["accuracy_without_leaks"]) == (16, 14)
+    pictures(tmp_path / "others", 5, seed=3)
+    dinoforge.scan(data=str(tmp_path / "others"), out=str(tmp_path / "n.parquet"))
+    clean = scores(dinoforge.evaluate(**words, trained_on=str(tmp_path / "n.parquet")))
+    assert clean["knn", "leaked"] == 0
+    assert ("knn", "accuracy_without_leaks") not in clean
+
+
+def test_a_suite_leaves_out_what_the_images_have_nothing_for(place, tmp_path, capsys):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for number, path in enumerate(sorted((place / "data" / "test").rglob("*.png"))):
+        shutil.copy(path, plain / f"{number}.png")
+    done = dinoforge.evaluate(backbone=str(place / "b"), data=str(plain), tasks="quick")
+    assert {score.task for score in done.scores} == {"health"}
+    assert "Left out knn: " in capsys.readouterr().err
+    assert execute(["evaluate", f"backbone={place / 'b'}", f"data={plain}", "tasks=knn"]) == 2
+
+
+def test_for_a_person_it_is_a_table(place, capsys):
+    words = ["evaluate", f"backbone={place / 'b'}", f"data={place / 'data'}", "tasks=knn,health"]
+    assert execute(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["task", "score", "value"]
+    assert lines[1].startswith("knn     accuracy")
+    assert any(line.startswith("knn: k=") for line in lines)
+    assert execute([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"task", "name", "value", "unit", "higher_is_better", "n"} <= facts["scores"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tasks="], "tasks= is empty; it takes "),
+        (["tasks=quick,knn"], "tasks=quick is a suite and stands alone"),
+        (["tasks=knn", "linear.iterations=3"], "linear.iterations has no effect: tasks=knn does not name linear"),
+        (["tasks=knn", "knn.neighbours=25"], "knn.neighbours must be at most 24"),
+        (["tasks=knn", "workers=2"], "workers=2 has no effect without trained_on="),
+        (["tasks=knn", "trained_on=nowhere"], "trained_on=nowhere does not exist"),
+        (["tasks=knn", "test_rows=0"], "test_rows must be at least 1; got 0"),
+        (["tasks=retrieval", "train_rows=5"], "train_rows=5 has no effect: each image"),
+        (["tasks=knn", "features={place}/data/test/red/1-0.png"], "is a file; give a folder, or none"),
+        (["tasks=knn", "data={place}/data/test/red"], "has no labels"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(words, said, place, capsys):
+    given = [word.format(place=place) for word in words]
+    data = [] if any(word.startswith("data=") for word in given) else [f"data={place / 'data'}"]
+    assert execute(["evaluate", f"backbone={place / 'b'}", *data, *given]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinoforge: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_classes_that_differ_are_named(place, tmp_path, capsys):
+    pictures(tmp_path / "test", 2, seed=4, classes=["red", "grey"])
+    (tmp_path / "test" / "grey").rename(tmp_path / "test" / "violet")
+    words = ["evaluate", f"backbone={place / 'b'}", f"train={place / 'data' / 'train'}", f"test={tmp_path / 'test'}"]
+    assert execute(words) == 2
+    assert "has classes that" in (err := capsys.readouterr().err)
+    assert "violet" in err
+    assert "Traceback" not in err
