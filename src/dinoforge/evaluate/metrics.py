@@ -71,8 +71,7 @@ def average_precision(scores: Float[np.ndarray, " N"], there: Int[np.ndarray, " 
         return float("nan")
     last = np.append(falling[1:] != falling[:-1], True)  # of those of equal score
     precision, recall = (found / np.arange(1, len(found) + 1))[last], (found / found[-1])[last]
-    # A recall such as 3 / 10 is reached though its nearest float may lie below 0.3's.
-    return float(np.mean([precision[recall >= level - 1e-9].max(initial=0) for level in _RECALLS]))
+    return float(np.mean([precision[recall >= level].max(initial=0) for level in _RECALLS]))
 
 
 def mean_average_precision(scores: Float[np.ndarray, "N C"], there: Int[np.ndarray, "N C"]) -> float:

@@ -120,9 +120,9 @@ def test_eleven_point_precision_by_hand():
 
 
 def test_recalls_of_tenths_are_reached():
-    """Ten positives, all before a negative: precision 1 at each recall, though 3/10 as a float may be less than 0.3."""
-    scores, there = -np.arange(20.0), np.repeat([1, 0], 10)
-    assert average_precision(scores, there) == 1
+    """Positives before all negatives, as many as tenths and not: precision 1 at each recall, however that is rounded."""
+    for count in range(1, 121):
+        assert average_precision(-np.arange(150.0), (np.arange(150) < count).astype(np.int64)) == 1
 
 
 def test_eleven_points_are_near_the_area():
