@@ -83,11 +83,16 @@ def test_the_best_head_is_right_most_often_of_all(monkeypatch):
 
 
 def test_a_held_out_tenth_chooses_without_the_test_images():
-    both, config = sides(noise=2.0), LinearConfig(**QUICK, select="holdout")
+    """Test images with the labels of other classes, which a head that has learnt nothing answers best."""
+    both = sides()
+    config = LinearConfig(learning_rates=(1e-6, 0.1), batch=32, select="holdout")
     head = fit_linear(GivenEyes(), both, config)
-    other = Made((both.asked.columns["label"] + 1) % CLASSES, "test", blocks=made(90, 5, CHANNELS, seed=7))
-    same = fit_linear(GivenEyes(), Sides(both.known, other), config)
+    wrong = Made((both.asked.columns["label"] + 1) % CLASSES, "test", blocks=both.asked.features["blocks"])
+    same = fit_linear(GivenEyes(), Sides(both.known, wrong), config)
     assert torch.equal(head.weight, same.weight)
+    assert "learning rate 0.1," in same.protocol
+    misled = fit_linear(GivenEyes(), Sides(both.known, wrong), config.model_copy(update={"select": "test"}))
+    assert "learning rate 1e-06," in misled.protocol
     assert "on a tenth of the train rows, then trained on all" in head.protocol
     # It is that head of a grid on all images.
     rate = float(head.protocol.split("learning rate ")[1].split(",")[0])

@@ -87,6 +87,11 @@ def test_the_penalty_is_chosen_on_a_held_out_tenth():
     np.testing.assert_allclose(shares(found, x), theirs(x, labels, c).predict_proba(x.double().numpy()), atol=1e-4)
 
 
+def test_of_equally_good_penalties_the_smallest_c():
+    labels = torch.arange(100) % 4
+    assert fitted(torch.eye(4)[labels] * 9, labels, classes=4, config=FEW)[1] == FEW.c[0]
+
+
 def test_scores_are_scikit_learns():
     known, asked = table(150, 0), table(75, 1)
     (accuracy, per_class) = LOGISTIC.measure(GivenEyes(), sides(known, asked), LogisticConfig(c=[0.5]))
