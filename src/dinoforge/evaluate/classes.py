@@ -42,6 +42,11 @@ def classes_of(known: Source, asked: Source) -> Classes:
     Raises:
         DataError: One class alone; or ``asked`` has classes that ``known`` lacks, or other names for them.
     """
+    for source in (known, asked):
+        if "label" not in source.columns:
+            raise DataError(
+                f"{source.address} has no class for each image; where an image shows several, take tasks=logistic."
+            )
     theirs, ours = _names(asked), _names(known)
     if len(ours) < 2:
         raise DataError(

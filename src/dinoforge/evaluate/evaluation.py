@@ -35,3 +35,5 @@ class Evaluation:
     needs: Needs
     measure: Callable[[Eyes, Sides, Any], list[Score]]
     """Of a frozen backbone, the images and the config."""
+    several: bool = False
+    """Whether images may show several classes each (see ``several.py``)."""

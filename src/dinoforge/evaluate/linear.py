@@ -27,8 +27,8 @@ from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.classes import Classes, classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.heads import HeadGrid, Inputs
-from dinoforge.evaluate.metrics import accuracy_scores, ranks
-from dinoforge.evaluate.score import Score
+from dinoforge.evaluate.metrics import accuracy_scores, ranks, real_right
+from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes, Look
 from dinoforge.features.kinds import BLOCKS
 from dinoforge.features.views import cropped
@@ -217,8 +217,25 @@ def _protocol(config: LinearConfig, seen: Inputs, rate: float, *, heads: int, im
 def _measure(eyes: Eyes, sides: Sides, config: LinearConfig) -> list[Score]:
     head, asked = fit_linear(eyes, sides, config), eyes.look(sides.asked, "blocks")
     labels = head.classes.of(asked.source)
-    found = ranks(head.logits(asked.values), labels)
-    return accuracy_scores("linear", found, labels, classes=len(head.classes), protocol=head.protocol)
+    logits = head.logits(asked.values)
+    scores = accuracy_scores("linear", ranks(logits, labels), labels, classes=len(head.classes), protocol=head.protocol)
+    return scores + _real_scores(asked.source, head, logits)
+
+
+def _real_scores(asked: Source, head: LinearHead, logits: Float[Tensor, "N C"]) -> list[Score]:
+    """``real_accuracy`` where images have labels that were given again (column ``real``: numbers of classes, one a line)."""
+    if "real" not in asked.columns:
+        return []
+    given = [[int(number) for number in text.split()] for text in asked.columns["real"].tolist()]
+    labels = torch.full((len(given), max(map(len, given), default=0) or 1), -1)
+    for row, numbers in enumerate(given):
+        labels[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+    answers = torch.from_numpy(head.classes.labels)[logits.argmax(-1)]
+    right = real_right(answers, labels).numpy().astype(float)
+    if not len(right):
+        return []
+    how = f"right where it is one of the labels that were given again; {head.protocol}"
+    return [Score("linear", "real_accuracy", right.mean(), "fraction", True, len(right), how, mean_interval(right))]
 
 
 LINEAR = Evaluation(LinearConfig, "classes", _measure)

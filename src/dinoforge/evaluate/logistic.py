@@ -1,101 +1,25 @@
 """``logistic``: logistic regression on frozen features (Oquab et al. 2023, sec. 7.3, for small sets of fine classes).
 
-Multinomial with a squared penalty on all weights but the biases. What is penalised how much is chosen on a tenth of the images
-to learn from, then all are learnt from. SciPy's L-BFGS minimises what torch computes, on the processor or an accelerator.
+What is penalised how much is chosen on a tenth of the images to learn from, then all are learnt from.
 
 Axes: N images, D channels, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import AfterValidator, Field
-from scipy.optimize import minimize
 from torch import Tensor
 
-from dinoforge.base.config import Config, Count
 from dinoforge.base.random import torch_generator
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.metrics import accuracy_scores, ranks
+from dinoforge.evaluate.regression import HELD_OUT, Logistic, LogisticConfig
 from dinoforge.evaluate.score import Score
+from dinoforge.evaluate.several import several_scores, shows_several
 from dinoforge.features.eyes import Eyes
 from dinoforge.features.views import tight
-
-_HELD_OUT = 0.1
-_SEARCHED = 50
-"""Most evaluations of one line search."""
-
-
-def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not values:
-        raise ValueError("takes one or more values; got none.")
-    return tuple(sorted({*values}))
-
-
-Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_rising)]
-
-
-class LogisticConfig(Config):
-    """The penalty, and how long is searched for the minimum."""
-
-    c: Strengths = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())
-    """Weights of the images against the penalty: C sum(cross-entropy) + |W|**2 / 2. Of several the best on the held-out tenth
-    is taken, of equal ones the smallest."""
-    iterations: Count = Field(default=1000, gt=0)
-    """Most steps of L-BFGS for one C, each beginning where that of the next smaller C ended."""
-    tolerance: float = Field(default=1e-12, gt=0)
-    """The search ends when a step lowers the mean loss by less."""
-    seed: int = Field(default=0, ge=0)
-    """Of the tenth that is held out."""
-
-
-class Logistic:
-    """A logistic regression on given images, for one penalty after the other.
-
-    Args:
-        features: Any scale; computed with in float64 on their device.
-        labels: Classes from 0.
-    """
-
-    def __init__(
-        self, features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, classes: int, config: LogisticConfig
-    ) -> None:
-        # Biases are not penalised, so features about their mean have the same minimum, and it is found in fewer steps.
-        self._mean = features.double().mean(0)
-        self._x, self._labels, self._config = features.double() - self._mean, labels.to(features.device), config
-        self._rows = torch.arange(len(labels), device=features.device)
-        self.weight = self._x.new_zeros(classes, features.shape[1] + 1)
-        """``[C D+1]``, the bias last: of the last fit, where the next one begins; for features about their mean."""
-
-    def fit(self, c: float) -> None:
-        """Minimise for one C."""
-        # Two classes share one vector of weights in the usual form: w and -w of half its length, whose squares add up to half.
-        penalty = (2 if len(self.weight) == 2 else 1) / (c * len(self._x))
-        options = {"maxiter": self._config.iterations, "maxls": _SEARCHED, "ftol": self._config.tolerance, "gtol": 0.0,
-                   "maxfun": self._config.iterations * _SEARCHED}  # fmt: skip
-        start = self.weight.flatten().cpu().numpy()
-        found = minimize(self._loss, start, args=(penalty,), jac=True, method="L-BFGS-B", options=options)
-        self.weight = torch.from_numpy(found.x).to(self._x.device).view_as(self.weight)
-
-    def _loss(self, flat: Float[np.ndarray, " P"], penalty: float) -> tuple[float, Float[np.ndarray, " P"]]:
-        """Mean cross-entropy and penalty, and their gradient."""
-        weight = torch.from_numpy(flat).to(self._x.device).view_as(self.weight)
-        logs = torch.addmm(weight[:, -1], self._x, weight[:, :-1].T).log_softmax(-1)
-        loss = -logs[self._rows, self._labels].mean() + penalty / 2 * weight[:, :-1].square().sum()
-        slope = logs.exp_()
-        slope[self._rows, self._labels] -= 1
-        slope /= len(slope)
-        gradient = torch.cat([slope.T @ self._x + penalty * weight[:, :-1], slope.sum(0)[:, None]], dim=1)
-        return loss.item(), gradient.flatten().cpu().numpy()
-
-    def scores(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N C"]:
-        """Of every class, by the last fit; their softmax is its probability."""
-        return torch.addmm(self.weight[:, -1], features.to(self._x.device).double() - self._mean, self.weight[:, :-1].T)
 
 
 def fitted(
@@ -105,7 +29,7 @@ def fitted(
     whole, c = Logistic(features, labels, classes=classes, config=config), config.c[0]
     if len(config.c) > 1:
         order = torch.randperm(len(labels), generator=torch_generator(config.seed, "logistic holdout"))
-        held, rest = order.tensor_split([max(1, round(_HELD_OUT * len(order)))])
+        held, rest = order.tensor_split([max(1, round(HELD_OUT * len(order)))])
         tried, most = Logistic(features[rest], labels[rest], classes=classes, config=config), -1
         for one in config.c:
             tried.fit(one)
@@ -119,10 +43,12 @@ def fitted(
 def _measure(eyes: Eyes, sides: Sides, config: LogisticConfig) -> list[Score]:
     view = tight(eyes.backbone.preprocessing)
     known, asked = eyes.look(sides.known, view=view), eyes.look(sides.asked, view=view)
-    classes = classes_of(known.source, asked.source)
-    labels = classes.of(asked.source)
     # Other accelerators than CUDA's know no float64.
     device = eyes.how.device if eyes.how.device.type == "cuda" else torch.device("cpu")
+    if shows_several(known.source):
+        return several_scores(known, asked, config=config, device=device, how=f"L-BFGS, {view.name}")
+    classes = classes_of(known.source, asked.source)
+    labels = classes.of(asked.source)
     found, c = fitted(known.values.to(device), classes.of(known.source), classes=len(classes), config=config)
     of = f" (best of {len(config.c)} on a tenth of the train rows)" if len(config.c) > 1 else ""
     protocol = f"C={c:.3g}{of}, L-BFGS, {view.name}, {len(known.rows)} train rows"
@@ -130,4 +56,4 @@ def _measure(eyes: Eyes, sides: Sides, config: LogisticConfig) -> list[Score]:
     return accuracy_scores("logistic", place, labels, classes=len(classes), protocol=protocol)
 
 
-LOGISTIC = Evaluation(LogisticConfig, "classes", _measure)
+LOGISTIC = Evaluation(LogisticConfig, "classes", _measure, several=True)

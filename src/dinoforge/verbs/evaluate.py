@@ -17,9 +17,11 @@ from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line, place_for, read_lines
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
+from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.leak import leaked, spared
 from dinoforge.evaluate.score import Score
+from dinoforge.evaluate.several import shows_several
 from dinoforge.evaluate.table import EVALUATIONS, SUITES
 from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.eyes import Eyes, seen_in
@@ -205,6 +207,9 @@ def _all_sides(named: Named, names: Sequence[str], *, chosen: bool) -> dict[Need
     for needs in dict.fromkeys(EVALUATIONS[name].needs for name in names):
         try:
             found[needs] = opened_sides(named, needs)
+            several = all(EVALUATIONS[name].several for name in names if EVALUATIONS[name].needs == needs)
+            if needs == "classes" and not (several and shows_several(found[needs].known)):
+                classes_of(found[needs].known, found[needs].asked)  # said before any feature is computed
         except DataError as error:
             if chosen:
                 raise

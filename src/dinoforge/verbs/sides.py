@@ -11,6 +11,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.evaluation import Needs, Sides
+from dinoforge.evaluate.several import shows_several
 from dinoforge.recipes.opened import labelled
 
 
@@ -62,13 +63,29 @@ def _first(source: Source, count: int | None) -> Source:
 def _classes(named: Named) -> Sides:
     """Train and test, else val; without splits every fifth image is asked."""
     if named.data is not None:
-        return Sides(*labelled(named.data))
+        whole = open_source(named.data)
+        return Sides(*(_split(whole) if shows_several(whole) else labelled(named.data)))
     known, asked = _both(named, "train", "test")
+    if shows_several(known) and shows_several(asked):
+        return Sides(known, asked)
     for source in (known, asked):
         labels = source.columns.get("label")
         if labels is None or (labels < 0).any():
             raise DataError(f"{source.address} has no labels, or not for every image.")
     return Sides(known, asked)
+
+
+def _split(whole: Source) -> tuple[Source, Source]:
+    """Train and val, which are learnt from as one, and test.
+
+    Raises:
+        DataError: No such splits.
+    """
+    splits = whole.columns.get("split", np.asarray([""] * len(whole)))
+    known, asked = np.isin(splits, ["train", "val"]), splits == "test"
+    if not known.any() or not asked.any():
+        raise DataError(f"{whole.address} has no splits train and test.")
+    return whole.select(np.flatnonzero(known)), whole.select(np.flatnonzero(asked))
 
 
 def _gallery(named: Named) -> Sides:

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.random import torch_generator
 from dinoforge.evaluate.evaluation import Sides
-from dinoforge.evaluate.logistic import LOGISTIC, Logistic, LogisticConfig, fitted
+from dinoforge.evaluate.logistic import LOGISTIC, fitted
+from dinoforge.evaluate.regression import Logistic, LogisticConfig
 from given import GivenEyes, Made
 
 FEW = LogisticConfig(c=[1e-3, 1e-1, 10, 1e3])
