@@ -77,7 +77,7 @@ def read_reference(
 
     Args:
         data: Fingerprints that the scores must carry.
-        made: How pictures are corrupted; what the protocols of the scores must begin with.
+        made: How pictures are corrupted; what the protocols of their scores must begin with.
 
     Raises:
         DataError: No such file, a score is not in it, or the reference makes no error under some corruption.
@@ -85,7 +85,11 @@ def read_reference(
     if not path.is_file():
         raise DataError(f"reference={path} is no file; give one that evaluate wrote with out= for another backbone.")
     rows = [row for row in read_lines(path) if row.get("task") == "robustness" and row.get("data") == data]
-    found = {row["name"]: float(row["value"]) for row in rows if str(row["protocol"]).startswith(made)}
+    found = {
+        row["name"]: float(row["value"])
+        for row in rows
+        if row["name"] == CLEAN or str(row["protocol"]).startswith(made)
+    }
     wanted = [CLEAN, *(error_name(name, severity) for name in corruptions for severity in severities)]
     lacking = [name for name in wanted if name not in found]
     if lacking:

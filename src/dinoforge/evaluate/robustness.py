@@ -68,7 +68,7 @@ Severity = Annotated[int, Field(ge=1, le=SEVERITIES)]
 
 
 class RobustnessConfig(LinearConfig):
-    """What the head is asked about; the head itself is set as that of ``linear``."""
+    """What the head is asked about; the head itself is set as that of ``linear``, and its seed is that of all draws."""
 
     corruptions: Annotated[Names, Field(min_length=1), AfterValidator(_known)] = tuple(BENCHMARK)
     """Names joined by commas; the default are the fifteen of the benchmark."""
@@ -132,7 +132,11 @@ def _corruption_scores(
             wrong[row, column] = _wrong(head, eyes.look(asked, "blocks", view=view, remember=False))
         say(f"robustness: {name} error {wrong[row].mean():.4f}")
     made = how_corrupted(seed=config.seed, quality=config.jpeg_quality)
-    return [*_errors(clean, wrong, config, f"{made}; {head.protocol}"), *_means(clean, wrong, config, head, reference)]
+    return [
+        _score(CLEAN, clean.astype(float), f"clean; {head.protocol}"),
+        *_errors(wrong, config, f"{made}; {head.protocol}"),
+        *_means(clean, wrong, config, head, reference),
+    ]
 
 
 def _score(name: str, items: Float[np.ndarray, " N"], protocol: str, *, unit: str = "fraction") -> Score:
@@ -140,11 +144,9 @@ def _score(name: str, items: Float[np.ndarray, " N"], protocol: str, *, unit: st
     return Score(_TASK, name, float(items.mean()), unit, False, len(items), protocol, interval=mean_interval(items))
 
 
-def _errors(
-    clean: Bool[np.ndarray, " N"], wrong: Bool[np.ndarray, "K S N"], config: RobustnessConfig, protocol: str
-) -> list[Score]:
-    """The error on clean pictures, of every corruption, and of its severities."""
-    found = [_score(CLEAN, clean.astype(float), protocol)]
+def _errors(wrong: Bool[np.ndarray, "K S N"], config: RobustnessConfig, protocol: str) -> list[Score]:
+    """The error under every corruption, and under each of its severities."""
+    found = list[Score]()
     for name, rows in zip(config.corruptions, wrong, strict=True):
         drawn = "; frost is drawn, not photographed" if name == "frost" else ""
         found.append(_score(f"error_{name}", rows.mean(0), f"{protocol}; mean of severities {_said(config)}{drawn}"))

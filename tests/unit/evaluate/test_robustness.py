@@ -154,8 +154,8 @@ def test_a_reference_must_be_of_the_same_measurement(tmp_path):
     for path, settings, lacks in [
         (written(tmp_path / "b.jsonl", two, scores, data="other images"), {}, "error_clean"),
         (fitting, {"severities": "1,2"}, "error_fog_2"),
-        (fitting, {"seed": "1"}, "error_clean"),
-        (fitting, {"jpeg_quality": "null"}, "error_clean"),
+        (fitting, {"seed": "1"}, "error_fog_1"),
+        (fitting, {"jpeg_quality": "null"}, "error_fog_1"),
     ]:
         with pytest.raises(DataError, match=lacks):
             ROBUSTNESS.measure(Weather(), two, config(**asked | settings, reference=path))
