@@ -27,6 +27,13 @@ def test_is_a_function_of_seed_corruption_severity_and_row():
             assert not torch.equal(seen(**{"row": 2, "name": name} | other), seen(2, name))
 
 
+def test_severities_are_drawn_anew():
+    """The noise of one is not that of another made larger."""
+    clean = middle(USUAL).of(PIXELS, 0).double()
+    noise = [(seen(name="gaussian_noise", severity=severity).double() - clean).flatten() for severity in (1, 2)]
+    assert abs(torch.corrcoef(torch.stack(noise))[0, 1].item()) < 0.05
+
+
 def test_does_not_depend_on_what_was_seen_before():
     forward = [seen(row) for row in range(4)]
     backward = [seen(row) for row in reversed(range(4))][::-1]

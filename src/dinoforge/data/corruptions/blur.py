@@ -73,10 +73,8 @@ def _copied(
 
     A pixel that is taken from may have taken another's before; those are followed, twice as far at each look.
     """
-    taken, before = np.arange(pixels), np.zeros(pixels, bool)
-    taken[place], before[place] = there, True
-    follow = np.arange(pixels)
-    follow[place] = np.where(before[there] & (there > place), there, place)
+    taken, follow = np.arange(pixels), np.arange(pixels)
+    taken[place], follow[place] = there, np.maximum(there, place)
     while (further := follow[follow]).tobytes() != follow.tobytes():
         follow = further
     return taken[follow]
