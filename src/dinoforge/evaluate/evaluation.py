@@ -37,3 +37,5 @@ class Evaluation:
     """Of a frozen backbone, the images and the config."""
     several: bool = False
     """Whether images may show several classes each (see ``several.py``)."""
+    once: bool = False
+    """Whether features are not kept, so that to measure again without leaked images would take as long as the first time."""

@@ -251,4 +251,4 @@ def among(logits: Float[Tensor, "N C"], own: list[str], names: tuple[str, ...]) 
     return ranks(logits[:, columns], torch.tensor([place[name] for name in own]))
 
 
-ROBUSTNESS = Evaluation(RobustnessConfig, "classes", _measure)
+ROBUSTNESS = Evaluation(RobustnessConfig, "classes", _measure, once=True)

@@ -140,7 +140,9 @@ def _one(
     say(f"{name}: {len(sides.known):,} images known, {len(sides.asked):,} asked.")
     measure = EVALUATIONS[name].measure
     found = measure(eyes, sides, config)
-    if leaks is not None and leaks.any() and not leaks.all():
+    if leaks is not None and EVALUATIONS[name].once:
+        say(f"{name} is not given without the leaked images: it would take as long again.")
+    elif leaks is not None and leaks.any() and not leaks.all():
         found += [
             dataclasses.replace(score, name=score.name + WITHOUT)
             for score in measure(eyes, spared(sides, leaks), config)
