@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from dinoforge.model.pixels import thumbnails
 
 SIDE = 16
 """Side of a thumbnail, in pixels."""
@@ -21,9 +22,7 @@ BINS = 8
 
 def thumbnail(pixels: UInt8[np.ndarray, "Y X 3"]) -> Float[Tensor, " 768"]:
     """The picture at 16 by 16 pixels, antialiased, about its own mean: what pixel k-NN compares."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).unsqueeze(0).float()
-    small = F.interpolate(image, (SIDE, SIDE), mode="bilinear", antialias=True).flatten()
-    return small - small.mean()
+    return thumbnails(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float(), SIDE)[0]
 
 
 def histogram(pixels: UInt8[np.ndarray, "Y X 3"]) -> Float[Tensor, " 512"]:

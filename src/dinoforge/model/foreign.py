@@ -26,6 +26,7 @@ from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, UserError, WeightsError
 from dinoforge.base.log import say
 from dinoforge.model.features import Features
+from dinoforge.model.pixels import Thumbnails, preprocessing, side_of
 from dinoforge.model.weights import Backbone, Preprocessing, load_backbone
 
 _MOST_PREFIX = 32
@@ -136,7 +137,7 @@ def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def open_backbone(address: str | Path) -> Backbone:
-    """A backbone to use frozen: what ``load_backbone`` opens, and ``hf:FOLDER``, ``hf:OWNER/NAME``, ``timm:NAME``.
+    """A backbone to use frozen: what ``load_backbone`` opens, ``hf:FOLDER``, ``hf:OWNER/NAME``, ``timm:NAME``, ``pixels:SIDE``.
 
     Raises:
         WeightsError: Nothing there, unsafe, damaged, or no vision model.
@@ -348,4 +349,16 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-_DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm}
+def _pixels(address: str, name: str) -> Backbone:
+    """Thumbnails of a side."""
+    side = side_of(address, name)
+    model = Thumbnails(side)
+
+    def run(images: Tensor) -> Output:
+        image, parts = model(images)
+        return Output(parts, 0, image)
+
+    return _finished(address, Foreign(address, model, run), preprocessing(side), f"pixels {side}", 3)
+
+
+_DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm, "pixels": _pixels}

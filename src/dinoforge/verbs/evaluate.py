@@ -75,7 +75,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     one that was interrupted goes on where it was.
 
     Args:
-        backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
+        backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER, timm:NAME,
+            or pixels:16, which is no network but thumbnails of that side, to compare with.
         tasks: Names joined by commas, or a suite: TASKS.
         data: Images with train and test (or val) splits, where there are none every fifth is asked; retrieval and copies
             search gallery for query, where there are none each image among all others; health takes all.
