@@ -68,7 +68,7 @@ def recognition_scores(
     if not known.any():
         raise DataError("every query is a distractor; some must show what a gallery image shows.")
     answers, confidence = recognised(queries, gallery[named], labels[named], config=config)
-    right = known & (answers == query_labels)
+    right = answers == query_labels
     how = f"{seen}, k={config.neighbours}, temperature {config.temperature}, {len(named)} images"
     protocol = f"{how}, {int((~known).sum())} distractors"
     scores = []

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float64
 from pydantic import Field
 
-from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.gallery import EASY, HARD, JUNK, Grades, groups_of, is_revisited, looks, revisited, same
@@ -29,13 +28,11 @@ _DEEP = 10
 """Images that mP@10 looks at; the revisited sets report 1, 5 and 10."""
 
 
-class RetrievalConfig(Config):
-    """What is seen of a picture, and how distractors are told from what is known."""
+class RetrievalConfig(VoteConfig):
+    """What is seen of a picture; and where some queries show nothing of the gallery (Met), how sure an answer is."""
 
     longest: int | None = Field(default=None, gt=0)
     """Whole pictures are seen, their long side so many pixels (DINOv3: 224 for Oxford and Paris); null: the usual middle."""
-    vote: VoteConfig = VoteConfig()
-    """Where some queries show nothing of the gallery (Met)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +81,9 @@ def _measure(eyes: Eyes, sides: Sides, config: RetrievalConfig) -> list[Score]:
     if lists is None:
         groups = groups_of(sides, instead="its queries columns easy, hard and junk with gallery ids")
     distractors = groups is not None and not sides.itself and bool((groups[0] < 0).any())
-    if config.vote != VoteConfig() and not distractors:
-        raise ConfigError("retrieval.vote has no effect: no query is a distractor, one with group -1.")
+    for name in VoteConfig.model_fields if not distractors else ():
+        if (value := getattr(config, name)) != VoteConfig.model_fields[name].default:
+            raise ConfigError(f"retrieval.{name}={value} has no effect: no query is a distractor, one with group -1.")
     known, asked = looks(eyes, sides, long_side=config.longest)
     seen = f"cosine, {'the middle' if config.longest is None else f'long side {config.longest}'}"
     scores = []
@@ -97,7 +95,7 @@ def _measure(eyes: Eyes, sides: Sides, config: RetrievalConfig) -> list[Score]:
         raise DataError(f"no usable query of {sides.asked.address} has a usable image to find; see those set aside.")
     if groups is not None and distractors:
         labels = groups[0][asked.rows], groups[1][known.rows]
-        scores += recognition_scores(asked.values, known.values, *labels, config=config.vote, seen=seen)
+        scores += recognition_scores(asked.values, known.values, *labels, config=config, seen=seen)
     return scores
 
 

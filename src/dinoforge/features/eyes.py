@@ -80,20 +80,40 @@ class Eyes:
         seen = view or self.usual
         if not remember:
             return self._passing(source, kind, seen)
-        files = files_of(source)
-        key = fingerprint(
-            {"backbone": self.backbone.fingerprint, "preprocessing": self.backbone.preprocessing.model_dump(mode="json"),
-             "data": source.fingerprint, "files": files, "address": source.address, "kind": kind, "view": seen.name,
-             "precision": self.how.precision}
-        )  # fmt: skip
-        if key not in self._seen:
+        key, files = self._key(source, kind, seen)
+        found = self._seen.get(key) or self._part(source, kind, seen)
+        if found is None:
             lasting = self._folder is not None and (files is not None or source.address.startswith(_DRAWN))
-            self._seen[key] = (
+            found = (
                 self._lasting(source, kind, seen, self._folder / key)
                 if lasting and self._folder is not None
                 else self._passing(source, kind, seen)
             )
-        return self._seen[key]
+        self._seen[key] = found
+        return found
+
+    def _key(self, source: Source, kind: str, view: View) -> tuple[str, str | None]:
+        """What features of a source are remembered by, and the state of its files."""
+        files = files_of(source)
+        facts = {
+            "backbone": self.backbone.fingerprint, "preprocessing": self.backbone.preprocessing.model_dump(mode="json"),
+            "data": source.fingerprint, "files": files, "address": source.address, "kind": kind, "view": view.name,
+            "precision": self.how.precision,
+        }  # fmt: skip
+        return fingerprint(facts), files
+
+    def _part(self, source: Source, kind: str, view: View) -> Look | None:
+        """Of some rows of a source whose features are remembered; None where they are not."""
+        if source.part_of is None:
+            return None
+        whole, rows = source.part_of
+        held = self._seen.get(self._key(whole, kind, view)[0]) or self._part(whole, kind, view)
+        if held is None:
+            return None
+        place = np.full(len(whole), -1)
+        place[held.rows] = np.arange(len(held.rows))
+        usable = np.flatnonzero(place[rows] >= 0)
+        return _look(held.values[torch.from_numpy(place[rows][usable])], usable, source) if len(usable) else None
 
     def _passing(self, source: Source, kind: str, view: View) -> Look:
         rows, values = list[np.ndarray](), list[Tensor]()

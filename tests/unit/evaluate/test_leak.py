@@ -1,14 +1,23 @@
 """The leak check: planted copies of test images are found in what curation stores, strangers are not."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
+import torch
 
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.decode import Broken
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.evaluation import Sides
 from dinoforge.evaluate.leak import leaked, spared
 from dinoforge.features.copies import describe, thumbnail
 from dinoforge.features.descriptors import Descriptors
+from dinoforge.features.extract import Extraction, NoneUsable
+from dinoforge.features.eyes import Eyes
+from dinoforge.model.table import build
+from dinoforge.model.vit import VitConfig
+from dinoforge.model.weights import Backbone, Preprocessing
 from seeing import Listed
 
 MILD = {"exact", "jpeg", "resize", "colour", "flip"}
@@ -47,8 +56,6 @@ def test_planted_leaks_are_found(world):
 def test_the_same_bytes_are_a_leak_without_descriptors(world):
     _, test, _ = world
     found, _ = plain(test)
-    from hashlib import sha256
-
     keys = np.asarray([sha256(test.encoded(row)).hexdigest() for row in range(len(test))])
     keys[::2] = "unknown"
     stored = Descriptors(found.ids, keys, found.thumbnails, np.zeros((len(test), 0), np.float16))
@@ -76,17 +83,24 @@ def test_descriptors_of_a_network_need_it(world):
 
 
 class Torn(Listed):
-    """No file can be read."""
+    """Of the first rows no file can be read; the others are those of another source."""
+
+    def __init__(self, source, torn):
+        super().__init__("torn", len(source) + torn)
+        self.source, self.torn, self.gone = source, torn, False
 
     def encoded(self, row):
-        from dinoforge.data.decode import Broken
-
-        raise Broken("torn")
+        if row < self.torn or self.gone:
+            raise Broken("torn")
+        return self.source.encoded(row - self.torn)
 
 
 def test_what_cannot_be_read_is_no_leak(world):
-    *_, stored = world
-    assert not leaked(Torn("t", 4), stored).any()
+    _, test, stored = world
+    mask = leaked(Torn(test, 4), stored)
+    assert not mask[:4].any()
+    assert mask[4:].tolist() == leaked(test, stored).tolist()
+    assert not leaked(Torn(test.select(np.arange(0)), 3), stored).any()
 
 
 def test_the_rest_is_an_evaluation_of_its_own():
@@ -101,3 +115,23 @@ def test_the_rest_is_an_evaluation_of_its_own():
     assert both.known.columns["id"].tolist() == ["q/0", "q/2"]
     with pytest.raises(DataError, match="every image of q is in the training data"):
         spared(Sides(known, asked), np.ones(3, bool))
+
+
+def test_the_rest_is_not_looked_at_again(world):
+    """Features of a part are those of the whole; of a part of a part, too, and where an image is broken."""
+    _, test, _ = world
+    config = VitConfig(width=16, depth=1, heads=2, patch=4, pixels=16, layerscale=None)
+    backbone = Backbone(build(config, seed=0), config, Preprocessing(side=16, short_side=16))
+    eyes = Eyes(backbone, Extraction(torch.device("cpu")), folder=None, on_broken=lambda *_: None)
+    source = Torn(test.select(np.arange(10)), 2)
+    whole = eyes.look(source)
+    assert whole.rows.tolist() == list(range(2, 12))
+    source.gone = True  # from here on nothing can be read
+    part = eyes.look(source.select(np.asarray([10, 0, 3, 5])).select(np.asarray([0, 1, 2])))
+    assert part.rows.tolist() == [0, 2]
+    assert part.source.columns["id"].tolist() == ["torn/10", "torn/3"]
+    assert torch.equal(part.values, whole.values[[8, 1]])
+    with pytest.raises(NoneUsable):
+        eyes.look(source.select(np.asarray([3])), "gem")
+    with pytest.raises(NoneUsable):
+        eyes.look(source.select(np.asarray([0, 1])))

@@ -9,8 +9,8 @@ import torch
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.baseline import thumbnail
+from dinoforge.evaluate.copies import CopiesConfig
 from dinoforge.evaluate.evaluation import Sides
-from dinoforge.evaluate.recognition import VoteConfig
 from dinoforge.evaluate.retrieval import RetrievalConfig
 from dinoforge.evaluate.table import EVALUATIONS
 from seeing import Given, Listed, noise
@@ -179,13 +179,36 @@ def test_distractors_add_gap():
     queries = torch.stack([at(0.9, 0), at(0.8, 1), at(0.6, 2), at(0.5, 3)])
     sides = Sides(Listed("g", 4, group=[0, 1, 2, 3]), Listed("q", 4, group=[0, -1, 2, 0]))
     eyes = Given({"g": torch.nn.functional.pad(gallery, (0, 1)), "q": queries})
-    found = scores(eyes, sides, vote=VoteConfig(neighbours=1))
+    found = scores(eyes, sides, neighbours=1)
     assert found["GAP"].value == pytest.approx((1 + 2 / 3) / 3)
     assert found["GAP without distractors"].value == pytest.approx(2 / 3)
     assert found["accuracy"].value == pytest.approx(2 / 3)
     assert [found[name].n for name in ("GAP", "GAP without distractors", "accuracy", "mAP")] == [4, 3, 3, 3]
-    with pytest.raises(ConfigError, match=r"retrieval\.vote has no effect"):
-        scores(eyes, Sides(sides.known, Listed("q", 4, group=[0, 1, 2, 3])), vote=VoteConfig(neighbours=1))
+    with pytest.raises(ConfigError, match=r"retrieval\.neighbours=1 has no effect: no query is a distractor"):
+        scores(eyes, Sides(sides.known, Listed("q", 4, group=[0, 1, 2, 3])), neighbours=1)
+
+
+def test_queries_at_once_change_nothing(monkeypatch):
+    """All three ways, and copies, with two queries at a time."""
+    background = noise(5, 4, seed=3)
+    eyes = Given({"g": noise(12, 4), "q": noise(9, 4, seed=1), "b": background})
+    monkeypatch.setattr("dinoforge.evaluate.copies.open_source", lambda address: Listed(address, 5))
+    names = [f"g/{row}" for row in range(9)]
+    tasks = [
+        (measure, RetrievalConfig(), {"group": [*range(8), -1]}),
+        (measure, RetrievalConfig(), {"easy": names, "hard": [*names[1:], ""], "junk": [*names[2:], "", ""]}),
+        (EVALUATIONS["copies"].measure, CopiesConfig(background="b", normalise=True), {"copy_of": names}),
+    ]
+
+    def values():
+        gallery = Listed("g", 12, group=range(12))
+        sides = [(run, how, Sides(gallery, Listed("q", 9, **known))) for run, how, known in tasks]
+        return [score.value for run, how, pair in sides for score in run(eyes, pair, how)]
+
+    want = values()
+    monkeypatch.setattr("dinoforge.evaluate.ranking._PAIRS_AT_ONCE", 24)
+    assert values() == pytest.approx(want)
+    assert len(set(want)) > 6
 
 
 @pytest.mark.skipif(not GROCERY.exists(), reason="no real images beside the repository")

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dinoforge.base.errors import DataError
-from dinoforge.features.copies import describe, thumbnail
-from dinoforge.features.descriptors import Descriptors, matches, read_descriptors, write_descriptors
+from dinoforge.data.manifest import SCHEMA, write_manifest
+from dinoforge.features.copies import WIDTH, describe, thumbnail
+from dinoforge.features.descriptors import Descriptors, matches, read_descriptors, stored_beside, write_descriptors
 from dinoforge.features.learnt import Measure
 from dinoforge.features.pairs import LAYOUT_DUPLICATE, LayoutConfig
 from scenes import scenes
@@ -98,3 +100,23 @@ def test_descriptors_of_two_networks_are_never_compared(folder, tmp_path):
     for other in others:
         with pytest.raises(DataError, match="cannot be compared; both must come from one descriptor"):
             matches(other, stored, threshold=0.6, config=LayoutConfig())
+
+
+def test_what_is_stored_beside_a_manifest(folder, tmp_path):
+    ids, keys = [f"p{n}" for n in range(20)], [f"key{n}" for n in range(20)]
+
+    def beside(made, names=ids):
+        columns = {"id": names, "sha256": keys}
+        table = pa.table([pa.array(columns.get(one.name, [None] * 20), one.type) for one in SCHEMA], schema=SCHEMA)
+        write_manifest(tmp_path / "m.parquet", [table], made=made)
+        return stored_beside(tmp_path / "m.parquet")
+
+    found = beside({"descriptors": folder.name})
+    assert found.sha256.tolist() == keys
+    assert found.values.shape == (20, WIDTH)
+    alone = beside({"verb": "scan"})
+    assert (alone.ids.tolist(), alone.sha256.tolist(), alone.values.shape) == (ids, keys, (20, 0))
+    with pytest.raises(DataError, match=r"names descriptors outside its folder: \.\./d"):
+        beside({"descriptors": "../d"})
+    with pytest.raises(DataError, match="holds descriptors of another manifest"):
+        beside({"descriptors": folder.name}, ids[::-1])

@@ -37,6 +37,8 @@ class Source(ABC):
     """Files that were found but are no images, each with the reason."""
     by_name: frozenset[str] = frozenset()
     """``label`` and ``group`` where their numbers only stand for the texts in ``label_name`` and ``group_name``."""
+    part_of: tuple[Source, np.ndarray] | None = None
+    """The source whose pictures these are, and their rows there, where it is a selection."""
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -127,7 +129,7 @@ class _Rows(Source):
 
     def __init__(self, whole: Source, rows: Int[np.ndarray, " n"]) -> None:
         self.address, self.rejected, self._whole, self._rows = whole.address, whole.rejected, whole, rows
-        self.by_name = whole.by_name
+        self.by_name, self.part_of = whole.by_name, (whole, rows)
         self.columns = {name: column[rows] for name, column in whole.columns.items()}
 
     def encoded(self, row: int) -> bytes:
