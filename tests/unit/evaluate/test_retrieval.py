@@ -11,7 +11,8 @@ from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.baseline import thumbnail
 from dinoforge.evaluate.copies import CopiesConfig
 from dinoforge.evaluate.evaluation import Sides
-from dinoforge.evaluate.retrieval import RetrievalConfig
+from dinoforge.evaluate.gallery import same
+from dinoforge.evaluate.retrieval import GROUPS, RetrievalConfig, judged
 from dinoforge.evaluate.table import EVALUATIONS
 from seeing import Given, Listed, noise
 
@@ -190,25 +191,37 @@ def test_distractors_add_gap():
 
 def test_queries_at_once_change_nothing(monkeypatch):
     """All three ways, and copies, with two queries at a time."""
-    background = noise(5, 4, seed=3)
-    eyes = Given({"g": noise(12, 4), "q": noise(9, 4, seed=1), "b": background})
+    eyes = Given({"g": noise(30, 4), "q": noise(25, 4, seed=1), "b": noise(5, 4, seed=3)})
     monkeypatch.setattr("dinoforge.evaluate.copies.open_source", lambda address: Listed(address, 5))
-    names = [f"g/{row}" for row in range(9)]
+    names = [f"g/{row}" for row in range(25)]
     tasks = [
-        (measure, RetrievalConfig(), {"group": [*range(8), -1]}),
+        (measure, RetrievalConfig(), {"group": [-1, *range(1, 25)]}),
         (measure, RetrievalConfig(), {"easy": names, "hard": [*names[1:], ""], "junk": [*names[2:], "", ""]}),
         (EVALUATIONS["copies"].measure, CopiesConfig(background="b", normalise=True), {"copy_of": names}),
     ]
 
-    def values():
-        gallery = Listed("g", 12, group=range(12))
-        sides = [(run, how, Sides(gallery, Listed("q", 9, **known))) for run, how, known in tasks]
-        return [score.value for run, how, pair in sides for score in run(eyes, pair, how)]
+    def found():
+        gallery = Listed("g", 30, group=range(30))
+        sides = [(run, how, Sides(gallery, Listed("q", 25, **known))) for run, how, known in tasks]
+        every = [score for run, how, pair in sides for score in run(eyes, pair, how)]
+        return [score.value for score in every], [score.interval or (0, 0) for score in every]
 
-    want = values()
-    monkeypatch.setattr("dinoforge.evaluate.ranking._PAIRS_AT_ONCE", 24)
-    assert values() == pytest.approx(want)
-    assert len(set(want)) > 6
+    want = found()
+    monkeypatch.setattr("dinoforge.evaluate.ranking._PAIRS_AT_ONCE", 60)
+    for got, before in zip(found(), want, strict=True):
+        np.testing.assert_allclose(got, before)
+    assert len(set(want[0])) > 6
+
+
+def test_every_query_has_its_own_measures():
+    """Those that are not ranked have none, and the others keep their places."""
+    source, queries = Listed("g", 4, group=range(4)), Listed("q", 3, group=[-1, 1, 2])
+    eyes = Given({"g": torch.eye(4), "q": torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2]])})
+    known, asked = eyes.look(source), eyes.look(queries)
+    grades = same(queries.columns["group"], source.columns["group"], itself=False)
+    some = np.asarray([False, True, True])
+    (found,) = judged(known, asked, grades, GROUPS, trapezoid=False, some=some)
+    np.testing.assert_array_equal(found, [[np.nan, 1, 0.5], [np.nan, 1, 0.5], [np.nan, 1, 0]])
 
 
 @pytest.mark.skipif(not GROCERY.exists(), reason="no real images beside the repository")
