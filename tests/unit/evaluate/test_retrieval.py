@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -114,10 +116,17 @@ def test_lists_that_do_not_fit_are_refused():
         of(easy=["g/1"], hard=["x"], junk=[""])
     with pytest.raises(DataError, match="query q/0 names 'g/1' as junk and as something else"):
         of(easy=["g/1"], hard=[""], junk=["g/1"])
-    with pytest.raises(DataError, match="q has no column 'junk'; queries take easy, hard and junk together"):
+    with pytest.raises(DataError, match=r"q has no groups; .* or its queries columns easy, hard and junk"):
         of(easy=["g/1"], hard=[""])
     with pytest.raises(DataError, match="no usable query of q has a usable image to find"):
         of(easy=[""], hard=[""], junk=["g/1\ng/2"])
+
+
+def test_lists_may_stand_in_any_table(tmp_path):
+    columns = {"id": ["q"], "image": [b""], "easy": ["a\nb"], "hard": [None], "junk": ["c"], "copy_of": ["a"]}
+    pq.write_table(pa.table(columns), tmp_path / "query.parquet")
+    found = open_source(str(tmp_path / "query.parquet")).columns
+    assert [found[name].tolist() for name in ("easy", "hard", "junk", "copy_of")] == [["a\nb"], [""], ["c"], ["a"]]
 
 
 def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():

@@ -24,8 +24,9 @@ from dinoforge.data.sources.source import numbered
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "gallery": "gallery", "query": "query"}  # fmt: skip
 """Names of files and folders that are splits."""
-TEXTS = ("split", "clip", "variant", "pose")
-"""Columns of texts that any table may have; an unknown one is empty. ``pose`` is a matrix written as text."""
+TEXTS = ("split", "clip", "variant", "pose", "copy_of", "easy", "hard", "junk")
+"""Columns of texts that any table may have; an unknown one is empty. ``pose`` is a matrix written as text, ``copy_of`` the id
+of an image's original; ``easy``, ``hard`` and ``junk`` are ids of other images, a line each, for retrieval."""
 MARKS = ("x_robots_tag", "robots", "robots_meta", "noai", "noimageai")
 """Columns, in any case and with any marks between the words, in which crawlers keep what an owner says of use by machines."""
 _PART = re.compile(r"([A-Za-z]+)[-_.]?\d[-_.\d]*(?:of[-_.]?\d+)?")
