@@ -17,7 +17,7 @@ from dinoforge.features.kinds import KINDS
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Backbone, Preprocessing
-from seeing import Given, Listed, noise
+from given import Listed, TableEyes, noise
 
 measure = EVALUATIONS["copies"].measure
 NAMES = ("micro AP", "recall at precision 0.9", "mAP")
@@ -42,7 +42,7 @@ def world(seed, queries=25, images=30):
 def test_scores_equal_their_definition(seed):
     of, queries, gallery = world(seed)
     asked = Listed("q", len(of), copy_of=[f"g/{row}" if row >= 0 else "" for row in of])
-    found = scores(Given({"q": queries, "g": gallery}), Sides(Listed("g", 30), asked))
+    found = scores(TableEyes({"q": queries, "g": gallery}), Sides(Listed("g", 30), asked))
     cosine = torch.cosine_similarity(queries[:, None], gallery[None], dim=-1).numpy()
     right = of[:, None] == np.arange(30)
     assert found["micro AP"].value == pytest.approx(average_precision_score(right.ravel(), cosine.ravel()), abs=1e-6)
@@ -60,7 +60,7 @@ def test_scores_equal_their_definition(seed):
 def test_few_pairs_of_each_query_bound_what_is_found():
     of, queries, gallery = world(5)
     asked = Listed("q", len(of), copy_of=[f"g/{row}" if row >= 0 else "" for row in of])
-    eyes, sides = Given({"q": queries, "g": gallery}), Sides(Listed("g", 30), asked)
+    eyes, sides = TableEyes({"q": queries, "g": gallery}), Sides(Listed("g", 30), asked)
     found = scores(eyes, sides, pairs=3)
     cosine = torch.cosine_similarity(queries[:, None], gallery[None], dim=-1).numpy()
     right = of[:, None] == np.arange(30)
@@ -75,7 +75,7 @@ def test_each_image_among_all_others_never_finds_itself():
     groups = np.asarray([0, 0, 0, 1, 1, -1, -1, 2, 2])
     features = torch.sign(noise(9, 4)) / 2  # cosines of these are exact, and one pair's are equal from either side
     source = Listed("mem", 9, group=groups)
-    found = scores(Given({"mem": features}), Sides(source, source, itself=True))
+    found = scores(TableEyes({"mem": features}), Sides(source, source, itself=True))
     cosine = torch.cosine_similarity(features[:, None], features[None], dim=-1).numpy()
     others = ~np.eye(9, dtype=bool)
     right = (groups[:, None] == groups) & (groups >= 0)
@@ -86,9 +86,9 @@ def test_each_image_among_all_others_never_finds_itself():
 def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():
     """By hand: all pairs are equally sure, so their common precision is the share of right ones, 8 of 10 times 8."""
     sides = Sides(Listed("g", 8), Listed("q", 10, group_name=[f"g/{row}" for row in range(8)] + ["", ""]))
-    perfect = Given({"g": torch.eye(8, 9), "q": torch.cat([torch.eye(8, 9), torch.eye(9)[8:].repeat(2, 1)])})
+    perfect = TableEyes({"g": torch.eye(8, 9), "q": torch.cat([torch.eye(8, 9), torch.eye(9)[8:].repeat(2, 1)])})
     assert [scores(perfect, sides)[name].value for name in NAMES] == [1, 1, 1]
-    found = scores(Given({"g": torch.ones(8, 3), "q": torch.ones(10, 3)}), sides)
+    found = scores(TableEyes({"g": torch.ones(8, 3), "q": torch.ones(10, 3)}), sides)
     assert found["micro AP"].value == pytest.approx(8 / 80)
     assert found["recall at precision 0.9"].value == 0
     assert found["mAP"].value == pytest.approx(sum(1 / place for place in range(1, 9)) / 8)
@@ -147,7 +147,7 @@ def test_score_normalisation_helps_where_one_query_is_near_to_everything(tmp_pat
     gallery = F.normalize(torch.eye(6) + 0.4)
     queries = torch.cat([torch.eye(6) - 0.1, torch.ones(2, 6)])
     asked = Listed("q", 8, group_name=[f"g/{row}" for row in range(6)] + ["", ""])
-    eyes = Given({"g": gallery, "q": queries, "b": F.normalize(torch.ones(4, 6) + 0.2 * noise(4, 6))})
+    eyes = TableEyes({"g": gallery, "q": queries, "b": F.normalize(torch.ones(4, 6) + 0.2 * noise(4, 6))})
     monkeypatch.setattr("dinoforge.evaluate.copies.open_source", lambda address: Listed(address, 4))
     sides = Sides(Listed("g", 6), asked)
     plain, normalised = (scores(eyes, sides, **how) for how in ({}, {"background": "b", "normalise": True}))

@@ -18,7 +18,7 @@ from dinoforge.features.eyes import Eyes
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Backbone, Preprocessing
-from seeing import Listed
+from given import Listed
 
 MILD = {"exact", "jpeg", "resize", "colour", "flip"}
 WORLD = "toy://species?images=150&size=64&leaks=0.15&seed=3&split="

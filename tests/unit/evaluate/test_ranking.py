@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from dinoforge.base.errors import DataError
 from dinoforge.evaluate.decisions import Decisions
 from dinoforge.evaluate.ranking import Places, rankings
-from seeing import noise
+from given import noise
 
 
 def slow_ranking(relevant, ignored):

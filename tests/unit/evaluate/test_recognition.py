@@ -8,7 +8,7 @@ import torch
 
 from dinoforge.base.errors import DataError
 from dinoforge.evaluate.recognition import VoteConfig, recognised, recognition_scores
-from seeing import noise
+from given import noise
 
 
 def slow_answer(query, gallery, labels, config):

@@ -16,7 +16,7 @@ from dinoforge.evaluate.evaluation import Sides
 from dinoforge.evaluate.gallery import same
 from dinoforge.evaluate.retrieval import GROUPS, RetrievalConfig, judged
 from dinoforge.evaluate.table import EVALUATIONS
-from seeing import Given, Listed, noise
+from given import Listed, TableEyes, noise
 
 GROCERY = Path("../shared/data/grocery_store")
 measure = EVALUATIONS["retrieval"].measure
@@ -55,7 +55,7 @@ def test_groups_leave_the_query_out(seed):
     groups = np.random.default_rng(seed).integers(-1, 6, 24)
     features = noise(24, 4, seed=seed)
     source = Listed("mem", 24, group=groups)
-    found = scores(Given({"mem": features}), Sides(source, source, itself=True))
+    found = scores(TableEyes({"mem": features}), Sides(source, source, itself=True))
     find = [{row for row in range(24) if row != own and groups[row] == groups[own] >= 0} for own in range(24)]
     want, count = slow_map(features, features, find, [{own} for own in range(24)], trapezoid=False)
     assert found["mAP"].value == pytest.approx(want)
@@ -75,7 +75,7 @@ def test_a_query_that_is_in_the_gallery_too_is_found_there():
     """Two sides are two sets of images, even where one picture is in both."""
     features = noise(4, 8)
     sides = Sides(Listed("g", 4, group=[0, 1, 2, 3]), Listed("q", 4, group=[0, 1, 2, 3]))
-    found = scores(Given({"g": features, "q": features}), sides)
+    found = scores(TableEyes({"g": features, "q": features}), sides)
     assert (found["mAP"].value, found["recall at 1"].value) == (1, 1)
 
 
@@ -93,7 +93,7 @@ def test_the_revisited_settings(seed):
     easy, hard, junk = sets
     queries, gallery = noise(7, 5, seed=seed), noise(40, 5, seed=seed + 9)
     asked = Listed("q", 7, easy=lists(easy), hard=lists(hard), junk=lists(junk))
-    found = scores(Given({"g": gallery, "q": queries}), Sides(Listed("g", 40), asked))
+    found = scores(TableEyes({"g": gallery, "q": queries}), Sides(Listed("g", 40), asked))
     both = [one | other for one, other in zip(easy, hard, strict=True)]
     for name, find, skip in (
         ("easy", easy, [one | other for one, other in zip(hard, junk, strict=True)]),
@@ -110,7 +110,7 @@ def test_lists_that_do_not_fit_are_refused():
     gallery = Listed("g", 3)
 
     def of(**columns):
-        return scores(Given({"g": noise(3, 2), "q": noise(1, 2)}), Sides(gallery, Listed("q", 1, **columns)))
+        return scores(TableEyes({"g": noise(3, 2), "q": noise(1, 2)}), Sides(gallery, Listed("q", 1, **columns)))
 
     with pytest.raises(DataError, match=r"query q/0 names 'x' as hard, which is not in g\."):
         of(easy=["g/1"], hard=["x"], junk=[""])
@@ -137,7 +137,7 @@ def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():
     grouped, listed = (
         Listed("q", 12, group=np.arange(12)), Listed("q", 12, easy=names, hard=[""] * 12, junk=[""] * 12)
     )  # fmt: skip
-    perfect, constant = (Given({"g": table, "q": table}) for table in (torch.eye(12), torch.ones(12, 5)))
+    perfect, constant = (TableEyes({"g": table, "q": table}) for table in (torch.eye(12), torch.ones(12, 5)))
     for asked, name in ((grouped, "mAP"), (grouped, "recall at 1"), (listed, "mAP easy"), (listed, "mAP medium")):
         assert scores(perfect, Sides(gallery, asked))[name].value == 1
     chance = sum(1 / place for place in range(1, 13)) / 12
@@ -148,7 +148,7 @@ def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():
 
 
 def test_sources_that_say_nothing_are_refused():
-    eyes, plain = Given({}), Listed("q", 3)
+    eyes, plain = TableEyes({}), Listed("q", 3)
     with pytest.raises(
         DataError, match=r"q has no groups; its images take a column group .* or its queries columns easy"
     ):
@@ -161,18 +161,18 @@ def test_sources_that_say_nothing_are_refused():
         scores(eyes, Sides(ones, ones, itself=True))
     with pytest.raises(DataError, match="no image of q shares its group with an image of g;"):
         scores(eyes, Sides(Listed("g", 2, group=[5, 6]), ones))
-    assert eyes.asked == []  # before any image is looked at
+    assert eyes.views == []  # before any image is looked at
 
 
 def test_broken_images_are_neither_asked_nor_found():
     features = noise(10, 4)
     source = Listed("mem", 10, group=[0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
     kept = [0, 1, 2, 4, 5, 6, 7, 8]
-    found = scores(Given({"mem": features}, gone={"mem": [3, 9]}), Sides(source, source, itself=True))
+    found = scores(TableEyes({"mem": features}, gone={"mem": [3, 9]}), Sides(source, source, itself=True))
     rest = source.select(np.asarray(kept))
-    want = scores(Given({"mem": features[kept]}), Sides(rest, rest, itself=True))
+    want = scores(TableEyes({"mem": features[kept]}), Sides(rest, rest, itself=True))
     assert found["mAP"].value == pytest.approx(want["mAP"].value)
-    gone = Given({"mem": features}, gone={"mem": [1, 2, 4, 5, 7, 8, 9]})
+    gone = TableEyes({"mem": features}, gone={"mem": [1, 2, 4, 5, 7, 8, 9]})
     with pytest.raises(DataError, match="no usable query of mem has a usable image to find"):
         scores(gone, Sides(source, source, itself=True))
 
@@ -188,7 +188,7 @@ def test_distractors_add_gap():
 
     queries = torch.stack([at(0.9, 0), at(0.8, 1), at(0.6, 2), at(0.5, 3)])
     sides = Sides(Listed("g", 4, group=[0, 1, 2, 3]), Listed("q", 4, group=[0, -1, 2, 0]))
-    eyes = Given({"g": torch.nn.functional.pad(gallery, (0, 1)), "q": queries})
+    eyes = TableEyes({"g": torch.nn.functional.pad(gallery, (0, 1)), "q": queries})
     found = scores(eyes, sides, neighbours=1)
     assert found["GAP"].value == pytest.approx((1 + 2 / 3) / 3)
     assert found["GAP without distractors"].value == pytest.approx(2 / 3)
@@ -200,7 +200,7 @@ def test_distractors_add_gap():
 
 def test_queries_at_once_change_nothing(monkeypatch):
     """All three ways, and copies, with two queries at a time."""
-    eyes = Given({"g": noise(30, 4), "q": noise(25, 4, seed=1), "b": noise(5, 4, seed=3)})
+    eyes = TableEyes({"g": noise(30, 4), "q": noise(25, 4, seed=1), "b": noise(5, 4, seed=3)})
     monkeypatch.setattr("dinoforge.evaluate.copies.open_source", lambda address: Listed(address, 5))
     names = [f"g/{row}" for row in range(25)]
     tasks = [
@@ -225,7 +225,7 @@ def test_queries_at_once_change_nothing(monkeypatch):
 def test_every_query_has_its_own_measures():
     """Those that are not ranked have none, and the others keep their places."""
     source, queries = Listed("g", 4, group=range(4)), Listed("q", 3, group=[-1, 1, 2])
-    eyes = Given({"g": torch.eye(4), "q": torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2]])})
+    eyes = TableEyes({"g": torch.eye(4), "q": torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2]])})
     known, asked = eyes.look(source), eyes.look(queries)
     grades = same(queries.columns["group"], source.columns["group"], itself=False)
     some = np.asarray([False, True, True])
@@ -239,6 +239,6 @@ def test_products_by_their_colours_are_found_above_chance():
     sides = [open_source(f"{GROCERY}?split={split}&group=label") for split in ("test", "iconic")]
     sides = [side.select(np.flatnonzero(side.columns["group"] < 12)) for side in sides]
     tables = {side.address: torch.stack([thumbnail(side.pixels(row)) for row in range(len(side))]) for side in sides}
-    found = scores(Given(tables), Sides(*sides))
+    found = scores(TableEyes(tables), Sides(*sides))
     assert found["mAP"].n == 12
     assert 0.1 < found["mAP"].value < 0.6
