@@ -156,9 +156,9 @@ def _scores(decisions: Decisions, precision: np.ndarray, protocol: str) -> list[
     together = f"{protocol}, all pairs ranked together, {len(precision) - len(own)} queries with no original"
     everything = len(precision)
     return [
-        Score("copies", "micro AP", decisions.average_precision(), "fraction", True, everything, together,
+        Score("copies", "micro_AP", decisions.average_precision(), "fraction", True, everything, together,
               interval=decisions.interval()),
-        Score("copies", f"recall at precision {_PRECISION}", decisions.recall_at(_PRECISION), "fraction", True, everything,
+        Score("copies", f"recall_at_precision_{_PRECISION:.2f}", decisions.recall_at(_PRECISION), "fraction", True, everything,
               together),
         Score("copies", "mAP", float(own.mean()), "fraction", True, len(own), protocol, interval=mean_interval(own)),
     ]  # fmt: skip

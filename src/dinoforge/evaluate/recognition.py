@@ -72,7 +72,7 @@ def recognition_scores(
     how = f"{seen}, k={config.neighbours}, temperature {config.temperature}, {len(named)} images"
     protocol = f"{how}, {int((~known).sum())} distractors"
     scores = []
-    for name, some in (("GAP", np.ones_like(known)), ("GAP without distractors", known)):
+    for name, some in (("GAP", np.ones_like(known)), ("GAP_without_distractors", known)):
         wanted = known[some].astype(np.int64)
         decisions = Decisions(confidence[some], right[some], np.arange(len(wanted)), wanted)
         scores.append(

@@ -25,7 +25,7 @@ from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes, Look
 
 _DEEP = 10
-"""Images that mP@10 looks at; the revisited sets report 1, 5 and 10."""
+"""Images that mP at 10 looks at; the revisited sets report 1, 5 and 10."""
 
 
 class RetrievalConfig(VoteConfig):
@@ -104,7 +104,9 @@ def _revisited_scores(known: Look, asked: Look, grades: Grades, seen: str) -> li
     scores = []
     for setting, measures in zip(REVISITED, found, strict=True):
         how = f"{seen}, revisited {setting.name}, trapezoidal AP, {len(known.values)} images"
-        scores += _mean(f"mAP {setting.name}", measures[0], how) + _mean(f"mP@{_DEEP} {setting.name}", measures[1], how)
+        scores += _mean(f"mAP_{setting.name}", measures[0], how) + _mean(
+            f"mP_at_{_DEEP}_{setting.name}", measures[1], how
+        )
     return scores
 
 
@@ -115,7 +117,7 @@ def _group_scores(
     some = np.isin(groups[0][asked.rows], groups[1][groups[1] >= 0])
     found = judged(known, asked, grades, GROUPS, trapezoid=False, some=some)[0]
     how = f"{seen}, same group, {len(known.values)} images"
-    return _mean("mAP", found[0], how) + _mean("recall at 1", found[2], how)
+    return _mean("mAP", found[0], how) + _mean("recall_at_1", found[2], how)
 
 
 def _mean(name: str, values: Float64[np.ndarray, " Q"], how: str) -> list[Score]:

@@ -20,7 +20,7 @@ from dinoforge.model.weights import Backbone, Preprocessing
 from given import Listed, TableEyes, noise
 
 measure = EVALUATIONS["copies"].measure
-NAMES = ("micro AP", "recall at precision 0.9", "mAP")
+NAMES = ("micro_AP", "recall_at_precision_0.90", "mAP")
 
 
 def scores(eyes, sides, **settings):
@@ -45,16 +45,16 @@ def test_scores_equal_their_definition(seed):
     found = scores(TableEyes({"q": queries, "g": gallery}), Sides(Listed("g", 30), asked))
     cosine = torch.cosine_similarity(queries[:, None], gallery[None], dim=-1).numpy()
     right = of[:, None] == np.arange(30)
-    assert found["micro AP"].value == pytest.approx(average_precision_score(right.ravel(), cosine.ravel()), abs=1e-6)
+    assert found["micro_AP"].value == pytest.approx(average_precision_score(right.ravel(), cosine.ravel()), abs=1e-6)
     own = [average_precision_score(line, near) for line, near in zip(right, cosine, strict=True) if line.any()]
     assert found["mAP"].value == pytest.approx(np.mean(own), abs=1e-6)
     best = 0.0
     for threshold in cosine.ravel():
         taken = right[cosine >= threshold]
         best = max(best, taken.sum() / right.sum() if taken.mean() >= 0.9 else 0)
-    assert found["recall at precision 0.9"].value == pytest.approx(best)
-    assert (found["micro AP"].n, found["mAP"].n) == (len(of), len(own))
-    assert f"{len(of) - len(own)} queries with no original" in found["micro AP"].protocol
+    assert found["recall_at_precision_0.90"].value == pytest.approx(best)
+    assert (found["micro_AP"].n, found["mAP"].n) == (len(of), len(own))
+    assert f"{len(of) - len(own)} queries with no original" in found["micro_AP"].protocol
 
 
 def test_few_pairs_of_each_query_bound_what_is_found():
@@ -67,7 +67,7 @@ def test_few_pairs_of_each_query_bound_what_is_found():
     near = np.argsort(-cosine, axis=1)[:, :3]
     hit, sure = (np.take_along_axis(table, near, axis=1).ravel() for table in (right, cosine))
     want = average_precision_score(hit, sure) * hit.sum() / right.sum()
-    assert found["micro AP"].value == pytest.approx(want, abs=1e-6)
+    assert found["micro_AP"].value == pytest.approx(want, abs=1e-6)
     assert found["mAP"].value == pytest.approx(scores(eyes, sides)["mAP"].value)
 
 
@@ -80,7 +80,7 @@ def test_each_image_among_all_others_never_finds_itself():
     others = ~np.eye(9, dtype=bool)
     right = (groups[:, None] == groups) & (groups >= 0)
     want = average_precision_score(right[others], cosine[others].round(3))
-    assert found["micro AP"].value == pytest.approx(want, abs=1e-5)
+    assert found["micro_AP"].value == pytest.approx(want, abs=1e-5)
 
 
 def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():
@@ -89,8 +89,8 @@ def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():
     perfect = TableEyes({"g": torch.eye(8, 9), "q": torch.cat([torch.eye(8, 9), torch.eye(9)[8:].repeat(2, 1)])})
     assert [scores(perfect, sides)[name].value for name in NAMES] == [1, 1, 1]
     found = scores(TableEyes({"g": torch.ones(8, 3), "q": torch.ones(10, 3)}), sides)
-    assert found["micro AP"].value == pytest.approx(8 / 80)
-    assert found["recall at precision 0.9"].value == 0
+    assert found["micro_AP"].value == pytest.approx(8 / 80)
+    assert found["recall_at_precision_0.90"].value == 0
     assert found["mAP"].value == pytest.approx(sum(1 / place for place in range(1, 9)) / 8)
 
 
@@ -151,10 +151,10 @@ def test_score_normalisation_helps_where_one_query_is_near_to_everything(tmp_pat
     monkeypatch.setattr("dinoforge.evaluate.copies.open_source", lambda address: Listed(address, 4))
     sides = Sides(Listed("g", 6), asked)
     plain, normalised = (scores(eyes, sides, **how) for how in ({}, {"background": "b", "normalise": True}))
-    assert plain["micro AP"].value == pytest.approx(sum(hit / (12 + hit) for hit in range(1, 7)) / 6, abs=0.05)
-    assert normalised["micro AP"].value == 1
+    assert plain["micro_AP"].value == pytest.approx(sum(hit / (12 + hit) for hit in range(1, 7)) / 6, abs=0.05)
+    assert normalised["micro_AP"].value == 1
     assert normalised["mAP"].value == pytest.approx(plain["mAP"].value)  # a ranking of its own does not change
-    assert "score normalised, background b" in normalised["micro AP"].protocol
+    assert "score normalised, background b" in normalised["micro_AP"].protocol
 
 
 def test_settings_that_would_do_nothing_are_refused():

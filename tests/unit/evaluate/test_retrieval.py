@@ -66,7 +66,7 @@ def test_groups_leave_the_query_out(seed):
         for own in range(24)
         if find[own]
     ]
-    assert found["recall at 1"].value == pytest.approx(np.mean(first))
+    assert found["recall_at_1"].value == pytest.approx(np.mean(first))
     low, high = found["mAP"].interval
     assert low < want < high
 
@@ -76,7 +76,7 @@ def test_a_query_that_is_in_the_gallery_too_is_found_there():
     features = noise(4, 8)
     sides = Sides(Listed("g", 4, group=[0, 1, 2, 3]), Listed("q", 4, group=[0, 1, 2, 3]))
     found = scores(TableEyes({"g": features, "q": features}), sides)
-    assert (found["mAP"].value, found["recall at 1"].value) == (1, 1)
+    assert (found["mAP"].value, found["recall_at_1"].value) == (1, 1)
 
 
 def lists(find):
@@ -101,9 +101,9 @@ def test_the_revisited_settings(seed):
         ("hard", hard, [one | other for one, other in zip(easy, junk, strict=True)]),
     ):
         want, count = slow_map(queries, gallery, find, skip, trapezoid=True)
-        assert found[f"mAP {name}"].value == pytest.approx(want)
-        assert found[f"mAP {name}"].n == count == (5 if name == "hard" else 6)
-        assert 0 < found[f"mP@10 {name}"].value <= 1
+        assert found[f"mAP_{name}"].value == pytest.approx(want)
+        assert found[f"mAP_{name}"].n == count == (5 if name == "hard" else 6)
+        assert 0 < found[f"mP_at_10_{name}"].value <= 1
 
 
 def test_lists_that_do_not_fit_are_refused():
@@ -138,13 +138,13 @@ def test_a_perfect_backbone_scores_one_and_a_constant_one_chance():
         Listed("q", 12, group=np.arange(12)), Listed("q", 12, easy=names, hard=[""] * 12, junk=[""] * 12)
     )  # fmt: skip
     perfect, constant = (TableEyes({"g": table, "q": table}) for table in (torch.eye(12), torch.ones(12, 5)))
-    for asked, name in ((grouped, "mAP"), (grouped, "recall at 1"), (listed, "mAP easy"), (listed, "mAP medium")):
+    for asked, name in ((grouped, "mAP"), (grouped, "recall_at_1"), (listed, "mAP_easy"), (listed, "mAP_medium")):
         assert scores(perfect, Sides(gallery, asked))[name].value == 1
     chance = sum(1 / place for place in range(1, 13)) / 12
     found = scores(constant, Sides(gallery, grouped))
     assert found["mAP"].value == pytest.approx(chance)
-    assert found["recall at 1"].value == pytest.approx(1 / 12)
-    assert scores(constant, Sides(gallery, listed))["mAP easy"].value == pytest.approx((chance + 1 / 12) / 2)
+    assert found["recall_at_1"].value == pytest.approx(1 / 12)
+    assert scores(constant, Sides(gallery, listed))["mAP_easy"].value == pytest.approx((chance + 1 / 12) / 2)
 
 
 def test_sources_that_say_nothing_are_refused():
@@ -191,9 +191,9 @@ def test_distractors_add_gap():
     eyes = TableEyes({"g": torch.nn.functional.pad(gallery, (0, 1)), "q": queries})
     found = scores(eyes, sides, neighbours=1)
     assert found["GAP"].value == pytest.approx((1 + 2 / 3) / 3)
-    assert found["GAP without distractors"].value == pytest.approx(2 / 3)
+    assert found["GAP_without_distractors"].value == pytest.approx(2 / 3)
     assert found["accuracy"].value == pytest.approx(2 / 3)
-    assert [found[name].n for name in ("GAP", "GAP without distractors", "accuracy", "mAP")] == [4, 3, 3, 3]
+    assert [found[name].n for name in ("GAP", "GAP_without_distractors", "accuracy", "mAP")] == [4, 3, 3, 3]
     with pytest.raises(ConfigError, match=r"retrieval\.neighbours=1 has no effect: no query is a distractor"):
         scores(eyes, Sides(sides.known, Listed("q", 4, group=[0, 1, 2, 3])), neighbours=1)
 
