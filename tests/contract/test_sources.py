@@ -24,7 +24,7 @@ from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
-from dinoforge.verbs.evaluate import _train_and_test
+from dinoforge.verbs.sides import Named, opened_sides
 
 
 def png(level, size=(12, 9)):
@@ -349,7 +349,8 @@ def test_a_class_has_one_number_in_sources_that_number_names(tmp_path):
 def test_classes_that_are_asked_have_the_numbers_of_those_that_vote(tmp_path):
     for name in ("a", "b"):
         classes(tmp_path / name, *("ant", "bee", "cat")[name == "b" :])
-    assert names_and_numbers(*_train_and_test(None, str(tmp_path / "a"), str(tmp_path / "b"))) == [
+    sides = opened_sides(Named(train=str(tmp_path / "a"), test=str(tmp_path / "b")), "classes")
+    assert names_and_numbers(sides.known, sides.asked) == [
         {"ant": 0, "bee": 1, "cat": 2}, {"bee": 1, "cat": 2}
     ]  # fmt: skip
 

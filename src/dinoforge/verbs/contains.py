@@ -9,14 +9,12 @@ from typing import Any
 from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.interrupt import interruptible
-from dinoforge.curate.embeddings import Embedder
 from dinoforge.curate.stages.copies import CopiesConfig
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.copies import NAME
 from dinoforge.features.described import stored_copies
-from dinoforge.features.descriptors import Descriptors, stored_beside
+from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE
-from dinoforge.verbs.describing import describer
+from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.manifests import manifest_at
 from dinoforge.verbs.reading import worker_count
 
@@ -59,7 +57,7 @@ def contains(
     for name, value in (("threshold", threshold), ("descriptor", descriptor)):
         if value is not None and not near:
             raise ConfigError(f"{name}={value} has no effect: {path} has no descriptors beside it.")
-    finds = _describer(path, stored, descriptor, trust_sha256, precision)
+    finds = describer_of(path, stored, descriptor, trust_sha256=trust_sha256, precision=precision)
     if limit is None:
         limit = LAYOUT_DUPLICATE if finds is None else DUPLICATE
     source = open_source(images)
@@ -71,27 +69,3 @@ def contains(
         images=len(source), contained=len({one.image for one in found}), rejected=int((~whole).sum()), near=near,
         matches=[{**asdict(one), "image": str(ids[one.image])} for one in found],
     )  # fmt: skip
-
-
-def _describer(
-    path: Path, stored: Descriptors, descriptor: str | None, trust_sha256: str | None, precision: str
-) -> Embedder | None:
-    """What describes the asked images as the stored ones were; None for the descriptor that needs no weights.
-
-    Raises:
-        ConfigError: Another one, one that is missing, or settings of one that is not used.
-    """
-    what = f"{path} has descriptors {stored.name!r} of width {stored.values.shape[1]} beside it"
-    if stored.name == NAME:
-        for name, value in (("descriptor", descriptor), ("trust_sha256", trust_sha256)):
-            if value is not None:
-                raise ConfigError(f"{name}={value} has no effect: {what}, which need no weights.")
-        if precision != "auto":
-            raise ConfigError(f"precision={precision} has no effect without descriptor=.")
-        return None
-    if descriptor is None:
-        raise ConfigError(f"{what}; give descriptor= with the weights that made them.")
-    found = describer(descriptor, precision, trust_sha256=trust_sha256)
-    if found.name != stored.name:
-        raise ConfigError(f"descriptor={descriptor} is {found.name!r}; {what}. Give the weights that made them.")
-    return found

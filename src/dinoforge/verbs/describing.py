@@ -10,6 +10,8 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.log import say
 from dinoforge.curate.embeddings import Embedder
 from dinoforge.data.sources.source import Source
+from dinoforge.features.copies import NAME
+from dinoforge.features.descriptors import Descriptors
 from dinoforge.features.extract import vectors
 from dinoforge.model.sscd import PREPROCESSING, is_file, open_descriptor
 from dinoforge.verbs.embedding import embedder
@@ -38,3 +40,27 @@ def describer(address: str, precision: str, *, trust_sha256: str | None) -> Embe
     seen = PREPROCESSING.model_dump(mode="json")
     weights = f"{found.name} with preprocessing {seen}"
     return Embedder(found.name, f"{weights} {how.precision}", embed, weights)
+
+
+def describer_of(
+    path: Path, stored: Descriptors, descriptor: str | None, *, trust_sha256: str | None, precision: str
+) -> Embedder | None:
+    """What describes the asked images as the stored ones were; None for the descriptor that needs no weights.
+
+    Raises:
+        ConfigError: Another one, one that is missing, or settings of one that is not used.
+    """
+    what = f"{path} has descriptors {stored.name!r} of width {stored.values.shape[1]} beside it"
+    if stored.name == NAME:
+        for name, value in (("descriptor", descriptor), ("trust_sha256", trust_sha256)):
+            if value is not None:
+                raise ConfigError(f"{name}={value} has no effect: {what}, which need no weights.")
+        if precision != "auto":
+            raise ConfigError(f"precision={precision} has no effect without descriptor=.")
+        return None
+    if descriptor is None:
+        raise ConfigError(f"{what}; give descriptor= with the weights that made them.")
+    found = describer(descriptor, precision, trust_sha256=trust_sha256)
+    if found.name != stored.name:
+        raise ConfigError(f"descriptor={descriptor} is {found.name!r}; {what}. Give the weights that made them.")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line, place_for, read_lines
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
+from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.leak import leaked, spared
@@ -26,6 +27,7 @@ from dinoforge.evaluate.table import EVALUATIONS, SUITES
 from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.eyes import Eyes, seen_in
 from dinoforge.recipes.settle import lines_of
+from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.manifests import manifest_at
 from dinoforge.verbs.opening import extraction, opened, told
@@ -66,8 +68,8 @@ def _cells(score: Score) -> tuple[str, ...]:
 def evaluate(  # noqa: PLR0913 - the keys of the verb
     *, backbone: str, tasks: str | Sequence[str] = "knn", data: str | None = None, train: str | None = None,
     test: str | None = None, train_rows: str | int | None = None, test_rows: str | int | None = None,
-    out: str | None = None, features: str | None = None, trained_on: str | None = None, precision: str = "auto",
-    workers: str | int | None = None, **settings: Any,
+    out: str | None = None, features: str | None = None, trained_on: str | None = None, descriptor: str | None = None,
+    trust_sha256: str | None = None, precision: str = "auto", workers: str | int | None = None, **settings: Any,
 ) -> Evaluated:  # fmt: skip
     """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
 
@@ -88,6 +90,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         features: Folder that features are kept in [~/.cache/dinoforge/features]; none keeps nothing.
         trained_on: What the backbone was trained on: a folder of curate, a manifest or a run. Images that are asked of which it
             holds copies are counted, and every score is given without them too.
+        descriptor: The file or backbone that curate looked for copies with, where it had one.
+        trust_sha256: SHA-256 of that file where it is TorchScript, a program that is run then.
         precision: auto, fp32 or bf16; auto stays with that of features that are kept.
         workers: Processes that look for such copies; all cores by default.
     """
@@ -97,21 +101,14 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     named.check()
     if out is not None:
         place_for(Path(out))
-    if workers is not None and trained_on is None:
-        raise ConfigError(f"workers={workers} has no effect without trained_on=.")
-    count = worker_count(workers)
-    stored = None if trained_on is None else stored_beside(manifest_at("trained_on", Path(trained_on)))
+    check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
     sides = _all_sides(named, names, chosen=tasks not in SUITES)
     found = opened(backbone)
     folder = _folder(features)
     eyes = Eyes(found, extraction(precision, seen_in(folder, found)), folder=folder, on_broken=told)
     scores, reused = list[Score](), list[str]()
     with interruptible("features and scores so far are kept"):
-        leaks = {}
-        if stored is not None:
-            leaks = {needs: leaked(some.asked, stored, workers=count) for needs, some in sides.items()}
-            for some in leaks.values():
-                say(f"{int(some.sum()):,} of {len(some):,} images that are asked were seen in training.")
+        leaks = {} if check is None else {needs: check(some.asked) for needs, some in sides.items()}
         for name in [one for one in names if EVALUATIONS[one].needs in sides]:
             needs = EVALUATIONS[name].needs
             mine = _one(eyes, sides[needs], name, configs[name], leaks=leaks.get(needs), out=out)
@@ -122,6 +119,29 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
 
 _NAMES = "; ".join([", ".join(EVALUATIONS), *(f"{name} ({', '.join(some)})" for name, some in SUITES.items())])
 evaluate.__doc__ = (evaluate.__doc__ or "").replace("TASKS", _NAMES)
+
+
+def _leak_check(trained_on: str | None, words: Mapping[str, Any]) -> Callable[[Source], np.ndarray] | None:
+    """What says which images of a source were seen in training; None where nobody says what was.
+
+    Raises:
+        ConfigError: There is nothing there, or settings of what is not looked for.
+    """
+    if trained_on is None:
+        for name, value in words.items():
+            if value is not None:
+                raise ConfigError(f"{name}={value} has no effect without trained_on=.")
+        return None
+    path, count = manifest_at("trained_on", Path(trained_on)), worker_count(words["workers"])
+    stored = stored_beside(path)
+    finds = describer_of(path, stored, words["descriptor"], trust_sha256=words["trust_sha256"], precision="auto")
+
+    def check(asked: Source) -> np.ndarray:
+        found = leaked(asked, stored, embed=None if finds is None else finds.embed, workers=count)
+        say(f"{int(found.sum()):,} of {len(found):,} images of {asked.address} were seen in training.")
+        return found
+
+    return check
 
 
 def _one(
