@@ -13,6 +13,8 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import SUFFIXES
 from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.columns import by_folder, with_split
+from dinoforge.data.sources.layouts.folder import Folder
+from dinoforge.data.sources.layouts.table import layout_of
 from dinoforge.data.sources.lists import open_list, open_table
 from dinoforge.data.sources.manifest import Listed
 from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, options_of, scheme_of, shown
@@ -58,7 +60,9 @@ def open_files(address: str, given: Mapping[str, str], opened: Opener) -> Source
     if kind == "folder":
         with on_opening(address):
             found = storage(address, options).files(address)
-        return _collected(address, found, options)
+        plain = options_of({name: value for name, value in given.items() if name != "layout"})
+        published = _published(Folder(address, found, plain), found, options.layout)
+        return published or _collected(address, found, plain)
     if kind == "other":
         raise DataError(f"{shown(address)} is not a regular file; {_TAKES}.")
     if not scheme and is_manifest(Path(address)):
@@ -140,6 +144,27 @@ def _collected(root: str, found: Found, options: Options) -> Source:
     whole = parts[0] if len(parts) == 1 else Several(shown(root), parts)
     whole.address, whole.rejected = shown(root), [*rejected, *(line for part in parts for line in part.rejected)]
     return whole
+
+
+def _published(folder: Folder, found: Found, asked: str | None) -> Source | None:
+    """A folder in the published form of a set that is known, or asked for; what its lists do not name is ``rejected``.
+
+    Raises:
+        ConfigError: An unknown form, or options that have no effect on one.
+        DataError: The folder's lists are damaged, or name files that are not there.
+    """
+    layout = layout_of(folder, asked)
+    if layout is None:
+        return None
+    folder.options.only("layout", *(ACCESS if scheme_of(folder.address) else ()), of=f"the lists of {layout.title}")
+    source = layout.opened(folder)
+    known = folder.used.union(source.columns["id"].tolist())
+    left = [(name, _suffix(name)) for name in found.names if name not in known]
+    source.rejected = [
+        *found.rejected,
+        *((n, f"{layout.title} does not name it" if s in SUFFIXES or s in MANY else _why(n, s)) for n, s in left),
+    ]
+    return source
 
 
 def _why(name: str, suffix: str) -> str:

@@ -34,6 +34,8 @@ class Options(Config):
     """Column or ending of the depth maps; null takes ``depth``."""
     config: str | None = None
     """Which configuration of a Hugging Face data set that has several."""
+    layout: str | None = None
+    """Read a folder in the published form of this set, or ``none``; null takes the form that the folder has."""
     allow_private: bool = False
     """Let http addresses lead to private, loopback and link-local machines."""
     anonymous: bool = False

@@ -1,0 +1,258 @@
+"""Folders in the published form of known sets: what is read from each, and what is refused."""
+
+import io
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import published
+from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.journal import Journal
+from dinoforge.data.manifest import read_manifest, write_manifest
+from dinoforge.data.scan import scan
+from dinoforge.data.sources.layouts.table import LAYOUTS
+from dinoforge.data.sources.source import agreed
+from dinoforge.data.sources.table import open_source
+from published import FISH, MADE, OTHERS, images, picture, text
+
+FORMS = [*MADE.items(), *OTHERS.items()]
+
+
+def test_every_layout_is_here():
+    assert MADE.keys() == LAYOUTS.keys()
+
+
+@pytest.mark.parametrize(("name", "make"), FORMS, ids=[make.__name__ for _, make in FORMS])
+class TestEveryLayout:
+    def test_rows_are_those_of_the_lists(self, name, make, tmp_path, capsys):
+        rows = make(tmp_path / "set")
+        source = open_source(str(tmp_path / "set"))
+        said = capsys.readouterr().err
+        assert f"(layout={name}); ?layout=none" in said
+        assert len(said.splitlines()) == 1
+        columns = source.columns
+        assert columns["id"].tolist() == [*rows]
+        assert all(len(column) == len(rows) for column in columns.values())
+        for place, (column, kind) in enumerate((("split", "U"), ("label", "i"), ("label_name", "U"))):
+            wanted = [row[place] for row in rows.values()]
+            if wanted[0] is None:
+                assert (column in columns) == (column == "split")
+            else:
+                assert columns[column].tolist() == wanted
+                assert columns[column].dtype.kind == kind
+
+    def test_pictures_are_those_of_the_rows(self, name, make, tmp_path):
+        rows = make(tmp_path / "set")
+        source = open_source(str(tmp_path / "set"))
+        if name != "imagenet_v2":
+            assert [int(source.pixels(row)[0, 0, 0]) for row in range(len(rows))] == [*range(len(rows))]
+        last = len(rows) - 1
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(source.encoded(last)))), source.pixels(last))
+        again = pickle.loads(pickle.dumps(source))
+        assert np.array_equal(again.pixels(last), source.pixels(last))
+        assert again.stamp(0) == source.stamp(0) is not None
+
+    def test_is_scanned_and_read_from_the_manifest(self, name, make, tmp_path):
+        make(tmp_path / "set")
+        source = open_source(str(tmp_path / "set"))
+        some = source.select(np.arange(min(4, len(source))))
+        with Journal(tmp_path / "journal.arrow", about={}) as journal:
+            found = scan(some, earlier=None, journal=journal, workers=1)
+        write_manifest(tmp_path / "m.parquet", found.tables(), made={"verb": "scan"})
+        listed = open_source(str(tmp_path / "m.parquet"))
+        assert listed.columns["id"].tolist() == some.columns["id"].tolist()
+        assert np.array_equal(listed.pixels(2), some.pixels(2)) if len(some) > 2 else len(some) == 2
+        sizes = read_manifest(tmp_path / "m.parquet")
+        assert sizes.column("width").tolist() == [some.picture(row).width for row in range(len(some))]
+        assert open_source(str(tmp_path / "set")).fingerprint == source.fingerprint
+
+    def test_a_missing_file_is_one_line(self, name, make, tmp_path):
+        rows = [*make(tmp_path / "set")]
+        if name.startswith("cifar"):
+            (tmp_path / "set" / rows[-1].partition(":")[0]).unlink()
+        elif name in {"imagenet", "imagenet_v2", "imagenet_wnids", "caltech101"}:  # their folders are their lists
+            return
+        else:
+            (tmp_path / "set" / rows[-1]).unlink()
+        with pytest.raises(DataError) as error:
+            open_source(f"{tmp_path}/set?layout={name}")
+        assert len(str(error.value).splitlines()) == 1
+        assert rows[-1].rpartition("/")[2].partition(".")[0].partition(":")[0] in str(error.value)
+
+    def test_is_refused_and_asked_for_by_name(self, name, make, tmp_path, capsys):
+        make(tmp_path / "set")
+        asked = open_source(f"{tmp_path}/set?layout={name}")
+        assert capsys.readouterr().err == ""
+        assert asked.address == f"{tmp_path}/set?layout={name}"
+        assert asked.fingerprint == open_source(str(tmp_path / "set")).fingerprint
+        if name.startswith("cifar"):
+            with pytest.raises(DataError, match="holds no image"):
+                open_source(f"{tmp_path}/set?layout=none")
+            return
+        plain = open_source(f"{tmp_path}/set?layout=none")
+        files = [path for path in (tmp_path / "set").rglob("*") if path.suffix in {".jpg", ".png", ".JPEG", ".jpeg"}]
+        assert len(plain) == len(files)
+
+
+def test_words_and_real_labels_come_with_imagenet(tmp_path):
+    published.imagenet(tmp_path / "a")
+    columns = open_source(str(tmp_path / "a")).columns
+    assert columns["real"].tolist() == ["", "", "", "2\n0", "", "1"]
+    assert columns["words"].tolist() == [f"fish {n}, a kind" for n in (0, 1, 2, 2, 1, 0)]
+    published.imagenet_kaggle(tmp_path / "b")
+    again = open_source(str(tmp_path / "b")).columns
+    assert again["words"].tolist() == columns["words"].tolist()
+    assert "real" not in again
+
+
+def test_classes_of_imagenet_have_one_number_everywhere(tmp_path):
+    published.imagenet(tmp_path / "whole")
+    published.imagenet_wnids(tmp_path / "part")
+    folders = {f"{split}/{wnid}/{split}.JPEG": None for split in ("train", "val") for wnid in FISH[1:]}
+    images(tmp_path / "plain", folders)
+    number = {wnid: n for n, wnid in enumerate(FISH)}
+    for source in agreed([open_source(str(tmp_path / name)) for name in ("part", "whole", "plain")]):
+        labels = dict(zip(source.columns["label_name"].tolist(), source.columns["label"].tolist(), strict=True))
+        assert labels == {wnid: number[wnid] for wnid in labels}
+    text(tmp_path / "plain", "LOC_synset_mapping.txt", *(f"{wnid} fish" for wnid in FISH))
+    columns = open_source(str(tmp_path / "plain")).columns
+    assert columns["label"].tolist() == [1, 2, 1, 2]
+    assert columns["split"].tolist() == ["train", "train", "val", "val"]
+
+
+def test_coarse_classes_come_with_cifar100(tmp_path):
+    published.cifar100(tmp_path / "set")
+    columns = open_source(str(tmp_path / "set")).columns
+    assert columns["coarse_label"].tolist() == [1, 0, 1]
+    assert columns["coarse_name"].tolist() == ["animals", "fruit", "animals"]
+
+
+def test_planes_of_cifar_become_pixels(tmp_path):
+    published.cifar10(tmp_path / "set")
+    pixels = open_source(str(tmp_path / "set")).pixels(4)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels[5, 9].tolist() == [4, 9, 5]
+
+
+def test_many_labels_come_with_voc(tmp_path):
+    published.voc2007(tmp_path / "VOC2007")
+    for address in (tmp_path / "VOC2007", tmp_path):
+        columns = open_source(str(address)).columns
+        assert columns["labels"].tolist() == ["dog", "aeroplane\ndog", "", "dog"]
+        assert columns["difficult"].tolist() == ["", "", "aeroplane", ""]
+        assert "label" not in columns
+
+
+def test_thirty_of_each_class_of_caltech_are_drawn(tmp_path):
+    published.caltech101(tmp_path / "set")
+    source = open_source(str(tmp_path / "set"))
+    train = source.columns["split"] == "train"
+    assert np.bincount(source.columns["label"][train]).tolist() == [30, 30]
+    assert np.bincount(source.columns["label"][~train]).tolist() == [3, 3]
+    assert not np.array_equal(train[:33], train[33:])
+    inner = open_source(str(tmp_path / "set" / "101_ObjectCategories"))
+    assert inner.columns["split"].tolist() == source.columns["split"].tolist()
+    assert inner.columns["id"][0] == "BACKGROUND_Google/image_0001.jpg"
+    shutil.rmtree(tmp_path / "set" / "101_ObjectCategories" / "BACKGROUND_Google")
+    assert open_source(str(tmp_path / "set")).columns["split"].tolist() == source.columns["split"][33:].tolist()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_queries_of_landmarks_are_cropped_and_judged(tmp_path, protocol):
+    published.landmarks(tmp_path / "set", protocol)
+    source = open_source(str(tmp_path / "set"))
+    columns = source.columns
+    assert columns["easy"].tolist() == ["", "", "", "jpg/all_souls_000026.jpg", ""]
+    assert columns["hard"].tolist() == ["", "", "", "jpg/all_souls_000013.jpg", "jpg/oxford_002985.jpg"]
+    assert columns["junk"].tolist() == ["", "", "", "", "jpg/all_souls_000013.jpg\njpg/all_souls_000026.jpg"]
+    whole = np.asarray(Image.open(io.BytesIO(picture(3))))
+    assert np.array_equal(source.pixels(3), whole[1:5, 2:8])
+    assert source.pixels(4).shape == (3, 12, 3)  # what of the box lies outside of the file is left out
+    assert source.pixels(0).shape == (10, 12, 3)
+    assert source.picture(3).pixels(4).shape == (4, 6, 3)
+    assert source.stamp(3) != source.stamp(0)
+
+
+def test_groups_come_with_met_and_amstertime(tmp_path):
+    published.met(tmp_path / "met")
+    assert open_source(str(tmp_path / "met")).columns["group"].tolist() == [7, 7, 9, 9, -1, 7]
+    published.amstertime(tmp_path / "amstertime")
+    columns = open_source(str(tmp_path / "amstertime")).columns
+    assert columns["group"].tolist() == [0, 1, 0, 1]
+    assert columns["group_name"].tolist() == ["dam", "rokin", "dam", "rokin"]
+
+
+def test_names_of_flowers_lie_beside_them(tmp_path):
+    published.flowers102(tmp_path)
+    names = ", ".join(f'"{n}": "flower {n}"' for n in range(1, 103))
+    (tmp_path / "cat_to_name.json").write_text(f"{{{names}}}")
+    assert open_source(str(tmp_path)).columns["label_name"].tolist() == [f"flower {n}" for n in (1, 1, 77, 102)]
+
+
+def test_cars_without_test_labels(tmp_path):
+    published.cars(tmp_path)
+    (tmp_path / "cars_test_annos_withlabels.mat").unlink()
+    columns = open_source(str(tmp_path)).columns
+    assert columns["label"].tolist() == [1, 0, -1]
+    assert columns["label_name"].tolist()[2] == ""
+
+
+def test_what_the_lists_do_not_name_is_set_aside(tmp_path):
+    published.food101(tmp_path)
+    (tmp_path / "images" / "waffles" / "10.jpg").write_bytes(picture(9))
+    (tmp_path / "notes.md").write_text("x")
+    assert open_source(str(tmp_path)).rejected == [
+        ("notes.md", ".md is no image format known here"),
+        ("images/waffles/10.jpg", "Food-101 does not name it"),
+        ("meta/labels.txt", ".txt is no image format known here; a list of images is given by its own path"),
+    ]
+
+
+def plain_folders():
+    """Names of files that only resemble a published form."""
+    classes = [f"{kind}/{n}.png" for kind in ("cats", "dogs") for n in range(2)]
+    return {
+        "detection": [*(f"{split}/{name}" for split in ("train", "val") for name in classes), "train.json", "val.json"],
+        "wnids": [f"{wnid}/{n}.JPEG" for wnid in FISH for n in range(2)],
+        "splits of wnids": [f"{split}/{wnid}/1.JPEG" for split in ("train", "val") for wnid in FISH],
+        "digits": [f"{n}/1.png" for n in range(10)],
+        "old and new, no pairs": ["old/a.png", "old/b.png", "new/c.png", "new/d.png"],
+        "old, new and more": ["old/a.png", "new/a.png", "more/a.png"],
+        "yolo": ["images/a.png", "images/b.png", "labels/a.txt", "labels/b.txt", "classes.txt"],
+        "lists": ["images/a/1.png", "images/b/1.png", "train.txt", "test.txt"],
+    }
+
+
+@pytest.mark.parametrize(("kind", "names"), plain_folders().items())
+def test_a_folder_that_only_resembles_one_opens_as_before(tmp_path, capsys, kind, names):
+    images(tmp_path, names)
+    source, plain = open_source(str(tmp_path)), open_source(f"{tmp_path}?layout=none")
+    assert capsys.readouterr().err == ""
+    assert source.columns.keys() == plain.columns.keys()
+    assert sorted(source.columns["id"].tolist()) == sorted(
+        name for name in names if not name.endswith((".txt", ".json"))
+    )
+
+
+def test_options_are_of_use_or_refused(tmp_path):
+    published.food101(tmp_path)
+    with pytest.raises(ConfigError, match=r"Unknown layout 'food100'. Did you mean 'food101'"):
+        open_source(f"{tmp_path}?layout=food100")
+    with pytest.raises(ConfigError, match=r"'label' has no effect on the lists of Food-101; what has: layout, split"):
+        open_source(f"{tmp_path}?label=coarse")
+    with pytest.raises(ConfigError, match=r"'layout' has no effect on an image"):
+        open_source(f"{tmp_path}/images/waffles/7.jpg?layout=food101")
+    with pytest.raises(DataError, match=r"does not hold classes.txt, which its published form has"):
+        open_source(f"{tmp_path}?layout=cub200")
+    assert len(open_source(f"{tmp_path}?split=test")) == 1
+
+
+def test_a_set_in_object_storage(tmp_path, object_storage):
+    published.landmarks(tmp_path / "set")
+    object_storage.put("sets", tmp_path)
+    source = open_source("s3://sets/set")
+    assert source.columns["split"].tolist() == ["gallery"] * 3 + ["query"] * 2
+    assert source.pixels(3).shape == (4, 6, 3)
