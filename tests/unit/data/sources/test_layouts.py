@@ -179,6 +179,12 @@ def test_queries_of_landmarks_are_cropped_and_judged(tmp_path, protocol):
 def test_groups_come_with_met_and_amstertime(tmp_path):
     published.met(tmp_path / "met")
     assert open_source(str(tmp_path / "met")).columns["group"].tolist() == [7, 7, 9, 9, -1, 7]
+    for name in ("MET_database", "testset", "valset"):  # as some keep it: the lists among the rest
+        shutil.move(tmp_path / "met" / "ground_truth" / f"{name}.json", tmp_path / "met")
+    shutil.move(tmp_path / "met" / "images" / "MET", tmp_path / "met")
+    for name in ("test_met", "test_other"):
+        shutil.move(tmp_path / "met" / "images" / name, tmp_path / "met")
+    assert open_source(str(tmp_path / "met")).columns["id"][0] == "MET/7/0.jpg"
     published.amstertime(tmp_path / "amstertime")
     columns = open_source(str(tmp_path / "amstertime")).columns
     assert columns["group"].tolist() == [0, 1, 0, 1]

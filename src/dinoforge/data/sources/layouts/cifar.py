@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from dinoforge.base.errors import DataError
 from dinoforge.data.decode import Broken, Picture
 from dinoforge.data.sources.layouts.folder import Folder
+from dinoforge.data.sources.layouts.unpickled import Array
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.data.toyworld.pollution import png
@@ -135,7 +136,7 @@ class Batches(Source):
 
 def _checked(folder: Folder, name: str, held: Mapping[str, Any]) -> UInt8[np.ndarray, "N 3072"]:
     """The pictures of a file: red, green and blue one after another, each row by row."""
-    found = np.asarray(held["data"])
+    found = held["data"].values if isinstance(held["data"], Array) else np.zeros(0)
     if found.dtype != np.uint8 or found.ndim != 2 or found.shape[1] != 3 * _SIDE * _SIDE:
         raise folder.error(name, f"holds {found.dtype} {list(found.shape)} as 'data', not bytes of pictures of 32x32")
     return found

@@ -43,5 +43,6 @@ def opened(folder: Folder) -> Source:
             if image not in table:
                 raise folder.error(name, f"says nothing of image {image}, {file}")
         label, train = (folder.whole(name, table[image]) for name, table in tables.items())
-        found.add(f"images/{file}", by="images.txt", split="train" if train else "test", label=label)
+        split = "train" if train else "test"
+        found.add(f"images/{file}", by="images.txt", split=split, label=label, labelled_by="image_class_labels.txt")
     return found.source()

@@ -35,7 +35,7 @@ def opened(folder: Folder) -> Source:
             if not 1 <= image <= len(labels):
                 raise folder.error(_SETS, f"names image {image}; {_LABELS} has {len(labels):,} labels")
             label = folder.whole(_LABELS, labels[image - 1])
-            found.add(f"jpg/image_{image:05}.jpg", by=_SETS, split=split, label=label)
+            found.add(f"jpg/image_{image:05}.jpg", by=_SETS, split=split, label=label, labelled_by=_LABELS)
     return found.source()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -56,12 +56,19 @@ class Folder:
             raise DataError(f"{shown(self.address)} does not hold {' or '.join(names)}, which its published form has.")
         return there
 
-    def prefix(self, path: str) -> str:
-        """The folder, with its slash, in which the paths of a list begin, told by one of them; nothing if it is nowhere."""
-        if path in self.names:
+    def prefix(self, paths: Iterable[str]) -> str:
+        """The folder, with its slash, in which the paths of a list begin, told by the first of them that is anywhere."""
+        wanted = {*paths}
+        if not wanted.isdisjoint(self.names):
             return ""
-        ends = (name for name in self.files if name.endswith(f"/{path}"))
-        return next(ends, path).removesuffix(path)
+        for name in self.files:
+            head, tail = "", name
+            while tail:
+                if tail in wanted:
+                    return head
+                part, _, tail = tail.partition("/")
+                head += f"{part}/"
+        return ""
 
     def error(self, name: str, why: str) -> DataError:
         """The error of a file of ground truth."""
@@ -114,7 +121,7 @@ class Folder:
         """
         try:
             number = int(text)
-            if isinstance(text, str) or number == text:
+            if (isinstance(text, str) or number == text) and abs(number) < 1 << 63:
                 return number
         except (TypeError, ValueError, OverflowError):
             pass

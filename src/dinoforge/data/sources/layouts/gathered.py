@@ -41,13 +41,16 @@ class Gathered:
         """How many there are."""
         return self._count
 
-    def add(self, file: str, *, by: str, split: str, label: str | int | None = None, **facts: Any) -> None:
+    def add(
+        self, file: str, *, by: str, split: str, label: str | int | None = None, labelled_by: str = "", **facts: Any
+    ) -> None:  # fmt: skip
         """One more row.
 
         Args:
             file: Its image, relative to the folder; the id of the row.
             by: The list that names it, for messages.
             label: The number that the set gives to its class, or the name; None: unknown.
+            labelled_by: The list that gives the label, where that is another.
             facts: Other columns: whole numbers and texts.
 
         Raises:
@@ -59,7 +62,7 @@ class Gathered:
         if file not in self._folder.names:
             self._missing.append((file, by))
         self._splits.append(split)
-        self._labels.append(-1 if label is None else self._class(label, file, by))
+        self._labels.append(-1 if label is None else self._class(label, file, labelled_by or by))
         for name, value in facts.items():
             self._facts.setdefault(name, {})[row] = value
 

@@ -1,4 +1,4 @@
-"""The Met dataset (Ypsilantis et al. 2021): ``ground_truth/MET_database.json``, ``testset.json``, ``valset.json``.
+"""The Met dataset (Ypsilantis et al. 2021): ``MET_database.json``, ``testset.json``, ``valset.json``, in ``ground_truth/`` or not.
 
 Exhibits (``id``) are groups. A query that shows none of them has no ``MET_id`` and the group -1. The small database
 (``mini_MET_database.json``) is read where the whole one is not there. The lists begin at ``MET/`` and ``test_met/``, which are
@@ -11,13 +11,20 @@ from dinoforge.data.sources.layouts.folder import Folder
 from dinoforge.data.sources.layouts.gathered import Gathered
 from dinoforge.data.sources.source import Source
 
-_WHOLE, _MINI = (f"ground_truth/{name}MET_database.json" for name in ("", "mini_"))
-_ASKED = {"query": "ground_truth/testset.json", "val": "ground_truth/valset.json"}
+_PLACES = ("ground_truth/", "")
+_DATABASES = ("MET_database.json", "mini_MET_database.json")
+_ASKED = {"query": "testset.json", "val": "valset.json"}
+
+
+def _place(folder: Folder) -> str:
+    """Where the lists lie; as published if nowhere."""
+    return next((place for place in _PLACES if any(folder.has(place + name) for name in _DATABASES)), _PLACES[0])
 
 
 def fits(folder: Folder) -> bool:
     """Whether the folder has this form."""
-    return (folder.has(_WHOLE) or folder.has(_MINI)) and folder.has(_ASKED["query"])
+    place = _place(folder)
+    return any(folder.has(place + name) for name in _DATABASES) and folder.has(place + _ASKED["query"])
 
 
 def opened(folder: Folder) -> Source:
@@ -27,16 +34,14 @@ def opened(folder: Folder) -> Source:
         DataError: See ``Gathered``.
     """
     found = Gathered(folder)
-    by = folder.first(_WHOLE, _MINI)
+    place = _place(folder)
+    by = folder.first(*(place + name for name in _DATABASES))
     rows = [(by, "gallery", one) for one in folder.entries(by, "path", "id")]
     for split, name in _ASKED.items():
-        if folder.has(name):
-            rows += [(name, split, one) for one in folder.entries(name, "path")]
-    starts: dict[str, str] = {}
+        if folder.has(place + name):
+            rows += [(place + name, split, one) for one in folder.entries(place + name, "path")]
+    start = folder.prefix(str(one["path"]) for _, _, one in rows)
     for name, split, one in rows:
-        path, place = str(one["path"]), str(one["path"]).partition("/")[0]
-        if place not in starts:
-            starts[place] = folder.prefix(path)
         exhibit = one["id"] if split == "gallery" else one.get("MET_id", -1)
-        found.add(starts[place] + path, by=name, split=split, group=folder.whole(name, exhibit))
+        found.add(start + str(one["path"]), by=name, split=split, group=folder.whole(name, exhibit))
     return found.source()

@@ -34,7 +34,7 @@ def opened(folder: Folder) -> Source:
                 raise folder.error(by, f"gives {path} the class {number}, which is {names.get(number, 'below 0')}")
             rows.append((split, path, number))
     found = Gathered(folder, [names.get(number, "") for number in range(max(names, default=-1) + 1)])
-    start = folder.prefix(rows[0][1]) if rows else ""
+    start = folder.prefix(path for _, path, _ in rows)
     for split, path, number in rows:
         found.add(start + path, by=_LISTS[split], split=split, label=number)
     return found.source()

@@ -37,7 +37,7 @@ def opened(folder: Folder) -> Source:
     )
     named = {_class(line.rpartition("/")[0]) for part in lines.values() for line in part}
     found = Gathered(folder, [_class(line) for line in folder.lines(listed)] if listed else sorted(named))
-    start = folder.prefix(next(iter([*lines["train"], *lines["test"]]), ""))
+    start = folder.prefix(line for part in lines.values() for line in part)
     for split, part in lines.items():
         for line in part:
             found.add(start + line, by=lists[split], split=split, label=_class(line.rpartition("/")[0]))
