@@ -10,7 +10,7 @@ import numpy as np
 from dinoforge.data.decode import Picture
 from dinoforge.data.sources.source import Source, agreed
 
-_BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_("")}
+_BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_(""), "O": ""}
 """By kind of column: what stands for a source that does not know."""
 
 

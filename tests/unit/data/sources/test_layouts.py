@@ -14,6 +14,7 @@ from dinoforge.data.journal import Journal
 from dinoforge.data.manifest import read_manifest, write_manifest
 from dinoforge.data.scan import scan
 from dinoforge.data.sources.layouts.table import LAYOUTS
+from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import agreed
 from dinoforge.data.sources.table import open_source
 from published import FISH, MADE, OTHERS, images, picture, text
@@ -174,6 +175,13 @@ def test_queries_of_landmarks_are_cropped_and_judged(tmp_path, protocol):
     assert source.pixels(0).shape == (10, 12, 3)
     assert source.picture(3).pixels(4).shape == (4, 6, 3)
     assert source.stamp(3) != source.stamp(0)
+
+
+def test_judged_queries_stand_beside_other_images(tmp_path):
+    published.landmarks(tmp_path / "a")
+    images(tmp_path / "b", ["x.png"])
+    both = Several("both", [open_source(str(tmp_path / name)) for name in "ab"])
+    assert both.columns["junk"].tolist()[4:] == ["jpg/all_souls_000013.jpg\njpg/all_souls_000026.jpg", ""]
 
 
 def test_groups_come_with_met_and_amstertime(tmp_path):
