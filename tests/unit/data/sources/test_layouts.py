@@ -118,6 +118,11 @@ def test_classes_of_imagenet_have_one_number_everywhere(tmp_path):
     for source in agreed([open_source(str(tmp_path / name)) for name in ("part", "whole", "plain")]):
         labels = dict(zip(source.columns["label_name"].tolist(), source.columns["label"].tolist(), strict=True))
         assert labels == {wnid: number[wnid] for wnid in labels}
+    images(tmp_path / "few", {f"train/{wnid}/1.JPEG": None for wnid in FISH[1:]})
+    text(tmp_path / "few", "real.json", "[]")
+    few, whole = (open_source(str(tmp_path / name)) for name in ("few", "whole"))
+    assert few.columns["label"].tolist() == [0, 1]
+    assert agreed([few, whole])[0].columns["label"].tolist() == [1, 2]
     text(tmp_path / "plain", "LOC_synset_mapping.txt", *(f"{wnid} fish" for wnid in FISH))
     columns = open_source(str(tmp_path / "plain")).columns
     assert columns["label"].tolist() == [1, 2, 1, 2]

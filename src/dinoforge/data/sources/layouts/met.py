@@ -1,8 +1,8 @@
 """The Met dataset (Ypsilantis et al. 2021): ``ground_truth/MET_database.json``, ``testset.json``, ``valset.json``.
 
-The lists may lie in the folder itself too. Exhibits (``id``) are groups. A query that shows none of them has no ``MET_id`` and the group -1. The small database
-(``mini_MET_database.json``) is read where the whole one is not there. The lists begin at ``MET/`` and ``test_met/``, which are
-looked for at any place in the folder (``images/`` as published).
+The lists may lie in the folder itself too. Exhibits (``id``) are groups; a query that shows none of them has no ``MET_id`` and
+the group -1. The small database (``mini_MET_database.json``) is read where the whole one is not there. The paths begin at
+``MET/`` and ``test_met/``, which are looked for at any place in the folder (``images/`` as published).
 """
 
 from __future__ import annotations
