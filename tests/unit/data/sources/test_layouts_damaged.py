@@ -51,6 +51,7 @@ DAMAGED = [
     ("places205", "trainvalsplit_places205/val_places205.csv", "3.jpg 0", "3.jpg 1", "the class 1, which is apartment_"),
     ("places205", "trainvalsplit_places205/val_places205.csv", "3.jpg 0", "1.jpg 0", "which is named already"),
     ("voc2007", "ImageSets/Main/dog_test.txt", "000001  1", "000001  2", "marks 000001 by '2'; it takes 1, 0 or -1"),
+    ("voc2007", "ImageSets/Main/dog_trainval.txt", "000009", "000005", "names 000005 twice"),
     ("inaturalist2018", "val2018.json", '"category_id": 2', '"category_id": 3', "the class 3; its 3 classes are numbered"),
     ("inaturalist2018", "val2018.json", '"image_id": 11', '"image_id": 10', "annotates image 10 twice"),
     ("inaturalist2018", "val2018.json", '"image_id": 11', '"image_id": 12', "has no annotation of train_val2018/"),

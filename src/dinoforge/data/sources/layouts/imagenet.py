@@ -24,7 +24,6 @@ _PLACES = ("", "ILSVRC/Data/CLS-LOC/")
 """Where train and val lie: as most have it, and as Kaggle packs it."""
 _KAGGLE, _MAPPING, _WORDS, _REAL = "LOC_val_solution.csv", "LOC_synset_mapping.txt", "words.txt", "real.json"
 _DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
-_VAL = re.compile(r"ILSVRC2012_val_(\d{8})")
 Row = tuple[str, str, str]
 """File, split, wnid; no wnid of a flat file."""
 

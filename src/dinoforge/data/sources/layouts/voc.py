@@ -29,7 +29,7 @@ def opened(folder: Folder) -> Source:
     """Columns ``labels`` and ``difficult``: names of classes, one a line. There is no ``label``.
 
     Raises:
-        DataError: See ``Gathered``, or a list holds another number than -1, 0 and 1.
+        DataError: See ``Gathered``, or a list is damaged.
     """
     place = _place(folder) or ""
     found = Gathered(folder)
@@ -38,12 +38,10 @@ def opened(folder: Folder) -> Source:
         lists = {match.group(1): name for name in folder.files if (match := whose.fullmatch(name))}
         shows: dict[str, tuple[list[str], list[str]]] = {}
         for of_class, by in lists.items():
-            for image, mark in folder.rows(by, fields=2):
-                if mark not in {"1", "0", "-1"}:
-                    raise folder.error(by, f"marks {image} by {mark!r}; it takes 1, 0 or -1")
-                here = shows.setdefault(image, ([], []))
+            for image, mark in _marks(folder, by).items():
+                labels, difficult = shows.setdefault(image, ([], []))
                 if mark != "-1":
-                    here[mark == "0"].append(of_class)
+                    (labels if mark == "1" else difficult).append(of_class)
         split_of = _splits(folder, place) if published == "trainval" else {}
         for image, (labels, difficult) in shows.items():
             found.add(
@@ -52,6 +50,22 @@ def opened(folder: Folder) -> Source:
                 labels="\n".join(labels), difficult="\n".join(difficult),
             )  # fmt: skip
     return found.source()
+
+
+def _marks(folder: Folder, by: str) -> dict[str, str]:
+    """What a list says of each image: 1, 0 or -1.
+
+    Raises:
+        DataError: It says anything else, or says it twice.
+    """
+    found: dict[str, str] = {}
+    for image, mark in folder.rows(by, fields=2):
+        if mark not in {"1", "0", "-1"}:
+            raise folder.error(by, f"marks {image} by {mark!r}; it takes 1, 0 or -1")
+        if image in found:
+            raise folder.error(by, f"names {image} twice")
+        found[image] = mark
+    return found
 
 
 def _splits(folder: Folder, place: str) -> dict[str, str]:
