@@ -182,7 +182,7 @@ def test_an_array_has_the_size_that_it_says():
     assert np.asarray(unpickled(array(b"(I3\nt", b"S'abc'\n"))).tolist() == [97, 98, 99]
     for shape, raw in (
         (b"(I4\nt", b"S'abc'\n"),
-        (b"(I-3\nt", b"S'abc'\n"),
+        (b"(I-1\nI-3\nt", b"S'abc'\n"),
         (b"(I4611686018427387904\nI4\nt", b"S''\n"),
     ):
         with pytest.raises(DataError, match="an array of another size"):
