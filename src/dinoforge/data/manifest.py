@@ -52,10 +52,7 @@ SCHEMA = pa.schema(
 (``Source.stamp``), ``copy_of`` the id of the first row with the same ``sha256``. ``reason`` to ``seed`` say why an image was
 chosen; a scan leaves them empty. What is not known is null."""
 
-KNOWN = (
-    "label", "label_name", "split", "group", "group_name", "frame", "clip", "variant", "pose", "copy_of", "easy", "hard",
-    "junk",
-)  # fmt: skip
+KNOWN = ("label", "label_name", "split", "group", "group_name", "frame", "clip", "variant", "pose")
 """Columns that a scan takes over from the source, and a manifest gives as a source."""
 
 BOXES, BLUR = "boxes", "blur"
