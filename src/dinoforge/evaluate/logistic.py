@@ -15,7 +15,7 @@ from dinoforge.base.random import torch_generator
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.metrics import accuracy_scores, ranks
-from dinoforge.evaluate.regression import HELD_OUT, Logistic, LogisticConfig
+from dinoforge.evaluate.regression import HELD_OUT, Logistic, LogisticConfig, strengths
 from dinoforge.evaluate.score import Score
 from dinoforge.evaluate.several import several_scores, shows_several
 from dinoforge.features.eyes import Eyes
@@ -26,12 +26,12 @@ def fitted(
     features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, classes: int, config: LogisticConfig
 ) -> tuple[Logistic, float]:
     """A regression on all images, with the C that is right most often on a held-out tenth; of equal ones the smallest."""
-    whole, c = Logistic(features, labels, classes=classes, config=config), config.c[0]
-    if len(config.c) > 1:
+    whole, c = Logistic(features, labels, classes=classes, config=config), strengths(config)[0]
+    if len(strengths(config)) > 1:
         order = torch.randperm(len(labels), generator=torch_generator(config.seed, "logistic holdout"))
         held, rest = order.tensor_split([max(1, round(HELD_OUT * len(order)))])
         tried, most = Logistic(features[rest], labels[rest], classes=classes, config=config), -1
-        for one in config.c:
+        for one in strengths(config):
             tried.fit(one)
             right = int((ranks(tried.scores(features[held]), labels[held].to(features.device)) == 0).sum())
             if right > most:
@@ -50,7 +50,7 @@ def _measure(eyes: Eyes, sides: Sides, config: LogisticConfig) -> list[Score]:
     classes = classes_of(known.source, asked.source)
     labels = classes.of(asked.source)
     found, c = fitted(known.values.to(device), classes.of(known.source), classes=len(classes), config=config)
-    of = f" (best of {len(config.c)} on a tenth of the train rows)" if len(config.c) > 1 else ""
+    of = f" (best of {len(strengths(config))} on a tenth of the train rows)" if len(strengths(config)) > 1 else ""
     protocol = f"C={c:.3g}{of}, L-BFGS, {view.name}, {len(known.rows)} train rows"
     place = ranks(found.scores(asked.values).cpu(), labels)
     return accuracy_scores("logistic", place, labels, classes=len(classes), protocol=protocol)

@@ -16,7 +16,7 @@ from dinoforge.base.errors import DataError
 from dinoforge.base.random import torch_generator
 from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.metrics import average_precision, mean_average_precision
-from dinoforge.evaluate.regression import HELD_OUT, Logistic, LogisticConfig
+from dinoforge.evaluate.regression import HELD_OUT, Logistic, LogisticConfig, strengths
 from dinoforge.evaluate.score import Score, interval
 from dinoforge.features.eyes import Look
 
@@ -81,13 +81,13 @@ def several_scores(known: Look, asked: Look, *, config: LogisticConfig, device: 
         DataError: See ``shown_classes``.
     """
     names, ours, theirs = shown_classes(known.source, asked.source)
-    x, c = known.values.to(device), config.c[0]
+    x, c = known.values.to(device), strengths(config)[0]
     whole = _OneByOne(x, ours, config)
-    if len(config.c) > 1:
+    if len(strengths(config)) > 1:
         order = torch.randperm(len(ours), generator=torch_generator(config.seed, "logistic holdout"))
         held, rest = order.tensor_split([max(1, round(HELD_OUT * len(order)))])
         tried, best = _OneByOne(x[rest], ours[rest.numpy()], config), -1.0
-        for one in config.c:
+        for one in strengths(config):
             tried.fit(one)
             precision = mean_average_precision(tried.scores(x[held]), ours[held.numpy()])
             if precision > best:

@@ -13,14 +13,14 @@ from dinoforge.evaluate.retrieval import RETRIEVAL
 from dinoforge.evaluate.robustness import ROBUSTNESS
 
 EVALUATIONS: dict[str, Evaluation] = {
-    "fewshot": FEWSHOT,
     "knn": KNN,
+    "fewshot": FEWSHOT,
     "linear": LINEAR,
     "logistic": LOGISTIC,
-    "health": HEALTH,
-    "robustness": ROBUSTNESS,
     "retrieval": RETRIEVAL,
     "copies": COPIES,
+    "robustness": ROBUSTNESS,
+    "health": HEALTH,
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("knn", "health"),

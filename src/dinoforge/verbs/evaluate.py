@@ -79,7 +79,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     Args:
         backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER, timm:NAME,
             or pixels:16, which is no network but thumbnails of that side, to compare with.
-        tasks: Names joined by commas, or a suite: TASKS.
+        tasks: Names joined by commas, or the name of a suite: TASKS.
         data: Images with train and test (or val) splits, where there are none every fifth is asked; retrieval and copies
             search gallery for query, where there are none each image among all others; health takes all.
         train: Labelled images that are learnt from, or the gallery, instead of data.
@@ -117,7 +117,9 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     return Evaluated(scores, reused)
 
 
-_NAMES = "; ".join([", ".join(EVALUATIONS), *(f"{name} ({', '.join(some)})" for name, some in SUITES.items())])
+_NAMES = "".join(
+    [", ".join(EVALUATIONS), *(f"\n{' ' * 12}{name} stands for {', '.join(some)}" for name, some in SUITES.items())]
+)
 evaluate.__doc__ = (evaluate.__doc__ or "").replace("TASKS", _NAMES)
 
 

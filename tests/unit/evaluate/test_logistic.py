@@ -9,7 +9,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.random import torch_generator
 from dinoforge.evaluate.evaluation import Sides
 from dinoforge.evaluate.logistic import LOGISTIC, fitted
-from dinoforge.evaluate.regression import Logistic, LogisticConfig
+from dinoforge.evaluate.regression import Logistic, LogisticConfig, strengths
 from given import GivenEyes, Made
 
 FEW = LogisticConfig(c=[1e-3, 1e-1, 10, 1e3])
@@ -111,7 +111,7 @@ def test_it_sees_the_middle_as_large_as_it_can_be():
 
 
 def test_the_penalties_of_the_released_evaluation():
-    values = LogisticConfig().c
+    values = strengths(LogisticConfig())
     assert len(values) == 45
     assert np.log10(values) == pytest.approx(np.linspace(-6, 5, 45))
     assert LogisticConfig().iterations == 1000
