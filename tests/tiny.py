@@ -6,9 +6,9 @@ from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
-from dinoforge.train.distil import assembled
+from dinoforge.train.assembly import assembled, frozen_of, student_of
 from dinoforge.train.plan import Scheduled
-from dinoforge.train.step import ObjectiveConfig, networks, teacher_of
+from dinoforge.train.step import ObjectiveConfig, teacher_of
 
 AT = Scheduled(1e-3, 1e-3, 0.04, 0.99, 0.05)
 VIT = VitConfig(width=16, depth=2, heads=2, patch=4, pixels=16, layerscale=None)
@@ -23,12 +23,12 @@ def pretrain(drop=0.0, backbone=None, anchor=None, distilled=None, **objective):
     """A student and its teacher, and a Gram teacher of an architecture of its own; or a frozen teacher that is wider."""
     config = ObjectiveConfig(**{"group": 4, "head": SMALL, **objective})
     backbone = backbone or VIT.model_copy(update={"drop_path": drop})
-    student = networks(build(backbone, seed=0), config, seed=0)
+    student = student_of(build(backbone, seed=0), config, seed=0, how=distilled, width=24)
     gram = None if anchor is None else build(anchor, seed=3)
     frozen = None
     if distilled is not None:
         wide = backbone.model_copy(update={"width": 24, "drop_path": 0.0})
-        frozen = networks(build(wide, seed=5), config, seed=5)
+        frozen = frozen_of(build(wide, seed=5), config, how=distilled)
     return assembled(student, teacher_of(student), config, seed=0, gram=gram, teacher=frozen, how=distilled)
 
 

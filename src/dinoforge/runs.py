@@ -44,9 +44,10 @@ from dinoforge.recipes.settle import to_yaml
 from dinoforge.recipes.stages import PHASE, Stage, stage_after, stage_of, stages
 from dinoforge.recipes.teacher import Teacher, teacher
 from dinoforge.report.film import Film
+from dinoforge.train.assembly import assembled, student_of
 from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.diary import Diary
-from dinoforge.train.distil import Shared, assembled
+from dinoforge.train.distil import Shared
 from dinoforge.train.folder import clear, refuse_strangers
 from dinoforge.train.loop import Done, Observer, steps_of
 from dinoforge.train.observe import (
@@ -62,7 +63,7 @@ from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import gathered, quicken, shard
 from dinoforge.train.retention import Retention
 from dinoforge.train.sentinel import RollBack, Sentinel
-from dinoforge.train.step import Networks, Pretrain, networks, teacher_of
+from dinoforge.train.step import Networks, Pretrain, teacher_of
 from dinoforge.train.trackers.table import tracking
 from dinoforge.train.trackers.tracker import Opening, Tracker, library
 from dinoforge.train.vitals import Pulse
@@ -441,10 +442,11 @@ class Run:
         backbone = build(recipe.backbone, seed=recipe.seed)
         if self.start is not None:
             backbone.load_state_dict(self.start.module.state_dict())
-        student = networks(backbone, recipe.objective, seed=recipe.seed)
         # Copies, for every stretch spreads its own over the ranks.
         gram = None if self.gram is None else copy.deepcopy(self.gram.module)
         frozen = None if self.teacher is None else self._frozen(self.teacher)
+        width = None if self.teacher is None else self.teacher.networks.backbone.width
+        student = student_of(backbone, recipe.objective, seed=recipe.seed, how=recipe.distil, width=width)
         step = assembled(
             student, teacher_of(student), recipe.objective, seed=recipe.seed, gram=gram, teacher=frozen, how=recipe.distil,
             shared=self.shared,

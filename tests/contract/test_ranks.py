@@ -19,6 +19,7 @@ from dinoforge.base.hardware import compute_context
 from dinoforge.base.schedule import Cosine
 from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.loss.koleo import koleo_loss
+from dinoforge.loss.matching import MatchingConfig
 from dinoforge.model.heads import HeadConfig
 from dinoforge.model.toy import ToyConfig
 from dinoforge.train.distil import DistilConfig
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.dist
 CPU = torch.device("cpu")
 PLAIN = StepSpeed()
 TERMS = 5
-"""Columns that are losses, and one more with Gram anchoring; gradient norms follow."""
+"""Columns that are losses, one more with Gram anchoring, three where features are matched; gradient norms follow."""
 STEPS, IMAGES, GROUP = 10, 16, 4
 COMPILED = (
     pytest.mark.long,
@@ -50,6 +51,7 @@ KINDS = {
     # Copied at the first step, applied from the third on, copied anew at the sixth.
     "gram": {"gram": GramConfig(from_share=0, start=0.2, every_share=0.3, refreshes=1, pixels_factor=2)},
     "distilled": {"distilled": DistilConfig()},
+    "matched": {"distilled": DistilConfig(matching=MatchingConfig())},
     "gram elsewhere": {"gram": GramConfig(backbone="elsewhere"), "anchor": VIT.model_copy(update={"width": 24})},
 }
 
@@ -128,13 +130,14 @@ def alone(kind, drop):
         (2, 2, "gram"),
         (2, 1, "gram elsewhere"),
         (2, 2, "distilled"),
+        (2, 2, "matched"),
     ],
 )
 def test_training_is_the_same_for_any_split(world, parts, kind):
     """Losses to 1e-5, as promised; norms, weights and moments as close as ten steps of Adam leave them."""
     want, weights, moments = alone(kind, 0.4)
     assert want[0, 2] > 0  # some patches are masked
-    terms = TERMS + ("gram" in kind)
+    terms = 3 if kind == "matched" else TERMS + ("gram" in kind)
     assert "gram" not in kind or want[-1, TERMS - 1] > 1e-5
     found = on_ranks(world, lambda: trained(parts, **KINDS[kind]))
     for got, mine, own_moments in found:

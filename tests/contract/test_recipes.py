@@ -17,10 +17,10 @@ from dinoforge.recipes.hardware import HARDWARE, Cluster
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import setting_lines, settle, to_yaml
 from dinoforge.recipes.table import RECIPES, recipe
-from dinoforge.train.distil import assembled
+from dinoforge.train.assembly import assembled, frozen_of, student_of
 from dinoforge.train.loop import fit
 from dinoforge.train.optim import optimizer
-from dinoforge.train.step import networks, teacher_of
+from dinoforge.train.step import teacher_of
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -41,8 +41,9 @@ class TestEveryRecipe:
         made, source = small(name), open_source("toy://species?images=64&size=16")
         steps = made.plan.steps(len(source))
         first = steps // 2
-        student = networks(build(made.backbone, seed=0), made.objective, seed=0)
-        frozen = None if made.distil is None else networks(build(made.backbone, seed=1), made.objective, seed=1)
+        how, like = made.distil, build(made.backbone, seed=1)
+        student = student_of(build(made.backbone, seed=0), made.objective, seed=0, how=how, width=like.width)
+        frozen = None if how is None else frozen_of(like, made.objective, how=how)
         step = assembled(student, teacher_of(student), made.objective, seed=0, teacher=frozen, how=made.distil)
         groups = Groups(source, made.data.augment, made.data.masks, made.data.sampling, seed=0, group=made.objective.group,
                         patch=made.backbone.patch, reading=made.reading)  # fmt: skip
@@ -63,8 +64,12 @@ class TestEveryRecipe:
         for this in done:
             assert all(term.isfinite() and (term != 0) == (key not in idle) for key, term in this.losses.items())
         weights, terms = made.objective, done[0].losses
+        if how is not None and how.matching is not None:
+            terms = dict.fromkeys(("dino_local", "dino_global", "ibot", "koleo"), torch.zeros(())) | terms
         images = weights.dino_weight * (terms["dino_local"] + terms["dino_global"])
         rest = weights.ibot_weight * terms["ibot"] + weights.koleo_weight * terms["koleo"]
+        if how is not None and how.matching is not None:
+            rest = how.matching.image_weight * terms["match_image"] + how.matching.patch_weight * terms["match_patches"]
         if copies is not None:
             rest = rest + terms["contrast"] + copies.entropy * terms["entropy"]
         torch.testing.assert_close(terms["total"], images + rest)
@@ -101,11 +106,19 @@ def small(name):
     """The recipe with few channels, blocks, patches and prototypes, and about 32 images a step in its groups; the rest as it is."""
     made = recipe(name)
     patch, group = made.backbone.patch, made.objective.group
-    settings = {
+    heads = (
+        {
+            "objective.head.prototypes": 32,
+            "objective.head.hidden": 16,
+            "objective.head.bottleneck": made.objective.head.bottleneck // 8,
+        }
+        if made.distil is None or made.distil.matching is None
+        else {}
+    )
+    locals_ = {"data.augment.local_pixels": 2 * patch} if made.data.augment.local_views else {}
+    settings = heads | locals_ | {
         "backbone.width": 16, "backbone.depth": 2, "backbone.heads": 2, "backbone.pixels": 4 * patch,
-        "data.augment.global_pixels": 4 * patch, "data.augment.local_pixels": 2 * patch, "plan.batch": group * max(1, 32 // group),
-        "objective.head.prototypes": 32, "objective.head.hidden": 16,
-        "objective.head.bottleneck": made.objective.head.bottleneck // 8,
+        "data.augment.global_pixels": 4 * patch, "plan.batch": group * max(1, 32 // group),
     }  # fmt: skip
     if made.high_resolution is not None:
         settings["high_resolution.global_pixels"] = 6 * patch

@@ -7,12 +7,24 @@ Axes: N rows on this rank, K prototypes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from dinoforge.base import dist
 from dinoforge.loss.scores import Assignment, Scores, pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the student is to predict of a batch with G global views of B images and M patches; no gradient."""
+
+    images: Assignment
+    """``[G, B, K]``"""
+    patches: Assignment
+    """``[M, P]``"""
 
 
 @torch.no_grad()

@@ -63,9 +63,13 @@ class Output:
 
 
 class Foreign(nn.Module):
-    """A frozen model of another library: images in, ``Features`` out, without gradients."""
+    """A frozen model of another library: images in, ``Features`` out, without gradients.
 
-    def __init__(self, address: str, model: nn.Module, run: Callable[[Tensor], Output]) -> None:
+    Args:
+        run: What the model makes of images; it is handed the model, so that a copy runs itself.
+    """
+
+    def __init__(self, address: str, model: nn.Module, run: Callable[[nn.Module, Tensor], Output]) -> None:
         super().__init__()
         self.address, self.model, self._run = address, model.requires_grad_(False), run
         self.width, self.patch = 0, 1
@@ -89,7 +93,7 @@ class Foreign(nn.Module):
             ConfigError: It does not take images of this size.
         """
         try:
-            found = self._run(images)
+            found = self._run(self.model, images)
         except (ValueError, RuntimeError, AssertionError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -200,7 +204,7 @@ def _hf(address: str, name: str) -> Backbone:
     preprocessing = _hf_preprocessing(address, folder, config, channels)
     prefix = _hf_prefix(model, config)
 
-    def run(images: Tensor) -> Output:
+    def run(model: Any, images: Tensor) -> Output:
         native = getattr(config, "image_size", None)
         other = native is not None and tuple(images.shape[-2:]) not in {(native, native), tuple(_pair(native))}
         more = {"interpolate_pos_encoding": True} if other and _takes(model, "interpolate_pos_encoding") else {}
@@ -318,7 +322,7 @@ def _timm(address: str, name: str) -> Backbone:
         }
     )
 
-    def run(images: Tensor) -> Output:
+    def run(model: Any, images: Tensor) -> Output:
         tokens = model.forward_features(images)
         if tokens.ndim == 4 and str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC"):
             tokens = tokens.permute(0, 3, 1, 2)
@@ -354,7 +358,7 @@ def _pixels(address: str, name: str) -> Backbone:
     side = side_of(address, name)
     model = Thumbnails(side)
 
-    def run(images: Tensor) -> Output:
+    def run(model: Any, images: Tensor) -> Output:
         image, parts = model(images)
         return Output(parts, 0, image)
 
@@ -362,3 +366,9 @@ def _pixels(address: str, name: str) -> Backbone:
 
 
 _DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm, "pixels": _pixels}
+
+
+def is_foreign(address: str) -> bool:
+    """Whether an address is that of a model of another library."""
+    library, colon, _ = address.partition(":")
+    return bool(colon) and library in _DOORS

@@ -288,6 +288,7 @@ def _anchor(gram: GramConfig | None, backbone: BackboneConfig) -> BackboneConfig
 def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
     """What is odd about the plan itself, whatever the machine."""
     objective, images = recipe.objective, facts.data_images
+    matched = recipe.distil is not None and recipe.distil.matching is not None
     if facts.passes > MANY_PASSES:
         yield (
             f"{facts.passes:,.0f} passes over {images:,} images: above {MANY_PASSES} passes a backbone learns its images by "
@@ -297,9 +298,11 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
     if recipe.high_resolution is not None and recipe.high_resolution.batch not in {None, facts.batch}:
         batches["high_resolution.batch"] = recipe.high_resolution.batch or 0
     for setting, batch in batches.items():
-        yield from _doubts_of_batch(setting, batch, images=images, group=objective.group)
+        yield from _doubts_of_batch(setting, batch, images=images, group=None if matched else objective.group)
     if images < FEW_IMAGES:
         yield f"{images:,} images are few: below {FEW_IMAGES:,}, go on from a trained backbone (init=) or add data."
+    if matched:
+        return  # no neighbours are sought, and there are no prototypes
     if objective.koleo_weight and objective.group < SMALL_GROUP:
         yield (
             f"objective.group={objective.group} is small for KoLeo: below {SMALL_GROUP} images, a nearest neighbour says "
@@ -312,11 +315,11 @@ def _doubts(recipe: Recipe, facts: Planned) -> Iterator[str]:
         )
 
 
-def _doubts_of_batch(setting: str, batch: int, *, images: int, group: int) -> Iterator[str]:
-    """What is odd about how many images a step sees."""
+def _doubts_of_batch(setting: str, batch: int, *, images: int, group: int | None) -> Iterator[str]:
+    """What is odd about how many images a step sees, in groups if within these they are compared."""
     if images < batch:
         yield f"{images:,} images are fewer than a batch of {batch:,}: every step shows some twice; lower {setting}."
-    if batch == group < SMALL_BATCH:
+    if batch == group and batch < SMALL_BATCH:
         yield (
             f"{setting}={batch} is one group of objective.group={group}: below {SMALL_BATCH} images, targets "
             f"are balanced and neighbours sought among very few; raise {setting}."

@@ -207,7 +207,7 @@ def sent_bytes(job: Job) -> int:
 
     student = weights(blocks, heads)
     made = job.teacher
-    teacher = student if made is None else weights(_sizes(made.backbone), _heads(made))
+    teacher = student if made is None else weights(_sizes(made.backbone), 0 if _maps(job) else _heads(made))
     total = (2 if job.speed.sharding == "all" else 1) * student + teacher
     total += block_gradient * blocks[0] + 4 * (blocks[1] + heads)
     if job.anchor is not None:
@@ -249,8 +249,15 @@ def _sizes(config: BackboneConfig) -> tuple[int, int]:
     return inside, sum(p.numel() for p in backbone.parameters()) - inside
 
 
+def _maps(job: Job) -> bool:
+    """Whether the student has maps to its teacher's features in place of heads, and the teacher nothing."""
+    return job.distil is not None and job.distil.matching is not None
+
+
 def _heads(design: Job | Design) -> int:
-    """Parameters of the heads."""
+    """Parameters of the heads, or of the maps."""
+    if isinstance(design, Job) and design.teacher is not None and _maps(design):
+        return 2 * (design.backbone.width + 1) * int(design.teacher.backbone.width)
     heads = (design.objective.head, design.objective.patch_head)
     with torch.device("meta"):
         made = [Head(design.backbone.width, head) for head in heads if head is not None]

@@ -167,6 +167,8 @@ class Recipe(Config):
                 "data.masks has no effect with distil.patches=all, the student sees every patch; leave it out, or set "
                 "distil.patches=drawn."
             )
+        if self.distil.matching is not None:
+            self._matches_alone(self.distil)
         gram = self.objective.gram
         if gram is not None and gram.from_share is not None:
             raise ValueError(
@@ -174,6 +176,21 @@ class Recipe(Config):
                 "is frozen; give objective.gram.backbone, or leave it out."
             )
         return self
+
+    def _matches_alone(self, distil: DistilConfig) -> None:
+        """Refuse what has no effect where features are matched."""
+        mine, usual = self.objective, ObjectiveConfig(group=self.objective.group)
+        odd = [f"objective.{name}" for name in type(mine).model_fields if getattr(mine, name) != getattr(usual, name)]
+        odd += ["distil.patches"] * (distil.patches != DistilConfig().patches)
+        for name in ("teacher_temperature", "last_layer_frozen"):
+            odd += [f"plan.{name}"] * (getattr(self.plan, name) != type(self.plan).model_fields[name].default)
+        if odd:
+            raise ValueError(f"{odd[0]} has no effect with distil.matching, which knows no heads; leave it out.")
+        if self.data.augment.local_views:
+            raise ValueError(
+                f"data.augment.local_views={self.data.augment.local_views} are of no use to distil.matching, whose student "
+                "sees what its teacher sees; set it to 0."
+            )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -195,7 +212,8 @@ class Recipe(Config):
                 f"plan.batch={self.plan.batch} is no multiple of objective.group={group}; "
                 f"{near(self.plan.batch, group)} would be."
             )
-        if self.objective.koleo_weight and group < 2:
+        matched = self.distil is not None and self.distil.matching is not None
+        if self.objective.koleo_weight and group < 2 and not matched:
             raise ValueError(
                 f"objective.group={group} leaves KoLeo without a neighbour; take at least 2, or objective.koleo_weight=0."
             )

@@ -7,7 +7,12 @@ from collections.abc import Callable
 from dinoforge.base.errors import unknown
 from dinoforge.recipes.continued import vit_micro_continue, vit_small_continue, vit_small_heads
 from dinoforge.recipes.copies import copy_descriptor
-from dinoforge.recipes.distilled import vit_base_distilled, vit_large_distilled, vit_small_distilled
+from dinoforge.recipes.distilled import (
+    vit_base_distilled,
+    vit_large_distilled,
+    vit_small_distilled,
+    vit_small_matched,
+)
 from dinoforge.recipes.domains import (
     vit_small_documents,
     vit_small_medical_grey,
@@ -60,6 +65,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vit_small.distilled": vit_small_distilled,
     "vit_base.distilled": vit_base_distilled,
     "vit_large.distilled": vit_large_distilled,
+    # From any backbone, by its features (distilled.py).
+    "vit_small.matched": vit_small_matched,
     # The same for one machine (one_machine.py).
     "vit_small.imagenet_1gpu": vit_small_imagenet_1gpu,
     "vit_base.imagenet_1gpu": vit_base_imagenet_1gpu,

@@ -1,4 +1,5 @@
-"""The teacher of a distillation: a run of ours, with the heads that it was trained with."""
+"""The teacher of a distillation: a run of ours, with the heads that it was trained with, or a backbone whose features are
+matched."""
 
 from __future__ import annotations
 
@@ -10,14 +11,17 @@ from pathlib import Path
 from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, RunError
 from dinoforge.base.log import say
+from dinoforge.model.foreign import is_foreign
 from dinoforge.model.table import empty
 from dinoforge.model.weights import fingerprint
+from dinoforge.recipes.headless import counted_as, opened_teacher
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle
 from dinoforge.recipes.stages import stage_of, stages
 from dinoforge.train.checkpoint import Checkpoints, Saved
 from dinoforge.train.diary import Diary
 from dinoforge.train.distil import Design
+from dinoforge.train.matching import Mapped
 from dinoforge.train.step import Networks, networks
 
 _WANTED = "give the folder of the run that trained it"
@@ -39,15 +43,23 @@ def required(recipe: Recipe) -> None:
         ConfigError: It names none.
     """
     if recipe.distil is not None and recipe.distil.teacher is None:
-        raise ConfigError("teacher= is required: the folder of the run that trained the teacher, with its checkpoints.")
+        raise ConfigError(
+            "teacher= is required: the folder of the run that trained the teacher, with its checkpoints; where features are "
+            "matched (distil.matching), any backbone."
+        )
 
 
 def design(recipe: Recipe) -> Design | None:
-    """What the teacher of a recipe is made of; None where it has none. No weight is read.
+    """What the teacher of a recipe is made of; None where it has none. One whose features are matched and that is not named yet
+    counts as the student's like. Of others no weight is read.
 
     Raises:
         ConfigError: No run with its heads, or one whose targets this student cannot be held to.
     """
+    if recipe.distil is not None and recipe.distil.matching is not None:
+        address = recipe.distil.teacher
+        made = recipe.backbone if address is None else counted_as(opened_teacher(recipe, address))
+        return Design(made, recipe.objective)
     found = _found(recipe)
     return None if found is None else found[0]
 
@@ -63,10 +75,14 @@ def teacher(recipe: Recipe, *, out: Path) -> Teacher | None:
         RunError: The checkpoint is damaged.
     """
     address = recipe.distil and recipe.distil.teacher
-    if address and Path(address).expanduser().resolve() == out.resolve():
+    if address and Path(address).expanduser().resolve().is_relative_to(out.resolve()):
         raise ConfigError(
-            f"teacher={address} is the folder of this very run; give the run of another backbone, or another out=."
+            f"teacher={address} is the folder of this very run, or in it; give the run of another backbone, or another out=."
         )
+    if address and recipe.distil is not None and recipe.distil.matching is not None:
+        backbone = opened_teacher(recipe, address)
+        say(f"Teacher: {address}, {backbone.loaded}; its features are matched.")
+        return Teacher(Mapped(backbone.module, None), backbone.fingerprint)
     found = _found(recipe)
     if found is None:
         return None
@@ -102,12 +118,12 @@ def _found(recipe: Recipe) -> tuple[Design, Saved] | None:
 
 def _run(run: Path, address: str) -> tuple[Recipe, Saved]:
     """The settings of a run in the stage of its last whole checkpoint, and that checkpoint."""
-    if not run.exists():
+    if not run.exists() and not is_foreign(address):
         raise ConfigError(f"teacher={address} does not exist; {_WANTED}.")
     if not all((run / name).exists() for name in ("run.json", "config.yaml", "checkpoints")):
         raise ConfigError(
-            f"teacher={address} has no heads; {_WANTED}, with its checkpoints, or of one that has fitted heads to it: "
-            f"dinoforge pretrain init={address} recipe=vit_small.heads."
+            f"teacher={address} has no heads; {_WANTED}, with its checkpoints, or of one that has fitted heads to it "
+            f"(dinoforge pretrain init={address} recipe=vit_small.heads), or match its features (recipe=vit_small.matched)."
         )
     try:
         images = int(json.loads((run / "run.json").read_text(encoding="utf-8"))["images"])

@@ -157,7 +157,7 @@ def _curves(account: Account) -> list[dict[str, Any]]:
         _chart(
             account, "Targets of the teacher",
             {"vitals.teacher_entropy": "entropy", "vitals.target_information": "information",
-             "vitals.prototype_use": "prototypes"},
+             "vitals.prototype_use": "prototypes", "vitals.target_spread": "spread"},
         ),
         _chart(account, "Distance of teacher and student", {"vitals.teacher_distance": "distance"}),
         _chart(account, "Teacher temperature", {"teacher_temperature": "temperature"}),

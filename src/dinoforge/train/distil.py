@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,22 +15,28 @@ from torch import Tensor, nn
 
 from dinoforge.base.config import Config
 from dinoforge.data.batch import Batch
+from dinoforge.loss.matching import MatchingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.train.gram import leave_out
 from dinoforge.train.plan import Scheduled
-from dinoforge.train.step import PLAIN, Compute, Networks, ObjectiveConfig, Pretrain, Targets
+from dinoforge.train.step import PLAIN, Compute, Networks, ObjectiveConfig, Pretrain
 
 
 class DistilConfig(Config):
     """A frozen teacher in place of the moving average, which is kept beside the student and handed on."""
 
     not_science: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    later: ClassVar[frozenset[str]] = frozenset({"matching"})
 
     teacher: str | None = None
-    """Folder of the run that trained the teacher and its heads (its fingerprint counts, not its path)."""
+    """Folder of the run that trained the teacher and its heads; any backbone where features are matched (its fingerprint
+    counts, not its path)."""
     patches: Literal["all", "drawn"] = "all"
     """Patches of the global views that the patch loss is about: every one (DINOv2), or those that ``data.masks`` draws
     (DINOv3). The student sees all of them either way."""
+    matching: MatchingConfig | None = None
+    """Class and patch tokens are to come to the teacher's, which needs no heads, by {} and what is to differ; null: the loss
+    of pretraining against the teacher's heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Design:
 
     backbone: BackboneConfig
     objective: ObjectiveConfig
-    """For its heads."""
+    """For its heads, if it has any."""
 
 
 class Shared:
@@ -49,9 +55,9 @@ class Shared:
         self.teacher: Networks | None = None
         """The one that all of them have; null until the first has it."""
         self._key: object = None
-        self._found: list[Targets] = []
+        self._found: list[Any] = []
 
-    def once(self, key: object, make: Callable[[], list[Targets]]) -> list[Targets]:
+    def once(self, key: object, make: Callable[[], list[Any]]) -> list[Any]:
         """What was made for that key the last time, or else is made now."""
         if key != self._key:
             self._key, self._found = None, []  # two batches' targets are never alive together
@@ -91,29 +97,17 @@ class Distil(Pretrain):
         index = torch.arange(batch.masks.numel(), device=device)
         return index, torch.full((len(index),), 1 / patches, device=device)
 
-    def targets(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Targets]:
+    def targets(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Any]:
         """As of any teacher; made once for all students that share it."""
         if self.shared is None:
-            return super().targets(parts, at, compute)
+            return self.made(parts, at, compute)
         key = [part.groups for part in parts], at.teacher_temperature
-        return self.shared.once(key, lambda: super(Distil, self).targets(parts, at, compute))
+        return self.shared.once(key, lambda: self.made(parts, at, compute))
+
+    def made(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Any]:
+        """What the teacher says of a batch."""
+        return super().targets(parts, at, compute)
 
     def hidden(self, batch: Batch) -> Bool[Tensor, "G B N"] | None:
         """None."""
         return None
-
-
-def assembled(
-    student: Networks, average: Networks, config: ObjectiveConfig, *, seed: int, teacher: Networks | None = None,
-    how: DistilConfig | None = None, gram: nn.Module | None = None, shared: Shared | None = None,
-) -> Pretrain:  # fmt: skip
-    """The step of a run: a distillation where there is a frozen teacher, else plain pretraining, whose average teaches.
-
-    Args:
-        average: A copy of the student that never receives gradients.
-        shared: Where other students have the same teacher.
-    """
-    if teacher is None:
-        return Pretrain(student, average, config, seed=seed, gram=gram)
-    assert how is not None
-    return Distil(student, teacher, config, seed=seed, how=how, spare=average, gram=gram, shared=shared)

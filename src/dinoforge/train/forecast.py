@@ -32,12 +32,13 @@ from dinoforge.data.photometric import recolour_floats
 from dinoforge.loss import scores
 from dinoforge.model.table import BACKBONES, BackboneConfig, build
 from dinoforge.model.vit import VitConfig
-from dinoforge.train.distil import Design, DistilConfig, assembled
+from dinoforge.train.assembly import assembled, frozen_of, student_of
+from dinoforge.train.distil import Design, DistilConfig
 from dinoforge.train.loop import Done, fit
 from dinoforge.train.optim import fused, optimizer
 from dinoforge.train.parallel import StepSpeed, quicken
 from dinoforge.train.plan import PlanConfig
-from dinoforge.train.step import Networks, ObjectiveConfig, networks, teacher_of
+from dinoforge.train.step import Networks, ObjectiveConfig, teacher_of
 
 SMALL = 32 * 2**20
 """Bytes from which on a block leaves a hole that the next large one fits into; smaller ones leave pieces."""
@@ -202,11 +203,15 @@ def _forecast(job: Job) -> Forecast:
     parts = min(job.parts, 2)  # the second is as every further one
     with _few_pieces(job), FakeTensorMode(), Live() as live:
         with torch.device(job.device):
-            student = _shapes(Design(job.backbone, job.objective))
+            student = _student(job, BACKBONES[job.backbone.kind][1](job.backbone))
             weights = live.now
-            frozen = None if job.teacher is None else _shapes(job.teacher)
+            frozen = (
+                None
+                if job.teacher is None
+                else _frozen(job, BACKBONES[job.teacher.backbone.kind][1](job.teacher.backbone))
+            )
             gram = None if job.anchor is None else BACKBONES[job.anchor.kind][1](job.anchor)
-            average = _shapes(Design(job.backbone, job.objective)).requires_grad_(False).eval()
+            average = _student(job, BACKBONES[job.backbone.kind][1](job.backbone)).requires_grad_(False).eval()
             both = live.now
             batches = [_batch(job, job.images) for _ in range(parts)]
             data = live.now - both
@@ -284,9 +289,16 @@ def _masked_patches(job: Job) -> float:
     return job.masks.probability * patches * sum(job.masks.ratio) / 2
 
 
-def _shapes(design: Design) -> Networks:
-    """Backbone and heads; in a mode of tensors without values nothing is drawn."""
-    return networks(BACKBONES[design.backbone.kind][1](design.backbone), design.objective, seed=0)
+def _student(job: Job, backbone: nn.Module) -> Networks:
+    """With what the job has on top of it; in a mode of tensors without values nothing is drawn."""
+    width = None if job.teacher is None else job.teacher.backbone.width
+    return student_of(backbone, job.objective, seed=0, how=job.distil, width=width)
+
+
+def _frozen(job: Job, backbone: nn.Module) -> Networks:
+    """The same of the job's frozen teacher."""
+    assert job.teacher is not None
+    return frozen_of(backbone, job.teacher.objective, how=job.distil)
 
 
 def _anchored(objective: ObjectiveConfig) -> ObjectiveConfig:
@@ -373,10 +385,10 @@ def pace(job: Job, *, images: int, steps: int = 3) -> Pace:
 
 
 def _pace(job: Job, images: int, steps: int) -> Pace:
-    student = networks(build(job.backbone, seed=0), job.objective, seed=0)
+    student = _student(job, build(job.backbone, seed=0))
     gram = None if job.anchor is None else build(job.anchor, seed=0)
     made, objective = job.teacher, _anchored(job.objective)
-    frozen = None if made is None else networks(build(made.backbone, seed=0), made.objective, seed=0)
+    frozen = None if made is None else _frozen(job, build(made.backbone, seed=0))
     step = assembled(
         student, teacher_of(student), objective, seed=0, teacher=frozen, how=job.distil, gram=gram
     ).to(job.device)  # fmt: skip

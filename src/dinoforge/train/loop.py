@@ -22,7 +22,7 @@ from dinoforge.train.guard import UNGUARDED, Guard
 from dinoforge.train.optim import clip, set_rates, update
 from dinoforge.train.plan import PlanConfig, Scheduled
 from dinoforge.train.step import PLAIN, Compute, Pretrain
-from dinoforge.train.vitals import EVERY, of_targets
+from dinoforge.train.vitals import EVERY
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def descend(
     """
     terms = []
     wanted = step.targets(share, at, compute)
-    vitals = of_targets(share, wanted, group=step.config.group) if look else {}
+    vitals = step.vitals(share, wanted) if look else {}
     for part, targets in zip(share, wanted, strict=True):
         losses = step.losses(part, targets, compute, at.gram_weight)
         (losses.total / len(share)).backward()

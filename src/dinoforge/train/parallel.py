@@ -29,7 +29,6 @@ from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Precision
 from dinoforge.model.attention import Way
-from dinoforge.model.heads import Head
 from dinoforge.model.layers import Attention
 from dinoforge.train.step import Pretrain
 
@@ -112,22 +111,18 @@ def shard(step: Pretrain, speed: StepSpeed, device: torch.device, precision: Pre
         reduce_dtype=torch.bfloat16 if speed.reduce == "bf16" else torch.float32,
         cast_forward_inputs=False,
     )
-    networks: list[tuple[Any, tuple[Head, ...]]] = [
-        (role.backbone, (role.dino_head, role.patch_head))
-        for role in dict.fromkeys((step.student, step.teacher, step.average))
-    ]
+    roles = dict.fromkeys((step.student, step.teacher, step.average))
+    networks: list[tuple[Any, list[nn.Module]]] = [(role.backbone, role.tops) for role in roles]
     if step.gram is not None:
-        networks.append((step.gram.backbone, ()))
-    for backbone, heads in networks:
+        networks.append((step.gram.backbone, []))
+    for backbone, tops in networks:
         again = speed.sharding == "all" or backbone is not step.student.backbone
         how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": again}
         for block in _blocks(backbone):
             fully_shard(block, mp_policy=half if precision == "bf16" else MixedPrecisionPolicy(), **how)
         fully_shard(backbone, **how)
-        for head in dict.fromkeys(heads):
-            # On their own, for their gradient is complete only when both losses have had their say.
-            fully_shard(head.last_layer, **how)
-            fully_shard(head, **how)
+        for top in tops:
+            fully_shard(top, **how)
 
 
 @contextmanager

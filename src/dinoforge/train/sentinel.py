@@ -273,13 +273,14 @@ class Sentinel:
     def _vitals(self, done: Done, row: Mapping[str, float]) -> None:
         """Signs of slow trouble: each must be seen at some looks in a row."""
         step, momentum = done.step, done.at.teacher_momentum
-        entropy, telling = row["teacher_entropy"], row["target_information"]
+        entropy = row.get("teacher_entropy")  # none where features are matched
+        telling = row["target_spread" if entropy is None else "target_information"]
         close = math.exp(-row["loss koleo"] / 2) if "loss koleo" in row else 1.0
         moved, distance = row.get("teacher_moved", 1.0), row.get("teacher_distance", 1.0)
         temperature = done.at.teacher_temperature
         settled = _SETTLING * step >= self.steps
         signs = {
-            "flat": settled and (entropy > _UNIFORM or telling < _TELLING),
+            "flat": settled and ((entropy or 0) > _UNIFORM or telling < _TELLING),
             "fallen": telling < _FALLEN * self._best,
             "close": settled and close < _CLOSE,
             "still": moved == 0 and distance > 0 and 1 - momentum > _STILL,
@@ -306,6 +307,9 @@ class Sentinel:
                 else f"targets tell images apart no more (information {telling:.3f}, at best {self._best:.3f})"
             )
             self._trouble(step, "collapse", why)
+        if "flat" in long and entropy is None:
+            self._stop(step, "collapse", f"the teacher's features are the same for all images (spread {telling:.3f})",
+                       "Give another teacher (another run, with a new out)")  # fmt: skip
         if "flat" in long:
             self._stop(step, "collapse", f"the teacher's targets are the same for all images (entropy {entropy:.3f} of the "
                        f"largest, information {telling:.3f}) at temperature {temperature:.4g}",

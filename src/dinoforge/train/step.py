@@ -28,12 +28,13 @@ from dinoforge.loss.gram import gram_loss
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.koleo import koleo_loss
 from dinoforge.loss.scores import Assignment, Scores
-from dinoforge.loss.targets import Centring, sinkhorn
+from dinoforge.loss.targets import Centring, Targets, sinkhorn
 from dinoforge.model.features import Inputs
 from dinoforge.model.heads import Head, HeadConfig
 from dinoforge.train.draws import draw_rescale, draw_subsets
 from dinoforge.train.gram import GramConfig, GramTeacher
 from dinoforge.train.plan import Scheduled
+from dinoforge.train.vitals import of_targets
 
 Compute = AbstractContextManager[Any]
 PLAIN: Compute = nullcontext()
@@ -90,6 +91,8 @@ class ObjectiveConfig(Config):
 class Networks(nn.Module):
     """A backbone with its heads; student and teacher are one each."""
 
+    backbone: Any
+
     def __init__(self, backbone: nn.Module, head: Head, patch_head: Head | None) -> None:
         super().__init__()
         # The names are those of official training exports.
@@ -99,6 +102,12 @@ class Networks(nn.Module):
     def patch_head(self) -> Head:
         """The head for patches, which may be the one for class tokens."""
         return self.dino_head if self.ibot_head is None else self.ibot_head
+
+    @property
+    def tops(self) -> list[nn.Module]:
+        """All but the backbone, in units each of which has its gradient at once, inner ones first."""
+        # Prototypes on their own, for their gradient is complete only when both losses have had their say.
+        return [unit for head in dict.fromkeys((self.dino_head, self.patch_head)) for unit in (head.last_layer, head)]
 
     def scores(self, image: Float[Tensor, "views D"], patches: Float[Tensor, "M D"]) -> tuple[Scores, Scores]:
         """Of class tokens ``[views, K]`` and of patches ``[M, P]``, in the precision of the context that this is called in."""
@@ -127,16 +136,6 @@ def networks(backbone: Any, config: ObjectiveConfig, *, seed: int) -> Networks:
 def teacher_of(student: Networks) -> Networks:
     """A copy that never receives gradients."""
     return copy.deepcopy(student).requires_grad_(False).eval()
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What the student is to predict; no gradient."""
-
-    images: Assignment
-    """``[G, B, K]``"""
-    patches: Assignment
-    """``[M, P]``"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +231,10 @@ class Pretrain(nn.Module):
             )
             for number in range(len(parts))
         ]
+
+    def vitals(self, share: Sequence[Batch], targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Signs of life of the targets of this rank's parts of a batch."""
+        return of_targets(share, targets, group=self.config.group)
 
     def _seen(self, batch: Batch, compute: Compute) -> tuple[Scores, Scores]:
         """The teacher's scores of the global views and of their patches to predict."""

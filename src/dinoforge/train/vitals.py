@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoforge.base import dist
 from dinoforge.data.batch import Batch
-from dinoforge.train.step import Networks, Targets
+from dinoforge.loss.targets import Targets
 
 EVERY = 10
 """Steps from one look to the next."""
@@ -64,7 +64,7 @@ def of_targets(share: Sequence[Batch], targets: Sequence[Targets], *, group: int
 class Pulse:
     """Whether the teacher is another than the student, and moves."""
 
-    def __init__(self, student: Networks, teacher: Networks) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self.student, self.teacher = student, teacher
         self._before: list[Tensor] = _sample(teacher)
         pairs = zip(_locals(student), _locals(teacher), strict=True)

@@ -246,5 +246,5 @@ def test_a_missing_library_is_one_line(address, library, monkeypatch):
 
 
 def test_it_shows_no_attention():
-    module = Foreign("x", nn.Identity(), lambda images: Output(images, 0, None))
+    module = Foreign("x", nn.Identity(), lambda _, images: Output(images, 0, None))
     assert module.class_attention(torch.zeros(2, 3, 4, 4)).shape == (2, 0, 4, 4)

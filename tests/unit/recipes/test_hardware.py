@@ -12,13 +12,13 @@ from dinoforge.cli import execute
 from dinoforge.data.augment import AugmentConfig
 from dinoforge.data.sources.table import open_source
 from dinoforge.model.heads import HeadConfig
+from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.recipes import cost, hardware
 from dinoforge.recipes.hardware import HARDWARE, Cluster, Hardware, sent_bytes, step_of
 from dinoforge.recipes.recipe import DataConfig, Recipe
 from dinoforge.recipes.table import recipe
 from dinoforge.train import forecast as forecasting
-from dinoforge.train.distil import Design
 from dinoforge.train.forecast import Live, forecast
 from dinoforge.train.gram import GramConfig
 from dinoforge.train.loop import fit
@@ -78,7 +78,7 @@ def counted(job):
 
         setattr(torch.distributed, name, counting)
 
-    student = forecasting._shapes(Design(job.backbone, job.objective))
+    student = forecasting._student(job, build(job.backbone, seed=0))
     step = Pretrain(student, teacher_of(student), forecasting._anchored(job.objective), seed=0)
     quicken(step, job.speed, CPU)
     shard(step, job.speed, CPU, job.precision)
