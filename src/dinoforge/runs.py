@@ -467,7 +467,7 @@ class Run:
 
     def _frozen(self, teacher: Teacher) -> Networks:
         """The teacher's networks: a copy of one's own, or the one that several students have together."""
-        if self.shared is None:
+        if self.shared is None or dist.active():  # spread over ranks anew in every stretch
             return copy.deepcopy(teacher.networks)
         if self.shared.teacher is None:
             self.shared.teacher = teacher.networks

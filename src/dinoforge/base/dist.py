@@ -2,6 +2,8 @@
 
 Tensors travel by the group of their device (NCCL, gloo). What ranks say to one another between two steps (stop, go on, here is
 why not) travels by a gloo group of its own, so that nothing waits for a GPU.
+
+All of it is about the ranks that were started together, or about those of a ``Team`` while this process works ``within`` it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
 
 import torch
@@ -24,8 +27,22 @@ T = TypeVar("T")
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each of the processes that it starts."""
 
-_groups: dict[str, torch_dist.ProcessGroup] = {}
-"""``words`` for what ranks say to one another, ``files`` for writing checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Some of the ranks, with groups of their own; one alone has none."""
+
+    ranks: tuple[int, ...]
+    """Their numbers among all, ascending."""
+    groups: dict[str, torch_dist.ProcessGroup]
+    """``tensors`` of their devices (absent: all ranks'), ``words`` for what ranks say to one another, ``files`` for writing
+    checkpoints."""
+
+
+_all: list[Team] = []
+"""All ranks, once they have joined."""
+_team: ContextVar[Team | None] = ContextVar("team", default=None)
 _apart = ContextVar("apart", default=False)
 
 
@@ -36,8 +53,8 @@ def launched() -> bool:
 
 def active() -> bool:
     """Whether a process group of more than one rank exists, of which this process is not apart for now."""
-    there = torch_dist.is_available() and torch_dist.is_initialized() and torch_dist.get_world_size() > 1
-    return there and not _apart.get()
+    there = torch_dist.is_available() and torch_dist.is_initialized() and not _apart.get()
+    return there and _many() > 1
 
 
 @contextmanager
@@ -50,14 +67,60 @@ def apart() -> Iterator[None]:
         _apart.reset(before)
 
 
+@contextmanager
+def within(team: Team) -> Iterator[None]:
+    """Work with the ranks of this process's team alone, as if no others had been started."""
+    before = _team.set(team)
+    try:
+        yield
+    finally:
+        _team.reset(before)
+
+
+def split(count: int) -> tuple[Team, Team]:
+    """Divide all ranks into so many teams of neighbours, equally large: this rank's, and those in its place in every team."""
+    size = world() // count
+    rows = [tuple(range(first, first + size)) for first in range(0, world(), size)]
+    teams = [_made(ranks, "words", "files") for ranks in rows]
+    columns = [_made(ranks, "words") for ranks in zip(*rows, strict=True)]
+    mine, alike = (next(team for team in found if rank() in team.ranks) for found in (teams, columns))
+    return mine, alike
+
+
+def _made(ranks: tuple[int, ...], *spoken: str) -> Team:
+    """A team with its groups, which all ranks make together, members or not."""
+    if len(ranks) == 1:
+        return Team(ranks, {})
+    groups = {"tensors": torch_dist.new_group(list(ranks))}
+    groups |= {name: torch_dist.new_group(list(ranks), backend="gloo") for name in spoken}
+    return Team(ranks, groups)
+
+
+def _many() -> int:
+    team = _team.get()
+    return torch_dist.get_world_size() if team is None else len(team.ranks)
+
+
+def _group(name: str) -> torch_dist.ProcessGroup | None:
+    """That group of the team, or of all ranks."""
+    team = _team.get() or next(iter(_all), None)
+    return None if team is None else team.groups.get(name)
+
+
 def rank() -> int:
-    """Number of this process among those started together; 0 is the one that speaks and writes."""
+    """Number of this process among those started together, or in its team; 0 is the one that speaks and writes."""
+    team = _team.get()
+    return rank_of_all() if team is None else team.ranks.index(rank_of_all())
+
+
+def rank_of_all() -> int:
+    """Number of this process among all, in a team or not."""
     return int(os.environ.get("RANK") or 0) if launched() else 0
 
 
 def world() -> int:
     """Number of ranks that have joined."""
-    return torch_dist.get_world_size() if active() else 1
+    return _many() if active() else 1
 
 
 def local_rank() -> int:
@@ -72,7 +135,7 @@ def local_world() -> int:
 
 def files() -> torch_dist.ProcessGroup | None:
     """The group for writing checkpoints, which happens beside the training."""
-    return _groups.get("files")
+    return _group("files")
 
 
 @contextmanager
@@ -102,8 +165,7 @@ def joined() -> Iterator[None]:
             store = torch_dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         kinds = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         torch_dist.init_process_group(kinds, store=store, rank=number, world_size=many)
-        for name in ("words", "files"):
-            _groups[name] = torch_dist.new_group(backend="gloo")
+        _all.append(Team(tuple(range(many)), {name: torch_dist.new_group(backend="gloo") for name in ("words", "files")}))
         yield
     except RuntimeError as error:
         if isinstance(error, UserError) or not _is_lost(error):
@@ -113,7 +175,7 @@ def joined() -> Iterator[None]:
             f"goes on from the last checkpoint. ({' '.join(str(error).split())[:120]})"
         ) from None
     finally:
-        _groups.clear()
+        _all.clear()
         if torch_dist.is_initialized():
             torch_dist.destroy_process_group()
 
@@ -129,7 +191,7 @@ def gather(value: T) -> list[T]:
     if not active():
         return [value]
     found: list[T | None] = [None] * world()
-    torch_dist.all_gather_object(found, value, group=_groups["words"])
+    torch_dist.all_gather_object(found, value, group=_group("words"))
     return found  # type: ignore[return-value]
 
 
@@ -138,7 +200,7 @@ def tell(value: T) -> T:
     if not active():
         return value
     box: list[T] = [value]
-    torch_dist.broadcast_object_list(box, src=0, group=_groups["words"])
+    torch_dist.broadcast_object_list(box, group=_group("words"), group_src=0)
     return box[0]
 
 
@@ -147,7 +209,7 @@ def counts(*mine: int) -> list[int]:
     if not active():
         return list(mine)
     found = torch.tensor(mine)
-    torch_dist.all_reduce(found, group=_groups["words"])
+    torch_dist.all_reduce(found, group=_group("words"))
     return [int(count) for count in found]
 
 
@@ -208,8 +270,25 @@ def all_sum(value: Tensor) -> Tensor:
     if not active():
         return value
     total = value.detach().clone()
-    torch_dist.all_reduce(total)
+    torch_dist.all_reduce(total, group=_group("tensors"))
     return total
+
+
+def every(value: Tensor) -> list[Tensor]:
+    """Every rank's tensor, all of one shape, on every rank, without gradient."""
+    if not active():
+        return [value]
+    found = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world())]
+    torch_dist.all_gather(found, value.detach().contiguous(), group=_group("tensors"))
+    return found
+
+
+def mesh(kind: str) -> Any:
+    """The ranks as torch wants them for what is spread over them, on that kind of device."""
+    from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+    group = _group("tensors")
+    return init_device_mesh(kind, (world(),)) if group is None else DeviceMesh.from_group(group, kind)
 
 
 def all_mean(value: Tensor) -> Tensor:
@@ -225,5 +304,5 @@ def all_logsumexp(value: Float[Tensor, "N K"], *, dim: int) -> Float[Tensor, "..
     # -inf cannot be subtracted from itself, so where there is no row, or nothing else, the lowest finite number stands.
     lowest = value.new_full(shape, torch.finfo(value.dtype).min)
     largest = value.detach().amax(dim, keepdim=True).maximum(lowest) if value.shape[dim] else lowest
-    torch_dist.all_reduce(largest, torch_dist.ReduceOp.MAX)
+    torch_dist.all_reduce(largest, torch_dist.ReduceOp.MAX, group=_group("tensors"))
     return largest + all_sum((value - largest).exp().sum(dim, keepdim=True)).log()

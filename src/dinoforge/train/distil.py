@@ -6,7 +6,7 @@ Axes: G global views, B images, N patches, M patches that the patch loss is abou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dinoforge.base.config import Config
 from dinoforge.data.batch import Batch
 from dinoforge.loss.matching import MatchingConfig
+from dinoforge.loss.scores import Scores
 from dinoforge.model.table import BackboneConfig
 from dinoforge.train.gram import leave_out
 from dinoforge.train.plan import Scheduled
@@ -51,6 +52,9 @@ class Design:
 class Shared:
     """What one teacher makes of a batch, for several students that see the same: asked for once, handed to each of them."""
 
+    divided = False
+    """Whether ranks that see the same have the teacher look at a part of it each (``train.exchange``)."""
+
     def __init__(self) -> None:
         self.teacher: Networks | None = None
         """The one that all of them have; null until the first has it."""
@@ -64,6 +68,14 @@ class Shared:
             self._key, self._found = key, make()
         return self._found
 
+    def mine(self, views: Tensor) -> Tensor:
+        """The part of ``[V, B, ...]`` that the teacher is to look at here: all of it."""
+        return views
+
+    def whole(self, found: Tensor, images: int) -> Tensor:
+        """What was found of so many images ``[V, B, ...]``, of which this is the part that was looked at here."""
+        return found
+
 
 class Distil(Pretrain):
     """Targets come from a teacher that stays as it is, which is no part of the state: it is read again.
@@ -73,7 +85,7 @@ class Distil(Pretrain):
     Args:
         teacher: Of any width and depth, with as many prototypes as the student has, patches of the same size, and channels.
         spare: The moving average: a copy of the student that never receives gradients.
-        shared: Where other students of the same teacher see the same batches.
+        shared: Where other students of the same teacher see the same batches; null: nobody else does.
     """
 
     def __init__(
@@ -83,6 +95,7 @@ class Distil(Pretrain):
         teacher.requires_grad_(False).eval().register_state_dict_post_hook(leave_out)
         super().__init__(student, teacher, config, seed=seed, gram=gram)
         self.spare, self.how, self.shared = spare, how, shared
+        self.looks = shared or Shared()
 
     @property
     def average(self) -> Networks:
@@ -107,6 +120,18 @@ class Distil(Pretrain):
     def made(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Any]:
         """What the teacher says of a batch."""
         return super().targets(parts, at, compute)
+
+    def _seen(self, batch: Batch, compute: Compute) -> tuple[Scores, Scores]:
+        """As of any teacher; of a part of the images, and all their patches, where others look at the rest."""
+        if not self.looks.divided:
+            return super()._seen(batch, compute)
+        views, images, patches = batch.masks.shape
+        with compute:
+            seen = self.teacher.backbone(self.looks.mine(batch.globals).flatten(0, 1))
+            image, patch = self.teacher.scores(seen.image, seen.patches.flatten(0, 2))
+        every = self.looks.whole(image.vectors.unflatten(0, (views, -1)), images).flatten(0, 1)
+        rows = self.looks.whole(patch.vectors.unflatten(0, (views, -1, patches)), images).flatten(0, 2)
+        return replace(image, vectors=every), replace(patch, vectors=rows[self.predicted(batch)[0]])
 
     def hidden(self, batch: Batch) -> Bool[Tensor, "G B N"] | None:
         """None."""

@@ -73,11 +73,16 @@ class Match(Distil):
         return [self._goal(part, compute) for part in parts]
 
     def _goal(self, part: Batch, compute: Compute) -> Goal:
-        mine, theirs = self.student.backbone.patch, self.teacher.backbone.patch
-        views = resampled(part.globals.flatten(0, 1), patch=mine, theirs=theirs)
+        ours, theirs = self.student.backbone.patch, self.teacher.backbone.patch
+        views, images = part.globals.shape[:2]
+        shown = resampled(self.looks.mine(part.globals).flatten(0, 1), patch=ours, theirs=theirs)
         with compute:
-            seen = self.teacher.backbone(views)
-        return Goal(seen.image, seen.patches.flatten(1, 2))
+            seen = self.teacher.backbone(shown)
+        image, patches = (
+            self.looks.whole(tokens.unflatten(0, (views, -1)), images).flatten(0, 1)
+            for tokens in (seen.image, seen.patches.flatten(1, 2))
+        )
+        return Goal(image, patches)
 
     def losses(self, batch: Batch, targets: Goal, compute: Compute = PLAIN, gram_weight: float = 0.0) -> Losses:  # type: ignore[override]
         """The student's part, for all of a logical batch or for some of its groups: of a batch the mean over equal parts."""

@@ -102,10 +102,9 @@ def shard(step: Pretrain, speed: StepSpeed, device: torch.device, precision: Pre
     """
     if not dist.active():
         return
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(device.type, (dist.world(),))
+    mesh = dist.mesh(device.type)
     half = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16,
         reduce_dtype=torch.bfloat16 if speed.reduce == "bf16" else torch.float32,

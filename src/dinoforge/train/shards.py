@@ -98,6 +98,7 @@ class _Writer(StorageWriter):
 
     def __init__(self, folder: Path, finish: Callable[[], None]) -> None:
         self.folder, self._finish = folder, finish
+        self._name = f"shard-{dist.rank() + 1:05d}-of-{dist.world():05d}.safetensors"  # in the background there is no team
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
 
@@ -116,8 +117,7 @@ class _Writer(StorageWriter):
             for item in plan.items
             if item.tensor_data
         }
-        path = self.folder / f"shard-{dist.rank() + 1:05d}-of-{dist.world():05d}.safetensors"
-        write_tensors(path, tensors, metadata={"DCP_SHARDING_INFO": json.dumps(offsets)}, flush=True)
+        write_tensors(self.folder / self._name, tensors, metadata={"DCP_SHARDING_INFO": json.dumps(offsets)}, flush=True)
         done: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
         done.set_result([])
         return done

@@ -1,6 +1,7 @@
-"""Several students of one teacher in one process: each is a run of its own, with its own folder; the teacher looks once.
+"""Several students of one teacher: each is a run of its own, with its own folder; the teacher looks once.
 
-The run that is furthest behind takes the next step, so all see a batch before any sees the next one, and what the teacher made
+On several ranks each student has a team of them, or each rank some students, and all teams share the teacher's looks
+(``train.exchange``). Within a team the run that is furthest behind takes the next step, so all see a batch before any sees the next one, and what the teacher made
 of it for the first of them is handed to the others. Nothing else is shared: every student ends as if it had been trained alone,
 by the same words without the others, and can be gone on with alone.
 """
@@ -15,13 +16,14 @@ from typing import Any
 import yaml
 
 from dinoforge.base import dist
-from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
+from dinoforge.base.errors import ConfigError, Interrupted, RunError, SentinelStop
 from dinoforge.base.log import speaking
 from dinoforge.recipes.outcome import Pretrained
 from dinoforge.recipes.recipe import Recipe
-from dinoforge.recipes.settle import SHORT
+from dinoforge.recipes.settle import SHORT, settle
 from dinoforge.runs import Run, prepared
 from dinoforge.train.distil import Shared
+from dinoforge.train.exchange import Exchange
 from dinoforge.train.observe import Stop
 from dinoforge.train.step import SinkhornConfig
 
@@ -55,26 +57,83 @@ def taught(students: Any, settings: Mapping[str, Any]) -> dict[str, Pretrained]:
         SentinelStop: One of them or more were stopped, after the others had gone on to their end.
         Interrupted: Stopped on request, after a checkpoint of each.
     """
-    if dist.launched():
-        raise ConfigError(
-            "students= takes one process so far; start it without torchrun, or one student after another."
-        )
-    words, shared = named(students), Shared()
-    out = settings.get("out")
+    words, out = named(students), settings.get("out")
     if not out:
         raise ConfigError("out= is required: the folder of the runs, one inside it for each of students=.")
-    runs = {name: prepared({**settings, **own, "out": str(Path(str(out)) / name)}) for name, own in words.items()}
-    _alike({name: run.recipe for name, run in runs.items()})
-    with Stop() as stop:
+    whole = {name: {**settings, **own, "out": str(Path(str(out)) / name)} for name, own in words.items()}
+    with dist.joined():
+        return _taught(whole)
+
+
+def _taught(words: Mapping[str, dict[str, Any]]) -> dict[str, Pretrained]:
+    """The same, once all ranks have joined."""
+    count = teams(len(words), dist.world())
+    dist.together(lambda: _alike({name: settle(_without_out(own)).recipe for name, own in words.items()}))
+    team, alike = dist.split(count)
+    place = dist.rank() // len(team.ranks)
+    mine = {name: words[name] for name in list(words)[place::count]}
+    shared = Exchange(alike) if dist.active() else Shared()
+
+    def made() -> dict[str, Run]:
+        with dist.within(team):
+            return {name: prepared(dict(own)) for name, own in mine.items()}
+
+    runs = dist.together(made)
+    _same_pictures(runs)
+    with dist.within(team), Stop() as stop:
         for number, run in enumerate(runs.values()):
-            run.share(shared, stop, shows=number == 0)
+            run.share(shared, stop, shows=place == number == 0)
         group = [_Student(name, run, run.steps_of_go()) for name, run in runs.items()]
         _all_to_their_ends(group)
+    if isinstance(shared, Exchange):
+        shared.leave()
+    return _ends(dist.gather([(one.name, one.done, one.ended) for one in group]), list(words))
+
+
+def teams(students: int, ranks: int) -> int:
+    """How many teams so many ranks make: one for each student, or each rank for itself with some students.
+
+    Raises:
+        ConfigError: The numbers do not divide one another.
+    """
+    if ranks % students and students % ranks:
+        fitting = [count for count in range(1, students + 1) if students % count == 0] + [2 * students, 3 * students]
+        near = [max(n for n in fitting if n < ranks), *[n for n in fitting if n > ranks][:1]]
+        raise ConfigError(
+            f"students= names {students}, which do not divide among {ranks} ranks; {' or '.join(map(str, near))} ranks would do."
+        )
+    return min(students, ranks)
+
+
+def _without_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "out"}
+
+
+def _same_pictures(runs: Mapping[str, Run]) -> None:
+    """Refuse to train with ranks that see other data, or another teacher.
+
+    Raises:
+        RunError: They do.
+    """
+    prints = dist.gather([(run.identity["data"], run.identity["teacher"]) for run in runs.values()][0])
+    other = next((rank for rank, found in enumerate(prints) if found != prints[0]), None)
+    if other is not None:
+        raise RunError(f"Rank {other} sees other images than rank 0, or another teacher. Start all on the same files.")
+
+
+def _ends(told: list[list[tuple[str, Pretrained | None, SentinelStop | Interrupted | None]]], names: list[str]) -> Any:
+    """What became of all students, by name and in their order, on every rank.
+
+    Raises:
+        SentinelStop: One of them or more were stopped.
+        Interrupted: Stopped on request.
+    """
+    found = {name: (done, ended) for group in told for name, done, ended in group}
     for kind in (Interrupted, SentinelStop):
-        ended = [f"{one.name}: {one.ended}" for one in group if isinstance(one.ended, kind)]
+        ended = [f"{name}: {found[name][1]}" for name in names if isinstance(found[name][1], kind)]
         if ended:
             raise kind(" ".join(ended))
-    return {one.name: one.done for one in group if one.done is not None}
+    return {name: found[name][0] for name in names}
 
 
 def named(students: Any) -> dict[str, dict[str, Any]]:
