@@ -28,7 +28,6 @@ _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each of the processes that it starts."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Team:
     """Some of the ranks, with groups of their own; one alone has none."""
@@ -93,7 +92,7 @@ def _made(ranks: tuple[int, ...], *spoken: str) -> Team:
         return Team(ranks, {})
     groups = {"tensors": torch_dist.new_group(list(ranks))}
     groups |= {name: torch_dist.new_group(list(ranks), backend="gloo") for name in spoken}
-    return Team(ranks, groups)
+    return Team(ranks, groups if rank() in ranks else {})  # others get what stands for no group
 
 
 def _many() -> int:
@@ -165,7 +164,9 @@ def joined() -> Iterator[None]:
             store = torch_dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         kinds = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         torch_dist.init_process_group(kinds, store=store, rank=number, world_size=many)
-        _all.append(Team(tuple(range(many)), {name: torch_dist.new_group(backend="gloo") for name in ("words", "files")}))
+        _all.append(
+            Team(tuple(range(many)), {name: torch_dist.new_group(backend="gloo") for name in ("words", "files")})
+        )
         yield
     except RuntimeError as error:
         if isinstance(error, UserError) or not _is_lost(error):

@@ -98,7 +98,9 @@ class _Writer(StorageWriter):
 
     def __init__(self, folder: Path, finish: Callable[[], None]) -> None:
         self.folder, self._finish = folder, finish
-        self._name = f"shard-{dist.rank() + 1:05d}-of-{dist.world():05d}.safetensors"  # in the background there is no team
+        self._name = (
+            f"shard-{dist.rank() + 1:05d}-of-{dist.world():05d}.safetensors"  # in the background there is no team
+        )
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
 
@@ -117,7 +119,9 @@ class _Writer(StorageWriter):
             for item in plan.items
             if item.tensor_data
         }
-        write_tensors(self.folder / self._name, tensors, metadata={"DCP_SHARDING_INFO": json.dumps(offsets)}, flush=True)
+        write_tensors(
+            self.folder / self._name, tensors, metadata={"DCP_SHARDING_INFO": json.dumps(offsets)}, flush=True
+        )
         done: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
         done.set_result([])
         return done

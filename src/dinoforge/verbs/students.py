@@ -1,9 +1,10 @@
-"""Several students of one teacher: each is a run of its own, with its own folder; the teacher looks once.
+"""Several students of one teacher: each is a run of its own, with its own folder; the teacher looks at every image once.
 
-On several ranks each student has a team of them, or each rank some students, and all teams share the teacher's looks
-(``train.exchange``). Within a team the run that is furthest behind takes the next step, so all see a batch before any sees the next one, and what the teacher made
-of it for the first of them is handed to the others. Nothing else is shared: every student ends as if it had been trained alone,
-by the same words without the others, and can be gone on with alone.
+On several ranks each student has a team of them, or each rank some of the students, and what the teacher makes of a team's part
+of the images is told to all (``train.exchange``). In a team the run that is furthest behind takes the next step, so all see a
+batch before any sees the next one, and what the teacher made of it for the first of them is handed to the others. Nothing else
+is shared: every student ends as if it had been trained alone, by the same words without the others, and can be gone on with
+alone. Every team reads and augments the images of whole batches: the teacher is shared, the loaders are not.
 """
 
 from __future__ import annotations
@@ -97,10 +98,10 @@ def teams(students: int, ranks: int) -> int:
         ConfigError: The numbers do not divide one another.
     """
     if ranks % students and students % ranks:
-        fitting = [count for count in range(1, students + 1) if students % count == 0] + [2 * students, 3 * students]
-        near = [max(n for n in fitting if n < ranks), *[n for n in fitting if n > ranks][:1]]
+        fitting = [count for count in range(1, ranks + students) if not (count % students and students % count)]
+        below, above = (max(n for n in fitting if n < ranks), min(n for n in fitting if n > ranks))
         raise ConfigError(
-            f"students= names {students}, which do not divide among {ranks} ranks; {' or '.join(map(str, near))} ranks would do."
+            f"students= names {students}, which do not divide among {ranks} ranks; {below} or {above} ranks would do."
         )
     return min(students, ranks)
 
@@ -115,7 +116,8 @@ def _same_pictures(runs: Mapping[str, Run]) -> None:
     Raises:
         RunError: They do.
     """
-    prints = dist.gather([(run.identity["data"], run.identity["teacher"]) for run in runs.values()][0])
+    mine = next(iter(runs.values())).identity  # of those of one rank all have the same
+    prints = dist.gather((mine["data"], mine["teacher"]))
     other = next((rank for rank, found in enumerate(prints) if found != prints[0]), None)
     if other is not None:
         raise RunError(f"Rank {other} sees other images than rank 0, or another teacher. Start all on the same files.")
