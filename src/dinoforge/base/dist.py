@@ -76,25 +76,6 @@ def within(team: Team) -> Iterator[None]:
         _team.reset(before)
 
 
-def split(count: int) -> tuple[Team, Team]:
-    """Divide all ranks into so many teams of neighbours, equally large: this rank's, and those in its place in every team."""
-    size = world() // count
-    rows = [tuple(range(first, first + size)) for first in range(0, world(), size)]
-    teams = [_made(ranks, "words", "files") for ranks in rows]
-    columns = [_made(ranks, "words") for ranks in zip(*rows, strict=True)]
-    mine, alike = (next(team for team in found if rank() in team.ranks) for found in (teams, columns))
-    return mine, alike
-
-
-def _made(ranks: tuple[int, ...], *spoken: str) -> Team:
-    """A team with its groups, which all ranks make together, members or not."""
-    if len(ranks) == 1:
-        return Team(ranks, {})
-    groups = {"tensors": torch_dist.new_group(list(ranks))}
-    groups |= {name: torch_dist.new_group(list(ranks), backend="gloo") for name in spoken}
-    return Team(ranks, groups if rank() in ranks else {})  # others get what stands for no group
-
-
 def _many() -> int:
     team = _team.get()
     return torch_dist.get_world_size() if team is None else len(team.ranks)

@@ -19,6 +19,7 @@ import yaml
 from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, Interrupted, RunError, SentinelStop
 from dinoforge.base.log import speaking
+from dinoforge.base.teams import split
 from dinoforge.recipes.outcome import Pretrained
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import SHORT, settle
@@ -70,7 +71,7 @@ def _taught(words: Mapping[str, dict[str, Any]]) -> dict[str, Pretrained]:
     """The same, once all ranks have joined."""
     count = teams(len(words), dist.world())
     dist.together(lambda: _alike({name: settle(_without_out(own)).recipe for name, own in words.items()}))
-    team, alike = dist.split(count)
+    team, alike = split(count)
     place = dist.rank() // len(team.ranks)
     mine = {name: words[name] for name in list(words)[place::count]}
     shared = Exchange(alike) if dist.active() else Shared()

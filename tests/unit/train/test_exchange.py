@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinoforge.base import dist
+from dinoforge.base.teams import split
 from dinoforge.data.batch import masked_positions
 from dinoforge.loss.matching import MatchingConfig
 from dinoforge.train.distil import DistilConfig
@@ -45,7 +46,7 @@ def rows(targets, kind):
 def looked(kind, parts, count):
     """What each rank of one team each is told, and the operations of it."""
     step = pretrain(distilled=KINDS[kind])
-    _, alike = dist.split(count)
+    _, alike = split(count)
     step.shared = step.looks = Exchange(alike)
     with dist.within(dist.Team((dist.rank(),), {})), FlopCounterMode(display=False) as counter:
         told = step.targets(parts, AT)
@@ -73,7 +74,7 @@ def test_all_are_told_what_one_process_would_find(kind, images):
 
 def asking(orders):
     """What was made, together or alone, by a rank that asks for those batches one after another, then leaves."""
-    _, alike = dist.split(dist.world())
+    _, alike = split(dist.world())
     exchange, made = Exchange(alike), []
     for number in orders[dist.rank()]:
         exchange.once(([(number,)], 0.05), lambda number=number: made.append((number, exchange.divided)) or [number])
@@ -101,7 +102,7 @@ def test_who_is_ahead_waits_and_who_ends_is_not_waited_for(orders, want):
 
 def test_other_parts_of_the_same_batch_are_made_alone():
     def work():
-        _, alike = dist.split(2)
+        _, alike = split(2)
         exchange, number = Exchange(alike), dist.rank()
         exchange.once(([(0, 1)] if number else [(0,), (1,)], 0.05), lambda: [number])
         exchange.leave()
