@@ -134,7 +134,7 @@ class Run:
         self.teacher, self.old = teacher, old
         self.shared: Shared | None = None
         self.stop: Stop | None = None
-        self.shows = True
+        self.shows, self.at_once = True, list[int]()
         self.stages = stages(recipe, len(source))
         self.steps, self.images = self.stages[-1].end, self.stages[-1].images(self.stages[-1].end)
         self.micro_batch: dict[int, int] = {}
@@ -155,14 +155,15 @@ class Run:
             self.identity["sampling"] = fingerprint(weights.tolist())
         self.fingerprint = fingerprint(self.identity)
 
-    def share(self, shared: Shared, stop: Stop, *, shows: bool) -> None:
+    def share(self, shared: Shared, stop: Stop, *, shows: bool, at_once: list[int]) -> None:
         """Take turns with the runs of other students of the same teacher.
 
         Args:
             stop: Asks all of them.
             shows: Whether this one shows how far all are.
+            at_once: Images that all compute at once, in each stage.
         """
-        self.shared, self.stop, self.shows = shared, stop, shows
+        self.shared, self.stop, self.shows, self.at_once = shared, stop, shows, at_once
 
     def go(self) -> Pretrained:
         """Train to the end of the plan.
@@ -254,7 +255,7 @@ class Run:
         write_json(self.out / "plan.json", asdict(facts))
         for line in (facts.line(), *(f"Warning: {warning}" for warning in facts.warnings)):
             say(line)
-        return [part.micro_batch for part in facts.parts]
+        return self.at_once or [part.micro_batch for part in facts.parts]
 
     def _train(self, checkpoints: Checkpoints) -> Generator[int, None, Pretrained]:
         """Stretch after stretch, each from the newest checkpoint, until there is one of the last step."""

@@ -10,6 +10,7 @@ import dinoforge
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.base.files import read_lines
 from dinoforge.train.checkpoint import Checkpoints
+from ranks import on_ranks
 
 TINY = {
     "recipe": "vit_small.matched", "backbone.width": 16, "backbone.depth": 1, "backbone.heads": 2, "backbone.patch": 8,
@@ -115,6 +116,16 @@ def test_a_model_of_another_library_teaches(tmp_path, monkeypatch):
         train(tmp_path / "other", address)
     with pytest.raises(ConfigError, match=r"has no heads; .* or match its features \(recipe=vit_small.matched\)"):
         dinoforge.distil(out=tmp_path / "heads", teacher=address, **TEACHER)
+
+
+@pytest.mark.dist
+def test_a_model_of_another_library_teaches_on_ranks(tmp_path):
+    """Spread over two ranks, the teacher too: losses as on one."""
+    address, words = foreign(tmp_path / "clip"), COLOURS | {"plan.batch": 8, "plan.images": 32}
+    train(tmp_path / "one", address, **words)
+    on_ranks(2, lambda: train(tmp_path / "two", address, **words).steps)
+    mine, want = (torch.tensor([list(row.values()) for row in losses(tmp_path / name)[1:]]) for name in ("two", "one"))
+    torch.testing.assert_close(mine, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

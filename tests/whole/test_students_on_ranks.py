@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 import dinoforge
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.files import read_lines
+from dinoforge.recipes import cost
 from dinoforge.train.checkpoint import Checkpoints
+from dinoforge.train.distil import Distil
 from dinoforge.verbs.students import teams
 from ranks import Ranks, on_ranks
 
@@ -70,9 +72,16 @@ def same(out, want, names=STUDENTS):
             torch.testing.assert_close(value, others[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
-    ("world", "kind"), [(2, "heads"), (2, "drawn"), (2, "matching"), (4, "heads"), (4, "matching")]
-)
+    ("world", "kind"),
+    [
+        (2, "heads"), (2, "matching"), (4, "heads"), pytest.param(2, "drawn", marks=LONG),
+        pytest.param(4, "matching", marks=LONG),
+    ],
+)  # fmt: skip
 def test_they_are_as_in_one_process(teacher, alone, tmp_path, world, kind):
     """On two ranks each trains one; on four each has a team of two."""
     found = on_ranks(world, lambda: taught(tmp_path / "out", teacher, WORDS[kind]))
@@ -136,11 +145,26 @@ def test_who_has_ended_holds_up_nobody(teacher, alone, tmp_path):
     same(out, alone("heads"))
 
 
-def test_other_parts_of_a_batch_change_nothing(teacher, alone, tmp_path):
-    """One computes its images in two parts: the teacher looks for each of them alone."""
-    students = {"small": STUDENTS["small"] | {"speed.micro_batch": 4}, "deep": STUDENTS["deep"]}
-    on_ranks(2, lambda: taught(tmp_path / "out", teacher, TINY, students))
-    same(tmp_path / "out", alone("heads"))
+@pytest.mark.parametrize("world", [1, 2])
+def test_all_compute_as_many_images_at_once_as_the_largest_has_room_for(teacher, tmp_path, monkeypatch, world):
+    """In other parts each would have the teacher look for itself."""
+    budget = cost.memory_budget
+    monkeypatch.setattr(cost, "memory_budget", lambda made, *at: 0 if made.backbone.depth == 2 else budget(made, *at))
+    shared, looks = [], Distil.made
+
+    def noted(self, parts, *rest):
+        if self.shared is not None:  # no forecast
+            shared.append([part.groups for part in parts])
+        return looks(self, parts, *rest)
+
+    monkeypatch.setattr(Distil, "made", noted)
+
+    def work():
+        taught(tmp_path / "out", teacher, TINY)
+        return shared
+
+    wanted = [[(2 * step,), (2 * step + 1,)] for step in range(4)]  # two parts of a group each
+    assert on_ranks(world, work) == [wanted] * world
 
 
 @pytest.mark.parametrize(
@@ -148,6 +172,7 @@ def test_other_parts_of_a_batch_change_nothing(teacher, alone, tmp_path):
     [
         (3, STUDENTS, {}, r"students= names 2, which do not divide among 3 ranks; 2 or 4 ranks would do"),
         (2, {"a": {}, "b": {"seed": 1}}, {}, "students a and b differ in seed"),
+        (2, {"a": {}, "b": {"speed.micro_batch": 4}}, {}, "students a and b differ in speed.micro_batch"),
         (4, STUDENTS, {"plan.batch": 4}, "is 1 groups of objective.group=4 images, which do not divide among 2 ranks"),
         (2, {"a": {}, "b": {"objective.head.prototypes": 48}}, {}, "has 32 prototypes, the student 48"),
     ],

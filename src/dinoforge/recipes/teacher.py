@@ -24,6 +24,10 @@ from dinoforge.train.distil import Design
 from dinoforge.train.matching import Mapped
 from dinoforge.train.step import Networks, networks
 
+REQUIRED = (
+    "teacher= is required: the folder of the run that trained the teacher, with its checkpoints; where features are matched "
+    "(distil.matching), any backbone."
+)
 _WANTED = "give the folder of the run that trained it"
 
 
@@ -43,10 +47,7 @@ def required(recipe: Recipe) -> None:
         ConfigError: It names none.
     """
     if recipe.distil is not None and recipe.distil.teacher is None:
-        raise ConfigError(
-            "teacher= is required: the folder of the run that trained the teacher, with its checkpoints; where features are "
-            "matched (distil.matching), any backbone."
-        )
+        raise ConfigError(REQUIRED)
 
 
 def design(recipe: Recipe) -> Design | None:

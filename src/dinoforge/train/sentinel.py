@@ -281,7 +281,7 @@ class Sentinel:
         settled = _SETTLING * step >= self.steps
         signs = {
             "flat": settled and ((entropy or 0) > _UNIFORM or telling < _TELLING),
-            "fallen": telling < _FALLEN * self._best,
+            "fallen": entropy is not None and telling < _FALLEN * self._best,
             "close": settled and close < _CLOSE,
             "still": moved == 0 and distance > 0 and 1 - momentum > _STILL,
             "same": distance == 0 and done.at.learning_rate > 0 and momentum > 0,

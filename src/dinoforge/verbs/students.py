@@ -20,6 +20,7 @@ from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, Interrupted, RunError, SentinelStop
 from dinoforge.base.log import speaking
 from dinoforge.base.teams import split
+from dinoforge.recipes.cost import planned
 from dinoforge.recipes.outcome import Pretrained
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import SHORT, settle
@@ -31,9 +32,9 @@ from dinoforge.train.step import SinkhornConfig
 
 SAME = (
     "seed", "data", "distil", "high_resolution", "objective.group", "objective.targets", "plan.images", "plan.passes",
-    "plan.batch", "plan.teacher_temperature", "speed.precision",
+    "plan.batch", "plan.teacher_temperature", "speed.precision", "speed.micro_batch",
 )  # fmt: skip
-"""What decides which pictures there are and what the teacher says of them."""
+"""What decides which pictures there are, in which parts, and what the teacher says of them."""
 
 
 @dataclass(slots=True)
@@ -82,9 +83,10 @@ def _taught(words: Mapping[str, dict[str, Any]]) -> dict[str, Pretrained]:
 
     runs = dist.together(made)
     _same_pictures(runs)
+    at_once = _fewest(runs, team)
     with dist.within(team), Stop() as stop:
         for number, run in enumerate(runs.values()):
-            run.share(shared, stop, shows=place == number == 0)
+            run.share(shared, stop, shows=place == number == 0, at_once=at_once)
         group = [_Student(name, run, run.steps_of_go()) for name, run in runs.items()]
         _all_to_their_ends(group)
     if isinstance(shared, Exchange):
@@ -122,6 +124,17 @@ def _same_pictures(runs: Mapping[str, Run]) -> None:
     other = next((rank for rank, found in enumerate(prints) if found != prints[0]), None)
     if other is not None:
         raise RunError(f"Rank {other} sees other images than rank 0, or another teacher. Start all on the same files.")
+
+
+def _fewest(runs: Mapping[str, Run], team: dist.Team) -> list[int]:
+    """Images that all students compute at once in each stage: as many as the largest of them has room for.
+
+    In other parts they would be none that the teacher could look at for all of them.
+    """
+    with dist.within(team):
+        facts = [planned(run.recipe, run.source, run.device, run.precision) for run in runs.values()]
+    found = [[part.micro_batch for part in each.parts] for each in facts]
+    return [min(stage) for stage in zip(*(one for told in dist.gather(found) for one in told), strict=True)]
 
 
 def _ends(told: list[list[tuple[str, Pretrained | None, SentinelStop | Interrupted | None]]], names: list[str]) -> Any:

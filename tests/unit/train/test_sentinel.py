@@ -1,6 +1,7 @@
 """The sentinel alone: what it sees in the numbers of steps, what it does about it, what it says."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,6 +38,26 @@ def sentinel(tmp_path, *, rows_at_once=1, memory=None, due=lambda _: False, prec
     )  # fmt: skip
     found.told = told
     return found
+
+
+def matched(step, spread):
+    """A step of matching features, which has no prototypes."""
+    done = made(step)
+    looks = {"target_spread": torch.tensor(spread)} if done.vitals else {}
+    return replace(done, losses={"total": done.losses["total"]}, vitals=looks)
+
+
+def test_matched_features_have_a_spread_in_place_of_entropies(tmp_path):
+    """However it varies with the images, only nothing at all is trouble: the teacher says the same of all."""
+    watch = sentinel(tmp_path)
+    for step in range(1, 400):
+        watch(matched(step, 0.6 if step < 200 else 0.1))
+    assert lines(tmp_path) == []
+    with pytest.raises(
+        SentinelStop, match=r"features are the same for all images \(spread 0\.001\)\..*Give another teacher"
+    ):
+        for step in range(400, 440):
+            watch(matched(step, 0.001))
 
 
 def feed(watch, steps, **numbers):
