@@ -1,13 +1,14 @@
 """Several students of one teacher on several ranks: each is the run that it would be in one process."""
 
 import os
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import dinoforge
-from dinoforge.base.errors import ConfigError
+from dinoforge.base.errors import ConfigError, Interrupted
 from dinoforge.base.files import read_lines
 from dinoforge.recipes import cost
 from dinoforge.train.checkpoint import Checkpoints
@@ -84,12 +85,15 @@ LONG = pytest.mark.long
 )  # fmt: skip
 def test_they_are_as_in_one_process(teacher, alone, tmp_path, world, kind):
     """On two ranks each trains one; on four each has a team of two."""
-    found = on_ranks(world, lambda: taught(tmp_path / "out", teacher, WORDS[kind]))
+    how = {"speed.checkpoints": "background" if world == 4 else "at_once"}
+    found = on_ranks(world, lambda: taught(tmp_path / "out", teacher, WORDS[kind] | how))
     same(tmp_path / "out", alone(kind))
     assert all(list(one) == list(STUDENTS) for one in found)
     assert all(facts.steps == 4 for one in found for facts in one.values())
-    shards = list((tmp_path / "out" / "deep" / "checkpoints" / "step_000000004").glob("*.safetensors"))
-    assert len(shards) == world // 2
+    shards = (tmp_path / "out" / "deep" / "checkpoints" / "step_000000004").glob("*.safetensors")
+    assert sorted(path.name[:20] for path in shards) == [
+        f"shard-{n + 1:05d}-of-{world // 2:05d}" for n in range(world // 2)
+    ]
 
 
 def test_more_students_than_ranks(teacher, alone, tmp_path):
@@ -133,6 +137,30 @@ def test_killed_they_go_on_on_any_number_of_ranks(teacher, alone, tmp_path, afte
             file.unlink()
     found = on_ranks(after, lambda: taught(out, teacher, TINY))
     assert {name: one.resumed_from for name, one in found[0].items()} == {"small": 3, "deep": 2}
+    same(out, alone("heads"))
+
+
+def test_a_stop_of_one_is_a_stop_of_all(teacher, alone, tmp_path):
+    """Only the second rank is asked to; both end after a checkpoint, and go on together."""
+    out, save = tmp_path / "out", Checkpoints.save
+
+    def once(self, module, optimizer, facts):
+        path = save(self, module, optimizer, facts)
+        if facts["step"] == 1 and "deep" in str(self.folder):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return path
+
+    def work():
+        Checkpoints.save = once
+        with pytest.raises(Interrupted) as caught:
+            taught(out, teacher, TINY)
+        return str(caught.value)
+
+    first, second = on_ranks(2, work)
+    assert first == second
+    assert all(f"{name}: " in first for name in STUDENTS)
+    found = on_ranks(2, lambda: taught(out, teacher, TINY))
+    assert all(0 < one.resumed_from < 4 for one in found[0].values())
     same(out, alone("heads"))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dinoforge.base import dist
 from dinoforge.train.distil import Shared
+from dinoforge.train.observe import Stop
 
 
 class Exchange(Shared):
@@ -28,11 +29,12 @@ class Exchange(Shared):
 
     Args:
         alike: The ranks in this one's place in every team.
+        stop: Told when one of them was asked to stop: then all do.
     """
 
-    def __init__(self, alike: dist.Team) -> None:
+    def __init__(self, alike: dist.Team, stop: Stop) -> None:
         super().__init__()
-        self.alike, self.divided = alike, False
+        self.alike, self.stop, self.divided = alike, stop, False
 
     def once(self, key: Any, make: Callable[[], list[Any]]) -> list[Any]:
         """As for one process; made together by those that ask for the same."""
@@ -70,7 +72,9 @@ class Exchange(Shared):
 
     def _say(self, key: Any) -> list[Any]:
         with dist.within(self.alike):
-            return dist.gather(key)
+            told = dist.gather((key, self.stop.signalled or self.stop.elsewhere))
+        self.stop.elsewhere = any(asked for _, asked in told)
+        return [said for said, _ in told]
 
 
 def _place(key: Any) -> int:

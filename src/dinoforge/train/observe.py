@@ -249,6 +249,8 @@ class Stop:
         """Whether any rank was asked, as of their last exchange (``Agreement``)."""
         self.signalled = False
         """Whether this rank was."""
+        self.elsewhere = False
+        """Whether a rank was that this one shares no step with (``train.exchange``)."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -288,7 +290,7 @@ class Agreement:
     def exchange(self) -> None:
         """All ranks at once."""
         mine = self.news()
-        asked, told = dist.counts(self.stop.signalled, len(mine))
+        asked, told = dist.counts(self.stop.signalled or self.stop.elsewhere, len(mine))
         self.stop.asked = asked > 0
         if told:
             for report in (report for reports in dist.gather(mine) for report in reports):

@@ -75,7 +75,8 @@ def _taught(words: Mapping[str, dict[str, Any]]) -> dict[str, Pretrained]:
     team, alike = split(count)
     place = dist.rank() // len(team.ranks)
     mine = {name: words[name] for name in list(words)[place::count]}
-    shared = Exchange(alike) if dist.active() else Shared()
+    stop = Stop()
+    shared = Exchange(alike, stop) if dist.active() else Shared()
 
     def made() -> dict[str, Run]:
         with dist.within(team):
@@ -84,7 +85,7 @@ def _taught(words: Mapping[str, dict[str, Any]]) -> dict[str, Pretrained]:
     runs = dist.together(made)
     _same_pictures(runs)
     at_once = _fewest(runs, team)
-    with dist.within(team), Stop() as stop:
+    with dist.within(team), stop:
         for number, run in enumerate(runs.values()):
             run.share(shared, stop, shows=place == number == 0, at_once=at_once)
         group = [_Student(name, run, run.steps_of_go()) for name, run in runs.items()]

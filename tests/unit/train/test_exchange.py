@@ -12,6 +12,7 @@ from dinoforge.data.batch import masked_positions
 from dinoforge.loss.matching import MatchingConfig
 from dinoforge.train.distil import DistilConfig
 from dinoforge.train.exchange import Exchange
+from dinoforge.train.observe import Stop
 from ranks import on_ranks
 from tiny import AT, batch, pretrain
 
@@ -47,7 +48,7 @@ def looked(kind, parts, count):
     """What each rank of one team each is told, and the operations of it."""
     step = pretrain(distilled=KINDS[kind])
     _, alike = split(count)
-    step.shared = step.looks = Exchange(alike)
+    step.shared = step.looks = Exchange(alike, Stop())
     with dist.within(dist.Team((dist.rank(),), {})), FlopCounterMode(display=False) as counter:
         told = step.targets(parts, AT)
     return [rows(part, kind) for part in told], counter.get_total_flops()
@@ -75,7 +76,7 @@ def test_all_are_told_what_one_process_would_find(kind, images):
 def asking(orders):
     """What was made, together or alone, by a rank that asks for those batches one after another, then leaves."""
     _, alike = split(dist.world())
-    exchange, made = Exchange(alike), []
+    exchange, made = Exchange(alike, Stop()), []
     for number in orders[dist.rank()]:
         exchange.once(([(number,)], 0.05), lambda number=number: made.append((number, exchange.divided)) or [number])
     exchange.leave()
@@ -103,7 +104,7 @@ def test_who_is_ahead_waits_and_who_ends_is_not_waited_for(orders, want):
 def test_other_parts_of_the_same_batch_are_made_alone():
     def work():
         _, alike = split(2)
-        exchange, number = Exchange(alike), dist.rank()
+        exchange, number = Exchange(alike, Stop()), dist.rank()
         exchange.once(([(0, 1)] if number else [(0,), (1,)], 0.05), lambda: [number])
         exchange.leave()
         return exchange.divided
