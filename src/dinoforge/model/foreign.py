@@ -356,13 +356,12 @@ def _offline() -> Iterator[None]:
 def _pixels(address: str, name: str) -> Backbone:
     """Thumbnails of a side."""
     side = side_of(address, name)
-    model = Thumbnails(side)
 
     def run(model: Any, images: Tensor) -> Output:
         image, parts = model(images)
         return Output(parts, 0, image)
 
-    return _finished(address, Foreign(address, model, run), preprocessing(side), f"pixels {side}", 3)
+    return _finished(address, Foreign(address, Thumbnails(side), run), preprocessing(side), f"pixels {side}", 3)
 
 
 _DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm, "pixels": _pixels}
