@@ -41,7 +41,10 @@ class GivenEyes(Eyes):
     """See the features that a made source brings along; a view that is asked for is noted."""
 
     def __init__(self):
-        self.how, self.backbone = Extraction(torch.device("cpu")), SimpleNamespace(preprocessing=Preprocessing())
+        self.how, self.backbone = (
+            Extraction(torch.device("cpu")),
+            SimpleNamespace(preprocessing=Preprocessing(), module=None),
+        )
         self.views = []
 
     def look(self, source, kind="image", *, view=None, remember=True):

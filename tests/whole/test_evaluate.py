@@ -147,7 +147,7 @@ def test_for_a_person_it_is_a_table(place, capsys):
         (["tasks=knn", "workers=2"], "workers=2 has no effect without trained_on="),
         (["tasks=knn", "trained_on=nowhere"], "trained_on=nowhere does not exist"),
         (["tasks=knn", "test_rows=0"], "test_rows must be at least 1; got 0"),
-        (["tasks=retrieval", "train_rows=5"], "train_rows=5 has no effect: each image"),
+        (["tasks=retrieval", "train_rows=5"], "train_rows=5 has no effect: retrieval look at one set"),
         (["tasks=knn", "features={place}/data/test/red/1-0.png"], "is a file; give a folder, or none"),
         (["tasks=knn", "data={place}/data/test/red"], "has no labels"),
     ],
@@ -169,3 +169,73 @@ def test_classes_that_differ_are_named(place, tmp_path, capsys):
     assert "has classes that" in (err := capsys.readouterr().err)
     assert "violet" in err
     assert "Traceback" not in err
+
+
+def test_a_suite_goes_on_after_a_task_that_the_images_have_nothing_for(place, monkeypatch, capsys):
+    """Labelled folders have no groups to be found."""
+    monkeypatch.setitem(dinoforge_suites(), "both", ("knn", "retrieval", "health"))
+    done = dinoforge.evaluate(backbone=str(place / "b"), data=str(place / "data"), tasks="both")
+    assert {score.task for score in done.scores} == {"knn", "health"}
+    assert "Left out retrieval: " in capsys.readouterr().err
+
+
+def dinoforge_suites():
+    from dinoforge.evaluate.table import SUITES
+
+    return SUITES
+
+
+def test_other_groups_are_another_question(place, tmp_path):
+    """The same images and labels; what belongs together has changed."""
+    paths = sorted((place / "data" / "test").rglob("*.png"))
+    words = {"backbone": str(place / "b"), "data": str(tmp_path / "t.csv"), "tasks": "retrieval",
+             "out": str(tmp_path / "s.jsonl"), "features": str(tmp_path / "f")}  # fmt: skip
+
+    def listed(group):
+        rows = [f"{path},{group(number, path)}" for number, path in enumerate(paths)]
+        (tmp_path / "t.csv").write_text("\n".join(["image,group", *rows]) + "\n")
+
+    listed(lambda number, path: ["blue", "green", "grey", "red"].index(path.parent.name))
+    first = scores(dinoforge.evaluate(**words))["retrieval", "mAP"]
+    listed(lambda number, path: number % 4)
+    other = dinoforge.evaluate(**words)
+    assert other.reused == []
+    assert scores(other)["retrieval", "mAP"] < first
+    assert dinoforge.evaluate(**words).reused == ["retrieval"]
+
+
+def test_val_is_asked_where_there_is_no_test(place, tmp_path):
+    for name, split in (("train", "train"), ("test", "val")):
+        shutil.copytree(place / "data" / name, tmp_path / "s" / split)
+    both = str(tmp_path / "s")
+    done = dinoforge.evaluate(backbone=str(place / "b"), train=both, test=both, tasks=["knn"])
+    assert {score.n for score in done.scores} == {16}
+
+
+def test_a_backbone_that_gives_no_numbers_is_one_line(place, tmp_path, capsys):
+    config = VitConfig(width=16, depth=2, heads=2, patch=8, pixels=16)
+    broken = perturbed(config, short_side=16, side=16)
+    broken.module.norm.weight.data[0] = float("nan")
+    save_backbone(tmp_path / "n", broken)
+    assert execute(["evaluate", f"backbone={tmp_path / 'n'}", f"data={place / 'data'}", "tasks=health"]) == 2
+    assert "are not finite; a backbone that gives such is broken" in capsys.readouterr().err
+
+
+def test_scores_without_leaks_that_cannot_be_had_cost_none_of_the_others(place, tmp_path, capsys):
+    """Of every pair one image was trained on: of what is left nothing belongs together."""
+    paths = sorted((place / "data" / "test").rglob("*.png"))
+    (tmp_path / "seen").mkdir()
+    for path in paths[::2]:
+        shutil.copy(path, tmp_path / "seen" / f"{path.parent.name}{path.name}")
+    dinoforge.scan(data=str(tmp_path / "seen"), out=str(tmp_path / "m.parquet"))
+    rows = [f"{path},{number // 2}" for number, path in enumerate(paths)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,group", *rows]) + "\n")
+    done = dinoforge.evaluate(
+        backbone=str(place / "b"), data=str(tmp_path / "t.csv"), tasks="retrieval,health", workers=1,
+        trained_on=str(tmp_path / "m.parquet"),
+    )  # fmt: skip
+    found = scores(done)
+    assert found["retrieval", "leaked"] == found["health", "leaked"] == 0.5
+    assert ("health", "effective_rank_without_leaks") in found
+    assert ("retrieval", "mAP_without_leaks") not in found
+    assert "retrieval is not given without the leaked images: " in capsys.readouterr().err

@@ -73,8 +73,11 @@ def originals(sides: Sides) -> tuple[Int[np.ndarray, " Q"], Int[np.ndarray, " N"
     """
     asked, known = (source.columns for source in (sides.asked, sides.known))
     if (asked.get("copy_of", np.asarray("")) != "").any():
-        names = [np.where(side["copy_of"] != "", side["copy_of"], side["id"]) if "copy_of" in side else side["id"]
-                 for side in (asked, known)]  # fmt: skip
+        own = known["id"]
+        names = [
+            np.where(asked["copy_of"] != "", asked["copy_of"], asked["id"] if sides.itself else ""),
+            np.where(known["copy_of"] != "", known["copy_of"], own) if "copy_of" in known else own,
+        ]
     elif "group" in known or "group_name" not in asked:
         return groups_of(sides, instead="its queries a column copy_of with the id of the original")
     else:

@@ -88,8 +88,10 @@ def read_reference(
     found = {
         row["name"]: float(row["value"])
         for row in rows
-        if row["name"] == CLEAN or str(row["protocol"]).startswith(made)
+        if row["name"] == CLEAN or str(row["protocol"]).startswith(f"{made};")
     }
+    if len({row.get("backbone") for row in rows}) > 1:
+        raise DataError(f"{path} has scores of several backbones; give a file of one.")
     wanted = [CLEAN, *(error_name(name, severity) for name in corruptions for severity in severities)]
     lacking = [name for name in wanted if name not in found]
     if lacking:

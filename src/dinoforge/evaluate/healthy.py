@@ -20,6 +20,7 @@ from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.health import effective_rank, smoothness, uniformity
 from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes
+from dinoforge.features.kinds import shows_blocks
 from dinoforge.features.views import cropped
 
 _TASK = "health"
@@ -96,7 +97,8 @@ def _patch_scores(eyes: Eyes, source: Source, config: HealthConfig) -> list[Scor
     dense = eyes.look(first_rows(source, config.dense), "patches").values
     shares, threshold = outliers(norms, factor=config.outlier)
     count, median = len(norms), float(np.median(norms))
-    how = f"norms of {norms.size} patches of {count} images before the last norm"
+    where = "before the last norm" if shows_blocks(eyes.backbone.module) else "as the network gives them"
+    how = f"norms of {norms.size} patches of {count} images {where}"
     return [
         Score(_TASK, "norm_outliers", float(shares.mean()), "fraction", False, count,
               f"share above {threshold:.4g}: the larger of {config.outlier:g} times the median and six robust deviations more "

@@ -180,8 +180,10 @@ def fit_linear(eyes: Eyes, sides: Sides, config: LinearConfig) -> LinearHead:
 
 def _looked(eyes: Eyes, source: Source, config: LinearConfig, number: int) -> Look:
     """Features to learn from in a pass."""
-    view = cropped(eyes.backbone.preprocessing, seed=config.seed, number=number) if config.augment == "crops" else None
-    return eyes.look(source, "blocks", view=view)
+    if config.augment == "none":
+        return eyes.look(source, "blocks")
+    view = cropped(eyes.backbone.preprocessing, seed=config.seed, number=number)
+    return eyes.look(source, "blocks", view=view, remember=False)  # a table for every pass would fill any disk
 
 
 def _layers(config: LinearConfig, shown: int) -> list[int]:
@@ -226,7 +228,10 @@ def _real_scores(asked: Source, head: LinearHead, logits: Float[Tensor, "N C"]) 
     """``real_accuracy`` where images have labels that were given again (column ``real``: numbers of classes, one a line)."""
     if "real" not in asked.columns:
         return []
-    given = [[int(number) for number in text.split()] for text in asked.columns["real"].tolist()]
+    texts = asked.columns["real"].tolist()
+    if not all(word.isdecimal() for text in texts for word in text.split()):
+        return []  # a column of that name which is about something else
+    given = [[int(number) for number in text.split()] for text in texts]
     labels = torch.full((len(given), max(map(len, given), default=0) or 1), -1)
     for row, numbers in enumerate(given):
         labels[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
-from dinoforge.base.errors import ConfigError, DataError, unknown
+from dinoforge.base.errors import DataError, unknown
 from dinoforge.base.log import say
 from dinoforge.data.corruptions.table import BENCHMARK, CORRUPTIONS, SEVERITIES
 from dinoforge.data.sources.source import Source
@@ -88,12 +88,13 @@ def _measure(eyes: Eyes, sides: Sides, config: RobustnessConfig) -> list[Score]:
     """Scores of corrupted test images, and of other sets.
 
     Raises:
-        ConfigError: The backbone takes no colour pictures; or as ``fit_linear``.
-        DataError: Another set has classes that are not known; or as ``read_reference`` and ``fit_linear``.
+        ConfigError: See ``fit_linear``.
+        DataError: The backbone takes no colour pictures; another set has classes that are not known; or as
+            ``read_reference`` and ``fit_linear``.
     """
     channels = eyes.backbone.preprocessing.channels
     if channels != 3:
-        raise ConfigError(f"Corruptions are of red, green and blue; this backbone takes {channels} channels.")
+        raise DataError(f"Corruptions are of red, green and blue; this backbone takes {channels} channels.")
     classes = classes_of(sides.known, sides.asked)
     others = [_opened(address, classes, sides.known) for address in config.also]
     reference = _reference(sides, classes, config)

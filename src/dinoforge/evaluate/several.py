@@ -34,7 +34,9 @@ def shown_classes(known: Source, asked: Source) -> tuple[list[str], Int[np.ndarr
     Raises:
         DataError: No class, or some of ``asked`` that ``known`` lacks.
     """
-    sets = [{name for text in source.columns["labels"].tolist() for name in text.split()} for source in (known, asked)]
+    sets = [
+        {name for text in source.columns["labels"].tolist() for name in text.splitlines()} for source in (known, asked)
+    ]
     names = sorted(sets[0])
     new = sorted(sets[1] - sets[0])
     if not names or new:
@@ -47,7 +49,7 @@ def _marks(source: Source, names: list[str]) -> Int[np.ndarray, "N C"]:
     found, place = np.zeros((len(source), len(names)), np.int64), {name: column for column, name in enumerate(names)}
     for column, mark in (("difficult", -1), ("labels", 1)):
         for row, text in enumerate(source.columns[column].tolist() if column in source.columns else []):
-            found[row, [place[name] for name in text.split() if name in place]] = mark
+            found[row, [place[name] for name in text.splitlines() if name in place]] = mark
     return found
 
 

@@ -18,17 +18,21 @@ from torch import Tensor
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError
-from dinoforge.base.files import explained, write_json
-from dinoforge.base.hardware import Precision
+from dinoforge.base.files import explained, in_use, write_json
+from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
+from dinoforge.base.log import say
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, computed
-from dinoforge.features.kept import files_of, keep
+from dinoforge.features.kept import beside, files_of, keep
 from dinoforge.features.kinds import KINDS
 from dinoforge.features.store import read_features
 from dinoforge.features.views import View, middle
 from dinoforge.model.weights import Backbone
 
 _SHARD = 1024
+_ROWS_AT_ONCE = 4096
+_FORMAT = 1
+"""Goes up when decoding, a view or a kind computes something else than before."""
 _DRAWN = "toy://"
 """Sources whose address determines every pixel."""
 
@@ -98,7 +102,7 @@ class Eyes:
         facts = {
             "backbone": self.backbone.fingerprint, "preprocessing": self.backbone.preprocessing.model_dump(mode="json"),
             "data": source.fingerprint, "files": files, "address": source.address, "kind": kind, "view": view.name,
-            "precision": self.how.precision,
+            "precision": self.how.precision, "format": _FORMAT,
         }  # fmt: skip
         return fingerprint(facts), files
 
@@ -129,6 +133,9 @@ class Eyes:
         with explained(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path.parent / f"{self.backbone.fingerprint}.json", {"precision": self.how.precision})
+        if not (path / "features.json").exists() and in_use(beside(path)):
+            say(f"{source.address}: another process computes the same features; these are computed beside it.")
+            return self._passing(source, kind, view)
         if not (path / "features.json").exists():
             keep(
                 path, source, self.backbone, self.how, kind=kind, on_broken=self._on_broken, rows=_SHARD, view=view,
@@ -143,16 +150,28 @@ class Eyes:
         return _look(torch.from_numpy(np.asarray(stored.values)), rows, source)
 
 
-def seen_in(folder: Path | None, backbone: Backbone) -> Precision | None:
-    """In which precision features of a backbone are kept in a folder; None where there are none."""
+def seen_in(folder: Path | None, backbone: Backbone, device: torch.device) -> Precision | None:
+    """In which precision features of a backbone are kept in a folder; None where there are none, or the device has not it."""
     if folder is None:
         return None
     try:
         found = json.loads((folder / f"{backbone.fingerprint}.json").read_text(encoding="utf-8"))["precision"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if found == "bf16" and device.type == "cpu" and not cpu_has_bf16(cpu_flags()):
+        return None  # made on an accelerator: a processor would emulate it, hundreds of times slower
     return next((precision for precision in get_args(Precision) if precision == found), None)
 
 
 def _look(values: Tensor, rows: np.ndarray, source: Source) -> Look:
+    """The features of those rows.
+
+    Raises:
+        DataError: Some are not finite.
+    """
+    for part, at in zip(values.split(_ROWS_AT_ONCE), range(0, len(values), _ROWS_AT_ONCE), strict=False):
+        if not part.isfinite().all():
+            row = at + int((~part.isfinite().flatten(1).all(1)).nonzero()[0])
+            name = source.columns["id"][rows[row]]
+            raise DataError(f"the features of {name} are not finite; a backbone that gives such is broken.")
     return Look(values, rows, source if len(rows) == len(source) else source.select(rows))

@@ -60,13 +60,14 @@ def in_shards(how: Extraction, rows: int) -> Extraction:
 
 
 def files_of(source: Source) -> str | None:
-    """16 hexadecimal digits that change when an image is changed in place; null where a source cannot tell."""
-    digest, known = hashlib.sha256(), False
+    """16 hexadecimal digits that change when an image is changed in place; null where a source cannot tell of every one."""
+    digest = hashlib.sha256()
     for row in range(len(source)):
         stamp = source.stamp(row)
-        known |= stamp is not None
+        if stamp is None:
+            return None
         digest.update(f"{stamp}\n".encode())
-    return digest.hexdigest()[:16] if known else None
+    return digest.hexdigest()[:16]
 
 
 def keep(

@@ -20,6 +20,11 @@ _POSITIVE = 1e-6
 """What counts as the least number of a patch, so that powers have a root and the mean is never 0."""
 
 
+def shows_blocks(module: Any) -> bool:
+    """Whether a network gives what its blocks give: ours do, those of other libraries do not."""
+    return hasattr(module, "intermediate")
+
+
 def _image(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B D"]:
     found: Tensor = module(images).image
     return found
@@ -36,17 +41,15 @@ def _blocks(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B T
     Of a network that shows no blocks, as those of other libraries, its last class token and mean patch alone.
     """
     found = [module(images)]
-    if hasattr(module, "intermediate"):
+    if shows_blocks(module):
         found = module.intermediate(images, min(BLOCKS, len(module.blocks)))
     return torch.stack([*(block.image for block in found), found[-1].patches.mean((1, 2))], dim=1)
 
 
 def _norms(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B H W"]:
     """Lengths of patches before the last norm, which would make them all alike; after it where a network shows no blocks."""
-    if hasattr(module, "intermediate"):
-        patches = module.intermediate(images, 1, norm=False)[0].patches
-    else:
-        patches = module(images).patches
+    seen = module.intermediate(images, 1, norm=False)[0] if shows_blocks(module) else module(images)
+    patches: Tensor = seen.patches
     return torch.linalg.vector_norm(patches.float(), dim=-1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import numpy as np
 from dinoforge.base.config import Config, fingerprint, paths, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line, place_for, read_lines
+from dinoforge.base.hardware import device
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
-from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.leak import leaked, spared
@@ -26,6 +28,7 @@ from dinoforge.evaluate.several import shows_several
 from dinoforge.evaluate.table import EVALUATIONS, SUITES
 from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.eyes import Eyes, seen_in
+from dinoforge.features.kept import files_of
 from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
@@ -102,16 +105,22 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     if out is not None:
         place_for(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
-    sides = _all_sides(named, names, chosen=tasks not in SUITES)
+    chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
+    sides = _all_sides(named, names, chosen=chosen)
     found = opened(backbone)
     folder = _folder(features)
-    eyes = Eyes(found, extraction(precision, seen_in(folder, found)), folder=folder, on_broken=told)
+    eyes = Eyes(found, extraction(precision, seen_in(folder, found, device("auto"))), folder=folder, on_broken=told)
     scores, reused = list[Score](), list[str]()
     with interruptible("features and scores so far are kept"):
-        leaks = {} if check is None else {needs: check(some.asked) for needs, some in sides.items()}
         for name in [one for one in names if EVALUATIONS[one].needs in sides]:
             needs = EVALUATIONS[name].needs
-            mine = _one(eyes, sides[needs], name, configs[name], leaks=leaks.get(needs), out=out)
+            try:
+                mine = _one(eyes, sides[needs], name, configs[name], check=check, out=out)
+            except DataError as error:
+                if chosen:
+                    raise
+                say(f"Left out {name}: {error}")
+                continue
             scores += mine.scores
             reused += mine.reused
     return Evaluated(scores, reused)
@@ -138,23 +147,35 @@ def _leak_check(trained_on: str | None, words: Mapping[str, Any]) -> Callable[[S
     stored = stored_beside(path)
     finds = describer_of(path, stored, words["descriptor"], trust_sha256=words["trust_sha256"], precision="auto")
 
+    known = dict[str, np.ndarray]()
+
     def check(asked: Source) -> np.ndarray:
-        found = leaked(asked, stored, embed=None if finds is None else finds.embed, workers=count)
-        say(f"{int(found.sum()):,} of {len(found):,} images of {asked.address} were seen in training.")
-        return found
+        key = f"{asked.address} {asked.fingerprint}"
+        if key not in known:
+            known[key] = leaked(asked, stored, embed=None if finds is None else finds.embed, workers=count)
+            say(f"{int(known[key].sum()):,} of {len(asked):,} images of {asked.address} were seen in training.")
+        return known[key]
 
     return check
 
 
 def _one(
-    eyes: Eyes, sides: Sides, name: str, config: Config, *, leaks: np.ndarray | None, out: str | None
+    eyes: Eyes,
+    sides: Sides,
+    name: str,
+    config: Config,
+    *,
+    check: Callable[[Source], np.ndarray] | None,
+    out: str | None,
 ) -> Evaluated:
     """The scores of one task; those that are put down already are taken from there."""
     data = sides.known.fingerprint if sides.itself else f"{sides.known.fingerprint} {sides.asked.fingerprint}"
-    seen = "" if leaks is None else fingerprint(leaks.tolist())
+    leaks = None if check is None else check(sides.asked)
     key = fingerprint(
-        {"backbone": eyes.backbone.fingerprint, "precision": eyes.how.precision, "data": data, "leaks": seen, "task": name,
-         "addresses": [sides.known.address, sides.asked.address], "config": config.model_dump(mode="json")}
+        {"backbone": eyes.backbone.fingerprint, "preprocessing": eyes.backbone.preprocessing.model_dump(mode="json"),
+         "precision": eyes.how.precision, "data": [_state(sides.known), _state(sides.asked)], "itself": sides.itself,
+         "leaks": None if leaks is None else leaks.tolist(), "task": name, "config": config.model_dump(mode="json"),
+         "files": _named_files(config)}
     )  # fmt: skip
     before = _put_down(out, key)
     if before:
@@ -163,24 +184,42 @@ def _one(
     say(f"{name}: {len(sides.known):,} images known, {len(sides.asked):,} asked.")
     measure = EVALUATIONS[name].measure
     found = measure(eyes, sides, config)
-    if leaks is not None and EVALUATIONS[name].once:
-        say(f"{name} is not given without the leaked images: it would take as long again.")
-    elif leaks is not None and leaks.any() and not leaks.all():
-        found += [
-            dataclasses.replace(score, name=score.name + WITHOUT)
-            for score in measure(eyes, spared(sides, leaks), config)
-        ]
     if leaks is not None:
-        found.append(_leak_score(name, leaks))
+        found += _without(eyes, sides, name, config, leaks)
     found = [dataclasses.replace(score, backbone=eyes.backbone.fingerprint, data=data) for score in found]
     for score in found if out else []:
         append_line(Path(str(out)), {**dataclasses.asdict(score), "key": key, "of": len(found)})
     return Evaluated(found, [])
 
 
-def _leak_score(name: str, leaks: np.ndarray) -> Score:
+def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndarray) -> list[Score]:
+    """The scores without leaked images, where there are some and others, and the share of them."""
     how = "copies, exact or near, among the images that were trained on"
-    return Score(name, "leaked", float(leaks.mean()), "fraction", False, len(leaks), how)
+    share = Score(name, "leaked", float(leaks.mean()), "fraction", False, len(leaks), how)
+    if not leaks.any():
+        return [share]
+    if EVALUATIONS[name].once:
+        say(f"{name} is not given without the leaked images: it would take as long again.")
+        return [share]
+    try:
+        rest = EVALUATIONS[name].measure(eyes, spared(sides, leaks), config)
+    except DataError as error:  # what is left may be too little
+        say(f"{name} is not given without the leaked images: {error}")
+        return [share]
+    return [*(dataclasses.replace(score, name=score.name + WITHOUT) for score in rest), share]
+
+
+def _state(source: Source) -> str:
+    """Changes when images or anything that is known of them does."""
+    columns = {name: fingerprint(source.columns[name].tolist()) for name in sorted(source.columns)}
+    return fingerprint({"address": source.address, "files": files_of(source), "columns": columns})
+
+
+def _named_files(config: Config) -> dict[str, str | None]:
+    """The state of files that settings name."""
+    values = [value for value in config.model_dump().values() if isinstance(value, (str, tuple))]
+    texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
+    return {text: file_stamp(text) for text in texts if isinstance(text, str)}
 
 
 def _put_down(out: str | None, key: str) -> list[Score]:
@@ -194,6 +233,7 @@ def _put_down(out: str | None, key: str) -> list[Score]:
     found = []
     for row in rows[-rows[0]["of"] :]:
         value = {name: row[name] for name in names}
+        value["value"] = math.nan if row["value"] is None else row["value"]  # JSON has none that are not finite
         value["interval"] = None if row["interval"] is None else tuple(row["interval"])
         found.append(Score(**value))
     return found
@@ -232,7 +272,9 @@ def _all_sides(named: Named, names: Sequence[str], *, chosen: bool) -> dict[Need
     for needs in dict.fromkeys(EVALUATIONS[name].needs for name in names):
         try:
             found[needs] = opened_sides(named, needs)
-            several = all(EVALUATIONS[name].several for name in names if EVALUATIONS[name].needs == needs)
+            several = (all if chosen else any)(
+                EVALUATIONS[name].several for name in names if EVALUATIONS[name].needs == needs
+            )
             if needs == "classes" and not (several and shows_several(found[needs].known)):
                 classes_of(found[needs].known, found[needs].asked)  # said before any feature is computed
         except DataError as error:
@@ -242,6 +284,8 @@ def _all_sides(named: Named, names: Sequence[str], *, chosen: bool) -> dict[Need
             say(f"Left out {', '.join(left)}: {error}")
     if not found:
         raise DataError("none of the tasks of the suite can be asked of these images.")
+    if named.train_rows is not None and all(sides.itself for sides in found.values()):
+        raise ConfigError(f"train_rows={named.train_rows} has no effect: {', '.join(names)} look at one set of images.")
     return found
 
 

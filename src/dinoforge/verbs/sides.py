@@ -46,11 +46,6 @@ def opened_sides(named: Named, needs: Needs) -> Sides:
     """
     sides = _SIDES[needs](named)
     if sides.itself:
-        if named.train_rows is not None and needs == "gallery":
-            raise ConfigError(
-                f"train_rows={named.train_rows} has no effect: each image of {sides.known.address} is sought among all "
-                "others; test_rows takes some of them."
-            )
         some = _first(sides.asked, named.test_rows)
         return Sides(some, some, itself=True)
     return Sides(_first(sides.known, named.train_rows), _first(sides.asked, named.test_rows))
@@ -65,7 +60,7 @@ def _classes(named: Named) -> Sides:
     if named.data is not None:
         whole = open_source(named.data)
         return Sides(*(_split(whole) if shows_several(whole) else labelled(named.data)))
-    known, asked = _both(named, "train", "test")
+    known, asked = _both(named, ["train"], ["test", "val"])
     if shows_several(known) and shows_several(asked):
         return Sides(known, asked)
     for source in (known, asked):
@@ -91,7 +86,7 @@ def _split(whole: Source) -> tuple[Source, Source]:
 def _gallery(named: Named) -> Sides:
     """Gallery and query; without these splits each image is sought among all others."""
     if named.data is None:
-        return Sides(*_both(named, "gallery", "query"))
+        return Sides(*_both(named, ["gallery"], ["query"]))
     whole = open_source(named.data)
     if not has_split(whole, "gallery") or not has_split(whole, "query"):
         return Sides(whole, whole, itself=True)
@@ -106,12 +101,13 @@ def _images(named: Named) -> Sides:
     return Sides(whole, whole, itself=True)
 
 
-def _both(named: Named, first: str, second: str) -> tuple[Source, Source]:
-    """What ``train`` and ``test`` name, of each its own split where it has that."""
+def _both(named: Named, first: list[str], second: list[str]) -> tuple[Source, Source]:
+    """What ``train`` and ``test`` name, of each the first split of its own that it has."""
     found = []
-    for address, split in ((str(named.train), first), (str(named.test), second)):
+    for address, splits in ((str(named.train), first), (str(named.test), second)):
         source = open_source(address)
-        found.append(open_source(address, split) if has_split(source, split) else source)
+        split = next((name for name in splits if has_split(source, name)), None)
+        found.append(source if split is None else source.select(np.flatnonzero(source.columns["split"] == split)))
     known, asked = agreed(found)
     return known, asked
 

@@ -103,6 +103,8 @@ def test_whose_copy_a_query_is():
 
     by_id = equal(gallery, Listed("q", 2, copy_of=["g/2", ""]))  # before any group
     assert by_id == [[False, False, True], [False] * 3]
+    named = Listed("g", 2, copy_of=["g/2", ""])  # ids that occur on both sides name nobody
+    assert equal(gallery, named) == [[False, False, True], [False] * 3]
     assert equal(gallery, Listed("q", 2, group=[5, -1], copy_of=["", ""])) == [[False, True, False], [False] * 3]
     assert equal(Listed("g", 3), Listed("q", 2, group_name=["", "g/0"], group=[-1, 0])) == [
         [False] * 3,

@@ -147,7 +147,7 @@ def test_heads_that_diverge_are_not_chosen():
 class PassEyes(GivenEyes):
     """See other features in every view."""
 
-    def look(self, source, kind="image", *, view=None):
+    def look(self, source, kind="image", *, view=None, remember=True):
         found = super().look(source, kind, view=view)
         shift = 0 if view is None else 100 * (1 + int(view.name.rpartition(" ")[2]))
         return Look(found.values + shift, found.rows, found.source)

@@ -156,6 +156,7 @@ def test_a_reference_must_be_of_the_same_measurement(tmp_path):
         (fitting, {"severities": "1,2"}, "error_fog_2"),
         (fitting, {"seed": "1"}, "error_fog_1"),
         (fitting, {"jpeg_quality": "null"}, "error_fog_1"),
+        (fitting, {"jpeg_quality": "8"}, "error_fog_1"),
     ]:
         with pytest.raises(DataError, match=lacks):
             ROBUSTNESS.measure(Weather(), two, config(**asked | settings, reference=path))
@@ -228,7 +229,7 @@ def test_settings_are_judged():
             config(**settings)
     eyes = Weather()
     eyes.backbone.preprocessing = eyes.backbone.preprocessing.model_copy(update={"channels": 1})
-    with pytest.raises(ConfigError, match="1 channels"):
+    with pytest.raises(DataError, match="1 channels"):
         ROBUSTNESS.measure(eyes, sides(), config())
 
 
