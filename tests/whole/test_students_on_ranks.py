@@ -1,5 +1,6 @@
 """Several students of one teacher on several ranks: each is the run that it would be in one process."""
 
+import json
 import os
 import signal
 
@@ -8,8 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 import dinoforge
+from dinoforge import runs
+from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, Interrupted
 from dinoforge.base.files import read_lines
+from dinoforge.base.hardware import Choice
 from dinoforge.recipes import cost
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.distil import Distil
@@ -79,8 +83,8 @@ LONG = pytest.mark.long
 @pytest.mark.parametrize(
     ("world", "kind"),
     [
-        (2, "heads"), (2, "matching"), (4, "heads"), pytest.param(2, "drawn", marks=LONG),
-        pytest.param(4, "matching", marks=LONG),
+        (2, "heads"), pytest.param(2, "drawn", marks=LONG), pytest.param(2, "matching", marks=LONG),
+        pytest.param(4, "heads", marks=LONG), pytest.param(4, "matching", marks=LONG),
     ],
 )  # fmt: skip
 def test_they_are_as_in_one_process(teacher, alone, tmp_path, world, kind):
@@ -96,6 +100,7 @@ def test_they_are_as_in_one_process(teacher, alone, tmp_path, world, kind):
     ]
 
 
+@LONG
 def test_more_students_than_ranks(teacher, alone, tmp_path):
     students = STUDENTS | {"again": {"backbone.width": 16}, "wide": {}}
     on_ranks(2, lambda: taught(tmp_path / "out", teacher, TINY, students))
@@ -124,6 +129,7 @@ def killed(out, teacher, words):
     return Ranks(2, work).answers()
 
 
+@LONG
 @pytest.mark.parametrize("after", [1, 2])
 def test_killed_they_go_on_on_any_number_of_ranks(teacher, alone, tmp_path, after):
     """Wherever each of them was: who is ahead waits for the other."""
@@ -140,6 +146,7 @@ def test_killed_they_go_on_on_any_number_of_ranks(teacher, alone, tmp_path, afte
     same(out, alone("heads"))
 
 
+@LONG
 def test_a_stop_of_one_is_a_stop_of_all(teacher, alone, tmp_path):
     """Only the second rank is asked to; both end after a checkpoint, and go on together."""
     out, save = tmp_path / "out", Checkpoints.save
@@ -164,6 +171,7 @@ def test_a_stop_of_one_is_a_stop_of_all(teacher, alone, tmp_path):
     same(out, alone("heads"))
 
 
+@LONG
 def test_who_has_ended_holds_up_nobody(teacher, alone, tmp_path):
     """One is at its end already; the other's rank has the teacher look for itself alone."""
     out = tmp_path / "out"
@@ -173,6 +181,7 @@ def test_who_has_ended_holds_up_nobody(teacher, alone, tmp_path):
     same(out, alone("heads"))
 
 
+@LONG
 @pytest.mark.parametrize("world", [1, 2])
 def test_all_compute_as_many_images_at_once_as_the_largest_has_room_for(teacher, tmp_path, monkeypatch, world):
     """In other parts each would have the teacher look for itself."""
@@ -193,6 +202,30 @@ def test_all_compute_as_many_images_at_once_as_the_largest_has_room_for(teacher,
 
     wanted = [[(2 * step,), (2 * step + 1,)] for step in range(4)]  # two parts of a group each
     assert on_ranks(world, work) == [wanted] * world
+
+
+@pytest.mark.parametrize("world", [pytest.param(1, marks=LONG), 2])
+def test_all_compute_in_the_precision_of_the_first(teacher, tmp_path, monkeypatch, world):
+    """The timing that auto rests on may come out otherwise for each; so may that of an earlier start."""
+    out, words = tmp_path / "out", TINY | {"precision": "auto", "plan.images": 8}
+    kept = {name: out / name / "checkpoints" / "step_000000001" / "state.json" for name in STUDENTS}
+    measured = []
+
+    def measure(*_):
+        measured.append(Choice("bf16" if measured or dist.rank_of_all() else "fp32", "measured"))
+        return measured[-1]
+
+    monkeypatch.setattr(runs, "choose_precision", measure)
+    on_ranks(world, lambda: taught(out, teacher, words))
+    assert [json.loads(path.read_text())["precision"] for path in kept.values()] == ["fp32", "fp32"]
+    kept["deep"].write_text(kept["deep"].read_text().replace('"precision": "fp32"', '"precision": "bf16"'))
+
+    def again():
+        with pytest.raises(ConfigError, match="small and deep were trained in fp32 and bf16 until now") as caught:
+            taught(out, teacher, words)
+        return str(caught.value)
+
+    assert len(set(on_ranks(world, again))) == 1
 
 
 @pytest.mark.parametrize(

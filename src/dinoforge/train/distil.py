@@ -114,7 +114,7 @@ class Distil(Pretrain):
         """As of any teacher; made once for all students that share it."""
         if self.shared is None:
             return self.made(parts, at, compute)
-        key = [part.groups for part in parts], at.teacher_temperature
+        key = [part.groups for part in parts], at.teacher_temperature, _dtype(compute, parts[0].globals.device)
         return self.shared.once(key, lambda: self.made(parts, at, compute))
 
     def made(self, parts: Sequence[Batch], at: Scheduled, compute: Compute = PLAIN) -> list[Any]:
@@ -136,3 +136,10 @@ class Distil(Pretrain):
     def hidden(self, batch: Batch) -> Bool[Tensor, "G B N"] | None:
         """None."""
         return None
+
+
+def _dtype(compute: Compute, device: torch.device) -> torch.dtype:
+    """What a teacher makes there in that context: it is of no use to who computes in another."""
+    with compute:
+        half = torch.is_autocast_enabled(device.type)
+        return torch.get_autocast_dtype(device.type) if half else torch.get_default_dtype()

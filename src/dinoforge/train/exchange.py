@@ -24,8 +24,8 @@ from dinoforge.train.observe import Stop
 class Exchange(Shared):
     """What one teacher makes of a batch, for students of this rank and of the ranks that have the same images.
 
-    Teams go their own pace where they must: one that went back to a checkpoint, or whose share comes in other parts, has the
-    teacher look for itself alone, and those ahead wait for it.
+    Teams go their own pace where they must: one that went back to a checkpoint, or whose share comes in other parts or in
+    another precision, has the teacher look for itself alone, and those ahead wait for it.
 
     Args:
         alike: The ranks in this one's place in every team.
@@ -79,5 +79,5 @@ class Exchange(Shared):
 
 def _place(key: Any) -> int:
     """Of a batch in the run, by its first group."""
-    parts, _ = key
+    parts, *_ = key
     return int(parts[0][0])

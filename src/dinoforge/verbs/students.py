@@ -18,6 +18,7 @@ import yaml
 
 from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, Interrupted, RunError, SentinelStop
+from dinoforge.base.hardware import Choice, Precision
 from dinoforge.base.log import speaking
 from dinoforge.base.teams import split
 from dinoforge.recipes.cost import planned
@@ -25,6 +26,7 @@ from dinoforge.recipes.outcome import Pretrained
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import SHORT, settle
 from dinoforge.runs import Run, prepared
+from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.distil import Shared
 from dinoforge.train.exchange import Exchange
 from dinoforge.train.observe import Stop
@@ -84,6 +86,7 @@ def _taught(words: Mapping[str, dict[str, Any]]) -> dict[str, Pretrained]:
 
     runs = dist.together(made)
     _same_pictures(runs)
+    _one_precision(runs, team, list(words))
     at_once = _fewest(runs, team)
     with dist.within(team), stop:
         for number, run in enumerate(runs.values()):
@@ -127,15 +130,68 @@ def _same_pictures(runs: Mapping[str, Run]) -> None:
         raise RunError(f"Rank {other} sees other images than rank 0, or another teacher. Start all on the same files.")
 
 
+def _one_precision(runs: Mapping[str, Run], team: dist.Team, names: Sequence[str]) -> None:
+    """Have all students compute in one, whatever each would choose: in another the teacher would say other things.
+
+    Raises:
+        ConfigError: As ``agreed``.
+    """
+
+    def told() -> dict[str, tuple[Choice, Precision | None]]:
+        with dist.within(team):
+            return {name: (run.precision, _kept(run).precision()) for name, run in runs.items()}
+
+    found: dict[str, tuple[Choice, Precision | None]] = {}
+    for some in dist.gather(dist.together(told)):
+        found = some | found  # what the first rank of a team says
+    wish = next(iter(runs.values())).recipe.speed.precision  # of all the same
+    choice = dist.together(lambda: agreed({name: found[name] for name in names}, wish))
+    for run in runs.values():
+        run.precision = choice
+
+
+def _kept(run: Run) -> Checkpoints:
+    return Checkpoints(run.out / "checkpoints", keep=run.recipe.plan.checkpoints)
+
+
+def agreed(told: Mapping[str, tuple[Choice, Precision | None]], wish: str) -> Choice:
+    """The precision of all students: the one they were trained in until now, else the first one's choice; a wish wins.
+
+    Args:
+        told: What each would choose, and in which it was trained until now.
+
+    Raises:
+        ConfigError: They were trained in several until now, and there is no wish.
+    """
+    until_now = [(name, before) for name, (_, before) in told.items() if before is not None]
+    if wish != "auto" or not until_now:
+        return next(iter(told.values()))[0]
+    (first, one), *others = until_now
+    for name, other in others:
+        if other != one:
+            raise ConfigError(
+                f"students {first} and {name} were trained in {one} and {other} until now, and those of one teacher share "
+                f"their precision; give precision={one} or precision={other} for all of them."
+            )
+    return Choice(one, f"as {first} until now")
+
+
 def _fewest(runs: Mapping[str, Run], team: dist.Team) -> list[int]:
     """Images that all students compute at once in each stage: as many as the largest of them has room for.
 
     In other parts they would be none that the teacher could look at for all of them.
+
+    Raises:
+        ConfigError: As ``planned``, of any of them.
     """
-    with dist.within(team):
-        facts = [planned(run.recipe, run.source, run.device, run.precision) for run in runs.values()]
-    found = [[part.micro_batch for part in each.parts] for each in facts]
-    return [min(stage) for stage in zip(*(one for told in dist.gather(found) for one in told), strict=True)]
+
+    def found() -> list[list[int]]:
+        with dist.within(team):
+            facts = [planned(run.recipe, run.source, run.device, run.precision) for run in runs.values()]
+        return [[part.micro_batch for part in each.parts] for each in facts]
+
+    told = dist.gather(dist.together(found))
+    return [min(stage) for stage in zip(*(one for some in told for one in some), strict=True)]
 
 
 def _ends(told: list[list[tuple[str, Pretrained | None, SentinelStop | Interrupted | None]]], names: list[str]) -> Any:

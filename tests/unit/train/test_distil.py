@@ -151,3 +151,12 @@ def test_what_a_teacher_made_of_another_batch_is_never_handed_on():
     warmer = one.targets([second], replace(AT, teacher_temperature=0.1))
     assert not torch.equal(warmer[0].images.rows(), b[0].images.rows())
     torch.testing.assert_close(one.targets([first], AT)[0].images.rows(), a[0].images.rows(), rtol=0, atol=0)
+
+
+def test_what_a_teacher_made_in_another_precision_is_never_handed_on():
+    shared, teacher = Shared(), distilled().teacher
+    one, other = (student(width, teacher, shared)[0] for width in (16, 32))
+    whole = batch(seed=0)
+    a, b = one.targets([whole], AT, torch.autocast("cpu", torch.bfloat16)), other.targets([whole], AT)
+    assert torch.equal(b[0].images.rows(), Distil.made(other, [whole], AT)[0].images.rows())
+    assert not torch.equal(a[0].images.rows(), b[0].images.rows())

@@ -13,6 +13,7 @@ from dinoforge.loss.matching import MatchingConfig
 from dinoforge.train.distil import DistilConfig
 from dinoforge.train.exchange import Exchange
 from dinoforge.train.observe import Stop
+from dinoforge.train.step import PLAIN
 from ranks import on_ranks
 from tiny import AT, batch, pretrain
 
@@ -110,3 +111,23 @@ def test_other_parts_of_the_same_batch_are_made_alone():
         return exchange.divided
 
     assert on_ranks(2, work) == [False, False]
+
+
+@pytest.mark.parametrize("kind", ["heads", "matching"])
+def test_in_another_precision_each_is_told_what_it_would_find_alone(kind):
+    """What ranks tell one another has one type: bf16 would be taken for half as many numbers of fp32."""
+    whole = cut(batch(), 8)
+
+    def work():
+        step, (_, alike) = pretrain(distilled=KINDS[kind]), split(2)
+        compute = torch.autocast("cpu", torch.bfloat16) if dist.rank() else PLAIN
+        exchange = Exchange(alike, Stop())
+        with dist.within(dist.Team((dist.rank(),), {})):
+            (want,) = step.made([whole], AT, compute)
+            step.shared = step.looks = exchange
+            (found,) = step.targets([whole], AT, compute)
+        exchange.leave()
+        pairs = zip(rows(found, kind), rows(want, kind), strict=True)
+        return exchange.divided, all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+    assert on_ranks(2, work) == [(False, True)] * 2
