@@ -101,11 +101,16 @@ class Match(Distil):
 
     @torch.no_grad()
     def vitals(self, share: Sequence[Batch], targets: Sequence[Goal]) -> dict[str, Tensor]:  # type: ignore[override]
-        """``target_spread``: the variance of whitened class tokens over the batch, as a share of their mean square.
+        """``target_spread``: the variance of whitened tokens over the batch, as a share of their mean square.
 
-        With ``z`` these tokens ``[n, E]`` and ``m`` their mean, ``1 - |m|^2 / mean(|z|^2)``: 0 where all views have the same.
+        With ``z`` these tokens ``[n, E]`` and ``m`` their mean, ``1 - |m|^2 / mean(|z|^2)``: 0 where all are the same. Those
+        of classes, or of patches where these alone are matched.
         """
-        tokens = torch.cat([whitened(goal.image) for goal in targets])
+        config = self.how.matching
+        assert config is not None
+        tokens = torch.cat([
+            whitened(goal.image if config.image_weight else goal.patches.flatten(0, 1)) for goal in targets
+        ])  # fmt: skip
         sums = torch.cat([tokens.sum(0), tokens.square().sum().view(1), tokens.new_tensor([float(len(tokens))])])
         *_, square, n = sums = dist.all_sum(sums)
         return {"target_spread": 1 - (sums[:-2] / n).square().sum() / (square / n).clamp(min=1e-12)}

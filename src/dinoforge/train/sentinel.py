@@ -95,6 +95,9 @@ _UNIFORM = 0.995
 """Teacher entropy, as a share of the logarithm of prototypes, from which on targets say nothing."""
 _TELLING = 0.02
 """Target information below which all images have the same target."""
+_SPREAD = 1e-3
+"""The same of matched features. Lower, for a sound teacher may have little: one channel of 300 deviations that all tokens
+share, as large ViTs have them (Darcet et al. 2024), leaves 768 others of variance 1 a share of 768 / 300^2 = 0.008."""
 _FALLEN = 0.5
 """Share of its best to which target information must have fallen to be called collapsed."""
 _CLOSE = 1e-3
@@ -274,13 +277,13 @@ class Sentinel:
         """Signs of slow trouble: each must be seen at some looks in a row."""
         step, momentum = done.step, done.at.teacher_momentum
         entropy = row.get("teacher_entropy")  # none where features are matched
-        telling = row["target_spread" if entropy is None else "target_information"]
+        telling, least = (row["target_spread"], _SPREAD) if entropy is None else (row["target_information"], _TELLING)
         close = math.exp(-row["loss koleo"] / 2) if "loss koleo" in row else 1.0
         moved, distance = row.get("teacher_moved", 1.0), row.get("teacher_distance", 1.0)
         temperature = done.at.teacher_temperature
         settled = _SETTLING * step >= self.steps
         signs = {
-            "flat": settled and ((entropy or 0) > _UNIFORM or telling < _TELLING),
+            "flat": settled and ((entropy or 0) > _UNIFORM or telling < least),
             "fallen": entropy is not None and telling < _FALLEN * self._best,
             "close": settled and close < _CLOSE,
             "still": moved == 0 and distance > 0 and 1 - momentum > _STILL,
@@ -308,7 +311,7 @@ class Sentinel:
             )
             self._trouble(step, "collapse", why)
         if "flat" in long and entropy is None:
-            self._stop(step, "collapse", f"the teacher's features are the same for all images (spread {telling:.3f})",
+            self._stop(step, "collapse", f"the teacher's features are the same for all images (spread {telling:.1e})",
                        "Give another teacher (another run, with a new out)")  # fmt: skip
         if "flat" in long:
             self._stop(step, "collapse", f"the teacher's targets are the same for all images (entropy {entropy:.3f} of the "

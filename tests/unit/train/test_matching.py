@@ -10,14 +10,15 @@ from dinoforge.base.schedule import Cosine
 from dinoforge.data.batch import masked_positions
 from dinoforge.loss.matching import MatchingConfig, whitened
 from dinoforge.model.table import build
+from dinoforge.train import sentinel
 from dinoforge.train.assembly import assembled, frozen_of, student_of
 from dinoforge.train.distil import DistilConfig, Shared
 from dinoforge.train.loop import fit
-from dinoforge.train.matching import Match, resampled
+from dinoforge.train.matching import Goal, Match, resampled
 from dinoforge.train.optim import optimizer
 from dinoforge.train.plan import PlanConfig
 from dinoforge.train.step import ObjectiveConfig, teacher_of
-from tiny import AT, VIT, batch
+from tiny import AT, VIT, batch, made
 
 OBJECTIVE = ObjectiveConfig(group=4)
 CONSTANT = Cosine(peak=1e-2, end=1e-2)
@@ -99,6 +100,24 @@ def test_the_spread_of_targets():
     torch.testing.assert_close(step.vitals([whole], [goal])["target_spread"], want)
     same = replace(whole, globals=whole.globals[:1, :1].expand_as(whole.globals))
     assert step.vitals([same], step.targets([same], AT))["target_spread"] < 1e-5
+
+
+def test_the_spread_is_of_what_is_matched():
+    """Of patches where class tokens have no weight."""
+    step, whole = matched(image_weight=0.0), batch(local=0)
+    (goal,) = step.targets([whole], AT)
+    z = whitened(goal.patches).flatten(0, 1)
+    want = 1 - z.mean(0).square().sum() / z.square().sum(1).mean()
+    found = step.vitals([whole], [Goal(torch.ones_like(goal.image), goal.patches)])["target_spread"]
+    torch.testing.assert_close(found, want)
+
+
+def test_a_channel_of_outliers_leaves_little_spread():
+    """768 channels that tell images apart beside one of 300 deviations that all share: 768 / (300^2 + 768)."""
+    tokens = torch.cat([made(512, 768), torch.full((512, 1), 300.0)], 1)
+    found = matched().vitals([], [Goal(tokens, tokens[:, None])])["target_spread"].item()
+    assert found == pytest.approx(768 / (300**2 + 768), rel=0.01)
+    assert 5 * sentinel._SPREAD < found < sentinel._TELLING
 
 
 def test_features_come_to_the_teachers():

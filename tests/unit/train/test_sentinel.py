@@ -51,13 +51,13 @@ def test_matched_features_have_a_spread_in_place_of_entropies(tmp_path):
     """However it varies with the images, only nothing at all is trouble: the teacher says the same of all."""
     watch = sentinel(tmp_path)
     for step in range(1, 400):
-        watch(matched(step, 0.6 if step < 200 else 0.1))
+        watch(matched(step, 0.6 if step < 200 else 0.008))
     assert lines(tmp_path) == []
     with pytest.raises(
-        SentinelStop, match=r"features are the same for all images \(spread 0\.001\)\..*Give another teacher"
+        SentinelStop, match=r"features are the same for all images \(spread 9\.0e-04\)\..*Give another teacher"
     ):
         for step in range(400, 440):
-            watch(matched(step, 0.001))
+            watch(matched(step, 9e-4))
 
 
 def feed(watch, steps, **numbers):
