@@ -71,6 +71,7 @@ def test_killed_and_resumed_it_is_the_same(teacher, tmp_path, monkeypatch):
     assert dinoforge.load(whole / "backbone")(torch.zeros(1, 3, 32, 32)).image.shape == (1, 16)
 
 
+@pytest.mark.long
 def test_the_weights_of_the_teacher_count_not_its_heads_or_place(teacher, tmp_path):
     train(tmp_path / "run", teacher)
     train(tmp_path / "backbone", teacher / "backbone")
@@ -78,6 +79,7 @@ def test_the_weights_of_the_teacher_count_not_its_heads_or_place(teacher, tmp_pa
     assert train(tmp_path / "run", teacher / "backbone").resumed_from == 4  # the same run
 
 
+@pytest.mark.long
 def test_students_at_once_are_each_as_alone(teacher, tmp_path):
     students = {"small": {}, "deep": {"backbone.depth": 2}}
     dinoforge.distil(out=tmp_path / "both", teacher=str(teacher), students=students, **TINY)
@@ -86,6 +88,7 @@ def test_students_at_once_are_each_as_alone(teacher, tmp_path):
         assert losses(tmp_path / "both" / name) == losses(tmp_path / name)
 
 
+@pytest.mark.long
 def test_larger_views_at_the_end(teacher, tmp_path):
     phase = {"high_resolution.images": 8, "high_resolution.global_pixels": 48}
     assert train(tmp_path / "out", teacher, **phase).steps == 6
@@ -118,6 +121,7 @@ def test_a_model_of_another_library_teaches(tmp_path, monkeypatch):
         dinoforge.distil(out=tmp_path / "heads", teacher=address, **TEACHER)
 
 
+@pytest.mark.long
 @pytest.mark.dist
 def test_a_model_of_another_library_teaches_on_ranks(tmp_path):
     """Spread over two ranks, the teacher too: losses as on one."""
@@ -174,6 +178,13 @@ def test_a_grid_that_does_not_fit_is_one_line(tmp_path, monkeypatch):
         train(tmp_path / "out", address, **COLOURS)
     right = {"data.augment.global_pixels": 16, "backbone.pixels": 16}
     assert train(tmp_path / "out", address, **COLOURS | right).steps == 4
+
+
+def test_the_address_of_another_library_is_no_folder_in_ours(tmp_path, monkeypatch):
+    foreign(tmp_path / "clip")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert train(".", "hf:../clip", **COLOURS | {"plan.images": 4}).steps == 1
 
 
 def test_its_own_run_and_nothing_are_no_teachers(teacher, tmp_path):

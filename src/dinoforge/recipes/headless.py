@@ -9,6 +9,7 @@ from dinoforge.model.foreign import ForeignConfig, open_backbone
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Backbone
+from dinoforge.recipes.quality import same_eyes
 from dinoforge.recipes.recipe import Recipe
 
 
@@ -25,13 +26,7 @@ def opened_teacher(recipe: Recipe, address: str) -> Backbone:
         raise ConfigError(
             f"teacher={address} has channels={has}, the student backbone.channels={wanted}; both must be the same."
         )
-    colour, seen = recipe.data.augment.colour, found.preprocessing
-    pairs = {"colour.mean": (seen.mean, colour.mean), "colour.std": (seen.std, colour.std)}
-    settings = {f"data.augment.{name}": pair for name, pair in pairs.items()}
-    for name, (theirs, ours) in (settings | {"data.range": (seen.range, recipe.data.range)}).items():
-        if theirs != ours:
-            want = "null" if theirs is None else list(theirs)
-            raise ConfigError(f"teacher={address} sees pictures with {name}={want}; set it, both see the same views.")
+    same_eyes(recipe, found.preprocessing, f"teacher={address}")
     phase = recipe.high_resolution
     _one_grid(recipe, found, address, setting="data.augment.global_pixels", pixels=recipe.data.augment.global_pixels)
     if phase is not None:

@@ -14,6 +14,7 @@ from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.weights import Backbone, load_backbone
+from dinoforge.recipes.quality import same_eyes
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle
 from dinoforge.recipes.teacher import required
@@ -52,27 +53,8 @@ def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]
         if path.startswith("backbone.") and name not in keep:
             raise ConfigError(f"{path} cannot be set together with init=: the architecture is that of {recipe.init}.")
     if recipe.continuation is not None:
-        _same_eyes(recipe, start)
+        same_eyes(recipe, start.preprocessing, f"init={recipe.init}")
     return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
-
-
-def _same_eyes(recipe: Recipe, start: Backbone) -> None:
-    """Refuse to go on from a backbone with pictures that are normalised as it never saw them.
-
-    Raises:
-        ConfigError: They are.
-    """
-    colour, seen = recipe.data.augment.colour, start.preprocessing
-    pairs = {
-        "data.augment.colour.mean": (seen.mean, colour.mean), "data.augment.colour.std": (seen.std, colour.std),
-        "data.range": (seen.range, recipe.data.range),
-    }  # fmt: skip
-    for name, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            want = "null" if theirs is None else list(theirs)
-            raise ConfigError(
-                f"init={recipe.init} sees pictures with {name}={want}; set it, else its features mean nothing."
-            )
 
 
 def anchor(gram: GramConfig | None, backbone: BackboneConfig) -> Backbone | None:

@@ -9,11 +9,13 @@ from torch import nn
 
 from dinoforge.base import dist
 from dinoforge.base.config import fingerprint
+from dinoforge.base.errors import ConfigError
 from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.evaluate.card import DENSE, Neighbours, card
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
 from dinoforge.features.extract import Extraction, Seen, shared_features
 from dinoforge.model.weights import Preprocessing
+from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.stages import Stage
 from dinoforge.train.checkpoint import Saved
 from dinoforge.train.parallel import gathered
@@ -79,6 +81,27 @@ def preprocessing(stage: Stage) -> Preprocessing:
         channels=stage.recipe.backbone.channels, range=data.range, max_pixels=data.max_pixels,
         short_side=data.short_side, side=stage.pixels, mean=data.augment.colour.mean, std=data.augment.colour.std,
     )  # fmt: skip
+
+
+def same_eyes(recipe: Recipe, seen: Preprocessing, setting: str) -> None:
+    """Refuse a backbone that is shown pictures which are normalised as it never saw them.
+
+    Args:
+        seen: What its pictures went through.
+        setting: Which one it is, as ``init=FOLDER``.
+
+    Raises:
+        ConfigError: They are.
+    """
+    colour = recipe.data.augment.colour
+    pairs = {
+        "data.augment.colour.mean": (seen.mean, colour.mean), "data.augment.colour.std": (seen.std, colour.std),
+        "data.range": (seen.range, recipe.data.range),
+    }  # fmt: skip
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            want = "null" if theirs is None else list(theirs)
+            raise ConfigError(f"{setting} sees pictures with {name}={want}; set it, else its features mean nothing.")
 
 
 def neighbours_of(latest: Saved | None, protocol: str) -> Neighbours | None:

@@ -76,7 +76,7 @@ def teacher(recipe: Recipe, *, out: Path) -> Teacher | None:
         RunError: The checkpoint is damaged.
     """
     address = recipe.distil and recipe.distil.teacher
-    if address and Path(address).expanduser().resolve().is_relative_to(out.resolve()):
+    if address and not is_foreign(address) and Path(address).expanduser().resolve().is_relative_to(out.resolve()):
         raise ConfigError(
             f"teacher={address} is the folder of this very run, or in it; give the run of another backbone, or another out=."
         )
