@@ -97,7 +97,7 @@ _TELLING = 0.02
 """Target information below which all images have the same target."""
 _SPREAD = 1e-3
 """The same of matched features. Lower, for a sound teacher may have little: one channel of 300 deviations that all tokens
-share, as large ViTs have them (Darcet et al. 2024), leaves 768 others of variance 1 a share of 768 / 300^2 = 0.008."""
+share (massive activations, Sun et al. 2024) leaves 768 others of variance 1 a share of 768 / 300^2 = 0.008."""
 _FALLEN = 0.5
 """Share of its best to which target information must have fallen to be called collapsed."""
 _CLOSE = 1e-3
