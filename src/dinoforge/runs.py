@@ -197,7 +197,8 @@ class Run:
                 self.out / "checkpoints", keep=self.recipe.plan.checkpoints,
                 background=background[self.recipe.speed.checkpoints],
             )  # fmt: skip
-            before = checkpoints.precision()
+            latest = checkpoints.latest()
+            before = latest.facts.get("precision") if latest else None
             # Measured where it is automatic: the first rank's choice is everyone's.
             self.precision = dist.tell(resumed_precision(self.recipe.speed.precision, self.precision, before))
             say(f"Device {self._where()}, precision {self.precision.precision}: {self.precision.why}.")

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from dinoforge.base import dist
 from dinoforge.base.errors import RunError
 from dinoforge.base.files import UNFINISHED, explained, remove_folder, write_json
-from dinoforge.base.hardware import Precision
 from dinoforge.base.log import say
 from dinoforge.train.optim import load_named_state, named_state
 
@@ -90,15 +89,6 @@ class Checkpoints:
             return next((saved for saved in reversed(found) if wanted(saved)), None)
 
         return dist.leading(newest)
-
-    def precision(self) -> Precision | None:
-        """In which the run was trained until now; None where that is not known, or nothing was.
-
-        Raises:
-            RunError: As ``latest``.
-        """
-        latest = self.latest()
-        return latest.facts.get("precision") if latest else None
 
     def remove(self, unwanted: Callable[[Saved], bool]) -> None:
         """Remove the whole ones that are not wanted any more. All ranks together."""

@@ -139,7 +139,7 @@ def _one_precision(runs: Mapping[str, Run], team: dist.Team, names: Sequence[str
 
     def told() -> dict[str, tuple[Choice, Precision | None]]:
         with dist.within(team):
-            return {name: (run.precision, _kept(run).precision()) for name, run in runs.items()}
+            return {name: (run.precision, _until_now(run)) for name, run in runs.items()}
 
     found: dict[str, tuple[Choice, Precision | None]] = {}
     for some in dist.gather(dist.together(told)):
@@ -150,8 +150,10 @@ def _one_precision(runs: Mapping[str, Run], team: dist.Team, names: Sequence[str
         run.precision = choice
 
 
-def _kept(run: Run) -> Checkpoints:
-    return Checkpoints(run.out / "checkpoints", keep=run.recipe.plan.checkpoints)
+def _until_now(run: Run) -> Precision | None:
+    """In which a student was trained; None where that is not known, or it was not."""
+    latest = Checkpoints(run.out / "checkpoints", keep=run.recipe.plan.checkpoints).latest()
+    return latest.facts.get("precision") if latest else None
 
 
 def agreed(told: Mapping[str, tuple[Choice, Precision | None]], wish: str) -> Choice:
