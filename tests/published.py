@@ -30,7 +30,7 @@ def picture(level, size=(12, 10)):
 def images(root, names):
     for level, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(picture(level))
+        (root / name).write_bytes(picture(level % 256))
 
 
 def text(root, name, *lines):
@@ -358,5 +358,7 @@ MADE = {
     "dtd": dtd, "pets": pets, "caltech101": caltech101, "flowers102": flowers102, "cub200": cub200,
     "landmarks": landmarks, "met": met, "amstertime": amstertime,
 }  # fmt: skip
+CALLED = {"imagenet_wnids": "imagenet-a", "amstertime": "AmsterTime"}
+"""What the folder of a tiny copy must be called to be told from others."""
 OTHERS = {"imagenet": imagenet_kaggle, "cars": cars_in_one}
 """Second forms."""

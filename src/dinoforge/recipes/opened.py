@@ -77,10 +77,13 @@ def anchor(gram: GramConfig | None, backbone: BackboneConfig) -> Backbone | None
 
 
 def training_rows(address: str) -> Source:
-    """The images of an address that may be trained on: the train split where it has splits."""
+    """The images of an address that may be trained on: the train split where it has splits, which is said aloud."""
     whole = open_source(address)  # once: a million files take seconds
     if has_split(whole, "train"):
-        return whole.select(np.flatnonzero(whole.columns["split"] == "train"))
+        train = np.flatnonzero(whole.columns["split"] == "train")
+        if len(train) < len(whole):
+            say(f"{whole.address}: {len(train):,} of its {len(whole):,} images are used, those of the split train.")
+        return whole.select(train)
     others = sorted(set(whole.columns["split"].tolist()) - {""}) if "split" in whole.columns else []
     if others and "split" not in split_address(address)[1]:
         say(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pyarrow as pa
 
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.log import say
 from dinoforge.data.decode import SUFFIXES
 from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.columns import by_folder, with_split
@@ -19,7 +20,7 @@ from dinoforge.data.sources.lists import open_list, open_table
 from dinoforge.data.sources.manifest import Listed
 from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, options_of, scheme_of, shown
 from dinoforge.data.sources.parquet import Parquet
-from dinoforge.data.sources.paths import Paths, at_home, joined, storage
+from dinoforge.data.sources.paths import Paths, at_home, joined, stamps_of, storage
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.shards import Tar
 from dinoforge.data.sources.source import Opener, Source
@@ -106,8 +107,9 @@ def _images(root: str, names: list[str], options: Options, stamps: Mapping[str, 
     where = np.asarray(names, dtype=np.str_)
     columns = {"id": where, **by_folder(names)}
     by_name = frozenset({"label"} & columns.keys())
-    listed = pa.array([stamps.get(name) for name in names], pa.large_string()) if stamps else None
-    return Paths(shown(root), root, where, columns=columns, options=options, by_name=by_name, stamps=listed)
+    return Paths(
+        shown(root), root, where, columns=columns, options=options, by_name=by_name, stamps=stamps_of(stamps, names)
+    )
 
 
 def _collected(root: str, found: Found, options: Options) -> Source:
@@ -147,7 +149,10 @@ def _collected(root: str, found: Found, options: Options) -> Source:
 
 
 def _published(folder: Folder, found: Found, asked: str | None) -> Source | None:
-    """A folder in the published form of a set that is known, or asked for; what its lists do not name is ``rejected``.
+    """A folder in the published form of a set that is known, or asked for.
+
+    The images that its lists do not name are told by their number; they are not ``rejected`` one by one, for nothing is wrong
+    with them.
 
     Raises:
         ConfigError: An unknown form, or options that have no effect on one.
@@ -160,11 +165,20 @@ def _published(folder: Folder, found: Found, asked: str | None) -> Source | None
     source = layout.opened(folder)
     known = folder.used.union(source.columns["id"].tolist())
     left = [(name, _suffix(name)) for name in found.names if name not in known]
+    images = sum(suffix in SUFFIXES for _, suffix in left)
+    if images:
+        _left_out(shown(folder.address), layout.title, images)
     source.rejected = [
         *found.rejected,
-        *((n, f"{layout.title} does not name it" if s in SUFFIXES or s in MANY else _why(n, s)) for n, s in left),
+        *((n, f"{layout.title} does not name it" if s in MANY else _why(n, s)) for n, s in left if s not in SUFFIXES),
     ]
     return source
+
+
+@lru_cache(maxsize=64)
+def _left_out(address: str, title: str, images: int) -> None:
+    """Say it once: an evaluation opens a folder more than once."""
+    say(f"{address}: {images:,} images that the lists of {title} do not name are left out.")
 
 
 def _why(name: str, suffix: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
+import pyarrow as pa
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
@@ -71,6 +72,11 @@ def read(base: str, name: str, options: Options) -> bytes:
     """
     address = joined(base, name)
     return storage(address, options).read(address)
+
+
+def stamps_of(stamps: Mapping[str, str], names: Sequence[str]) -> pa.Array | None:
+    """The stamps of files as their storage listed them, for ``Paths``; None where it lists none."""
+    return pa.array([stamps.get(name) for name in names], pa.large_string()) if stamps else None
 
 
 class Paths(Source):

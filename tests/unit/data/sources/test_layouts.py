@@ -17,7 +17,8 @@ from dinoforge.data.sources.layouts.table import LAYOUTS
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import agreed
 from dinoforge.data.sources.table import open_source
-from published import FISH, MADE, OTHERS, images, picture, text
+from dinoforge.recipes.opened import training_rows
+from published import CALLED, FISH, MADE, OTHERS, images, picture, text
 
 FORMS = [*MADE.items(), *OTHERS.items()]
 
@@ -29,8 +30,8 @@ def test_every_layout_is_here():
 @pytest.mark.parametrize(("name", "make"), FORMS, ids=[make.__name__ for _, make in FORMS])
 class TestEveryLayout:
     def test_rows_are_those_of_the_lists(self, name, make, tmp_path, capsys):
-        rows = make(tmp_path / "set")
-        source = open_source(str(tmp_path / "set"))
+        rows = make(tmp_path / CALLED.get(name, "set"))
+        source = open_source(str(tmp_path / CALLED.get(name, "set")))
         said = capsys.readouterr().err
         assert f"(layout={name}); ?layout=none" in said
         assert len(said.splitlines()) == 1
@@ -46,8 +47,8 @@ class TestEveryLayout:
                 assert columns[column].dtype.kind == kind
 
     def test_pictures_are_those_of_the_rows(self, name, make, tmp_path):
-        rows = make(tmp_path / "set")
-        source = open_source(str(tmp_path / "set"))
+        rows = make(tmp_path / CALLED.get(name, "set"))
+        source = open_source(str(tmp_path / CALLED.get(name, "set")))
         if name != "imagenet_v2":
             assert [int(source.pixels(row)[0, 0, 0]) for row in range(len(rows))] == [*range(len(rows))]
         last = len(rows) - 1
@@ -57,30 +58,34 @@ class TestEveryLayout:
         assert again.stamp(0) == source.stamp(0) is not None
 
     def test_a_missing_file_is_one_line(self, name, make, tmp_path):
-        rows = [*make(tmp_path / "set")]
+        rows = [*make(tmp_path / CALLED.get(name, "set"))]
         if name.startswith("cifar"):
-            (tmp_path / "set" / rows[-1].partition(":")[0]).unlink()
+            (tmp_path / CALLED.get(name, "set") / rows[-1].partition(":")[0]).unlink()
         elif name in {"imagenet", "imagenet_v2", "imagenet_wnids", "caltech101"}:  # their folders are their lists
             return
         else:
-            (tmp_path / "set" / rows[-1]).unlink()
+            (tmp_path / CALLED.get(name, "set") / rows[-1]).unlink()
         with pytest.raises(DataError) as error:
-            open_source(f"{tmp_path}/set?layout={name}")
+            open_source(f"{tmp_path}/{CALLED.get(name, 'set')}?layout={name}")
         assert len(str(error.value).splitlines()) == 1
         assert rows[-1].rpartition("/")[2].partition(".")[0].partition(":")[0] in str(error.value)
 
     def test_is_refused_and_asked_for_by_name(self, name, make, tmp_path, capsys):
-        make(tmp_path / "set")
-        asked = open_source(f"{tmp_path}/set?layout={name}")
+        make(tmp_path / CALLED.get(name, "set"))
+        asked = open_source(f"{tmp_path}/{CALLED.get(name, 'set')}?layout={name}")
         assert capsys.readouterr().err == ""
-        assert asked.address == f"{tmp_path}/set?layout={name}"
-        assert asked.fingerprint == open_source(str(tmp_path / "set")).fingerprint
+        assert asked.address == f"{tmp_path}/{CALLED.get(name, 'set')}?layout={name}"
+        assert asked.fingerprint == open_source(str(tmp_path / CALLED.get(name, "set"))).fingerprint
         if name.startswith("cifar"):
             with pytest.raises(DataError, match="holds no image"):
-                open_source(f"{tmp_path}/set?layout=none")
+                open_source(f"{tmp_path}/{CALLED.get(name, 'set')}?layout=none")
             return
-        plain = open_source(f"{tmp_path}/set?layout=none")
-        files = [path for path in (tmp_path / "set").rglob("*") if path.suffix in {".jpg", ".png", ".JPEG", ".jpeg"}]
+        plain = open_source(f"{tmp_path}/{CALLED.get(name, 'set')}?layout=none")
+        files = [
+            path
+            for path in (tmp_path / CALLED.get(name, "set")).rglob("*")
+            if path.suffix in {".jpg", ".png", ".JPEG", ".jpeg"}
+        ]
         assert len(plain) == len(files)
 
 
@@ -221,15 +226,24 @@ def test_cars_without_test_labels(tmp_path):
     assert columns["label_name"].tolist()[2] == ""
 
 
-def test_what_the_lists_do_not_name_is_set_aside(tmp_path):
+def test_what_the_lists_do_not_name_is_set_aside(tmp_path, capsys):
     published.food101(tmp_path)
-    (tmp_path / "images" / "waffles" / "10.jpg").write_bytes(picture(9))
+    for number in (10, 11):
+        (tmp_path / "images" / "waffles" / f"{number}.jpg").write_bytes(picture(9))
     (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "more.tar").write_bytes(b"x")
     assert open_source(str(tmp_path)).rejected == [
+        ("more.tar", "Food-101 does not name it"),
         ("notes.md", ".md is no image format known here"),
-        ("images/waffles/10.jpg", "Food-101 does not name it"),
         ("meta/labels.txt", ".txt is no image format known here; a list of images is given by its own path"),
     ]
+    assert f"{tmp_path}: 2 images that the lists of Food-101 do not name are left out." in capsys.readouterr().err
+    open_source(f"{tmp_path}?layout=food101")
+    assert capsys.readouterr().err == ""  # it was said
+
+
+VOC_LISTS = [f"ImageSets/Main/aeroplane_{split}.txt" for split in ("trainval", "test")]
+WNIDS = [f"n{n:08}" for n in range(1000)]
 
 
 def plain_folders():
@@ -244,6 +258,16 @@ def plain_folders():
         "old, new and more": ["old/a.png", "new/a.png", "more/a.png"],
         "yolo": ["images/a.png", "images/b.png", "labels/a.txt", "labels/b.txt", "classes.txt"],
         "lists": ["images/a/1.png", "images/b/1.png", "train.txt", "test.txt"],
+        "flat splits and labels": ["train/0001.jpg", "val/0001.jpg", "real.json"],
+        "Caltech-101 and more": ["101_ObjectCategories/Faces_easy/1.jpg", "mine/1.jpg"],
+        "Caltech-101 and one more": ["101_ObjectCategories/Faces_easy/1.jpg", "1.jpg"],
+        "another VOC": [*VOC_LISTS, "JPEGImages/2012_000005.jpg"],
+        "lists of pets": ["annotations/trainval.txt", "annotations/test.txt", "images/cat_1.jpg"],
+        "before and after": ["old/a.png", "new/a.png"],
+        "a thousand pairs": [f"{age}/{n}.png" for age in ("old", "new") for n in range(1000)],
+        "some wnids": ["README.txt", *(f"{wnid}/{n}.JPEG" for wnid in FISH for n in range(2))],
+        "many wnids": ["README.txt", *(f"{wnid}/1.JPEG" for wnid in WNIDS)],
+        "lists of 2018": ["train2018.json", "val2018.json", "birds/1.jpg", "birds/2.jpg"],
     }
 
 
@@ -277,3 +301,67 @@ def test_a_set_in_object_storage(tmp_path, object_storage):
     source = open_source("s3://sets/set")
     assert source.columns["split"].tolist() == ["gallery"] * 3 + ["query"] * 2
     assert source.pixels(3).shape == (4, 6, 3)
+    plain = open_source("s3://sets/set?layout=none")
+    row = plain.columns["id"].tolist().index(source.columns["id"][0])
+    assert source.stamp(0) == plain.stamp(row) is not None
+    assert source.stamp(3).endswith(":(2, 1, 8, 5)")
+    published.cifar10(tmp_path / "cifar")
+    object_storage.put("more", tmp_path / "cifar")
+    assert open_source("s3://more").stamp(0) is not None
+
+
+def test_sizes_and_names_tell_a_set(tmp_path, capsys):
+    forms = {
+        "wnids": ["README.txt", *(f"{wnid}/1.JPEG" for wnid in WNIDS[:200])],
+        "sketches": [f"{wnid}/sketch_0.JPEG" for wnid in WNIDS],
+        "pairs": [f"{age}/{n}.png" for age in ("old", "new") for n in range(1001)],
+        "my AmsterTime": ["old/a.png", "new/a.png"],
+        "caltech": ["101_ObjectCategories/Faces_easy/1.jpg", "Annotations/1.txt", "BACKGROUND_Google/1.jpg", "a.m"],
+    }
+    known = ["imagenet_wnids", "imagenet_wnids", "amstertime", "amstertime", "caltech101"]
+    for (name, files), layout in zip(forms.items(), known, strict=True):
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(b"")
+        open_source(str(tmp_path / name))
+        assert f"(layout={layout})" in capsys.readouterr().err
+
+
+def test_two_years_of_voc_are_read_as_they_lie(tmp_path, capsys):
+    published.voc2007(tmp_path / "VOCdevkit" / "VOC2007")
+    images(tmp_path, ["VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg"])
+    for address in (tmp_path, tmp_path / "VOCdevkit"):
+        assert len(open_source(str(address))) == 5
+    assert capsys.readouterr().err == ""
+    assert len(open_source(f"{tmp_path}?layout=voc2007")) == 4
+    capsys.readouterr()
+    assert len(open_source(f"{tmp_path}/VOCdevkit/VOC2007")) == 4
+    assert "(layout=voc2007)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pets", "amstertime", "imagenet_wnids", "voc2007", "inaturalist2018"])
+def test_a_small_copy_opens_when_it_is_asked_for(tmp_path, name):
+    rows = MADE[name](tmp_path / "small")
+    (tmp_path / "small" / "annotations" / "list.txt").unlink(missing_ok=True)
+    assert len(open_source(f"{tmp_path}/small?layout={name}")) == len(rows)
+
+
+def test_a_flat_imagenet_without_a_list_has_no_labels_there(tmp_path, capsys):
+    rows = published.imagenet(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "ILSVRC2012_devkit_t12")
+    source = open_source(str(tmp_path / "set"))
+    assert source.columns["id"].tolist() == [*rows]
+    assert source.columns["label"].tolist() == [0, 1, 2, -1, -1, -1]
+    assert source.columns["label_name"].tolist() == [*FISH, "", "", ""]
+    assert source.columns["real"].tolist()[3:] == ["2\n0", "", "1"]
+    assert "(layout=imagenet)" in capsys.readouterr().err
+    few = training_rows(str(tmp_path / "set"))
+    assert few.columns["label"].tolist() == [0, 1, 2]
+    assert f"{tmp_path}/set: 3 of its 6 images are used, those of the split train." in capsys.readouterr().err
+    assert len(training_rows(f"{tmp_path}/set?split=train")) == 3
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "set" / "train")
+    (tmp_path / "set" / "real.json").unlink()
+    flat = open_source(str(tmp_path / "set"))
+    assert "label" not in flat.columns
+    assert len(agreed([flat, source, few])) == 3

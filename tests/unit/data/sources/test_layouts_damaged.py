@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import struct
 from contextlib import suppress
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -59,6 +61,9 @@ DAMAGED = [
     ("inaturalist2018", "val2018.json", '"images"', '"pictures"', "holds no list of objects in 'images'"),
     ("inaturalist2018", "val2018.json", '"file_name"', '"name"', "has an object in 'images' without 'file_name'"),
     ("inaturalist2018", "categories.json", '"id": 0', '"id": -1', "numbers a category -1"),
+    ("inaturalist2018", "categories.json", '"id": 0', '"id": 1000000', "has a class of number 1,000,000; they are below"),
+    ("pets", "annotations/test.txt", "11 2 2 1", "11 1000000000 2 1", "has a class of number 1,000,000,000; they are below"),
+    ("places205", "trainvalsplit_places205/val_places205.csv", "3.jpg 0", "3.jpg 1000000", "has a class of number 1,000,000"),
     ("met", "ground_truth/testset.json", "MET_id\": 9", "MET_id\": \"nine\"", "has 'nine' where it takes a whole number"),
     ("met", "ground_truth/testset.json", "9}", "9e30}", "has '9e+30' where it takes a whole number"),
     ("met", "ground_truth/testset.json", "test_met/a", "test_met/d", "names images/test_met/d.jpg, which is not there"),
@@ -77,7 +82,7 @@ def test_damaged_lists_are_one_line(tmp_path, name, file, old, new, said):
     assert said in refused(tmp_path, file)
 
 
-def test_a_flat_imagenet_without_its_truth(tmp_path):
+def test_a_flat_imagenet_with_an_odd_truth(tmp_path):
     published.imagenet(tmp_path)
     devkit = "ILSVRC2012_devkit_t12/data"
     truth = f"{devkit}/ILSVRC2012_validation_ground_truth.txt"
@@ -85,8 +90,6 @@ def test_a_flat_imagenet_without_its_truth(tmp_path):
     assert "says nothing of val/ILSVRC2012_val_00000003.JPEG" in refused(tmp_path, truth)
     text(tmp_path, truth, "1", "3", "5")
     assert "gives image 3 the class 5, which" in refused(tmp_path, truth)
-    (tmp_path / truth).unlink()
-    assert "lies flat; it takes LOC_val_solution.csv" in refused(tmp_path, "val")
     published.imagenet_kaggle(tmp_path / "kaggle")
     changed(tmp_path / "kaggle", "LOC_val_solution.csv", "ILSVRC2012_val_00000002", "ILSVRC2012_val_00000009")
     assert "says nothing of ILSVRC/Data/CLS-LOC/val/ILSVRC2012" in refused(tmp_path / "kaggle", "LOC_val_solution.csv")
@@ -124,6 +127,22 @@ def test_matlab_files(tmp_path):
     assert "holds no 'fname'" in refused(tmp_path / "cars", "devkit/cars_train_annos.mat")
 
 
+def header(*sides):
+    """A MATLAB file of version 4 with bytes of this shape, and none of them there."""
+    return struct.pack("<5i", 50, *sides, 0, 7) + b"labels\0"
+
+
+def test_matlab_files_that_would_fill_the_memory(tmp_path):
+    published.flowers102(tmp_path)
+    (tmp_path / "imagelabels.mat").write_bytes(header(10_000, 10_001))
+    assert "holds 100,010,000 numbers, more than 100,000,000" in refused(tmp_path, "imagelabels.mat")
+    (tmp_path / "imagelabels.mat").write_bytes(header(10_000, 10_000))
+    assert "cannot be read as a MATLAB file: " in refused(tmp_path, "imagelabels.mat")
+    with (tmp_path / "imagelabels.mat").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    assert "has 1,073,741,825 bytes; of a MATLAB file 1,073,741,824" in refused(tmp_path, "imagelabels.mat")
+
+
 class Thief:
     """What runs a command when it is unpickled."""
 
@@ -158,6 +177,17 @@ FORGED = {
     "a way into a module": b"\x80\x04\x8c\x08builtins\x8c\x0cset.__init__\x93.",
     "eval": b"c__builtin__\neval\n(S'1'\ntR.",
     "getattr": b"cbuiltins\ngetattr\n(I1\nS'real'\ntR.",
+    "bytes that are many": b"c__builtin__\nbytes\n(I9\ntR.",
+    "a note far out": b"Np999999\n.",
+    "a note far out, binary": b"Nr\xff\xff\xff\xff.",
+    "a changed function": b"\x80\x02c_codecs\nencode\n}U\x08__name__U\x01xsb.",
+    "a changed class": b"\x80\x02N}c__builtin__\nset\n}U\x01aU\x01xsbs.",
+    "a number of bytes that is not there": b"\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00.",
+    "tuples in tuples": b"\x80\x02N" + b"\x85" * 20_001 + b".",
+    "sets in sets": b"\x80\x04" + b"(" * 20_001 + b"N" + b"\x91" * 20_001 + b".",
+    "tuples in tuples, old": b"(" * 20_001 + b"N" + b"t" * 20_001 + b".",
+    "no end": b"N",
+    "a type that is nested": b"cnumpy\ndtype\n(" + b"(l" + b"(la" * 50 + b"I0\nI1\ntR.",
     "cut": pickle.dumps({"a": np.arange(9)})[:-9],
     "nothing": b"",
     "no pickle": b"\x89PNG\r\n\x1a\n",
@@ -169,6 +199,30 @@ def test_forged_pickles_are_one_line(forged):
     with pytest.raises(DataError) as error:
         unpickled(forged)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        ("bytes that are many", "damaged pickle"),
+        ("a note far out", "notes a value as number 999,999"),
+        ("a note far out, binary", "notes a value as number 4,294,967,295"),
+        ("a changed function", "changes how its objects are made"),
+        ("a changed class", "changes how its objects are made"),
+        ("tuples in tuples", "holds 20,001 tuples"),
+        ("sets in sets", "holds 20,001 tuples"),
+        ("tuples in tuples, old", "holds 20,001 tuples"),
+        ("no end", "it has no end"),
+    ],
+)
+def test_forged_pickles_are_refused_before_they_are_read(forged, said):
+    with pytest.raises(DataError, match=said):
+        unpickled(FORGED[forged])
+
+
+def test_pickles_of_python_2_with_any_bytes():
+    assert unpickled(b"(dp0\nS'a'\nS'\\xff\\x00'\np1\ns.") == {"a": "\xff\x00"}
+    assert unpickled(b"\x80\x02c__builtin__\nbytes\n)R.") == b""
 
 
 def array(shape, raw, kind=b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR"):
@@ -232,6 +286,7 @@ def test_any_changed_byte_is_read_or_refused(at, byte, protocol):
         unpickled(bytes(content))
 
 
+NESTED = reduce(lambda inner, _: [inner], range(400), [])
 JUDGED = {"bbx": [0, 0, 5, 5], "easy": [0], "hard": [], "junk": []}
 ODD = [
     ({"gnd": [JUDGED | {"easy": [3]}] * 2}, "odd ground truth of jpg/a.jpg: rows of a gallery of 3 images"),
@@ -240,6 +295,8 @@ ODD = [
     ({"gnd": [JUDGED | {"bbx": [5, 0, 5, 5]}] * 2}, "the box 5, 0, 5, 5 is empty"),
     ({"gnd": [JUDGED | {"bbx": [0, 0, 5]}] * 2}, "a box takes left, top, right and bottom"),
     ({"gnd": [{"bbx": [0, 0, 5, 5], "ok": [1]}] * 2}, "odd ground truth of jpg/a.jpg: 'easy'"),
+    ({"gnd": [JUDGED | {"bbx": [0, 0, 5, 10**400]}] * 2}, "odd ground truth of jpg/a.jpg: int too"),
+    ({"imlist": [NESTED]}, "holds no list of names"),
     ({"gnd": [JUDGED]}, "does not hold a 'gnd' for each of its 2 queries"),
     ({"imlist": "abc"}, "holds no list of names"),
     ({"imlist": ["x", "x", "y"]}, "names jpg/x.jpg, which is named already"),
@@ -273,6 +330,8 @@ def batch(**change):
     [
         (batch(labels=[0, 3]), "has the class 3; its 3 classes are numbered from 0"),
         (batch(labels=[0]), "has 1 labels for 2 pictures"),
+        (batch(labels=[10**5000, 1]), "has a value of type int where it takes a whole number"),
+        (batch(labels=[NESTED, 1]), "has a value of type list where it takes a whole number"),
         (batch(labels=["a", "b"]), "has 'a' where it takes a whole number"),
         (batch(data=np.zeros((2, 3072))), "holds float64 [2, 3072] as 'data', not bytes of pictures of 32x32"),
         (batch(data=np.zeros((2, 100), np.uint8)), "holds uint8 [2, 100] as 'data'"),

@@ -12,6 +12,8 @@ from dinoforge.data.sources.layouts.gathered import Gathered
 from dinoforge.data.sources.source import Source, numbered
 
 _SPLITS = {"old": "query", "new": "gallery"}
+_PAIRS = 1000
+"""The set has 1,231; other photos of before and after are fewer."""
 
 
 def _pairs(folder: Folder) -> dict[str, dict[str, str]]:
@@ -25,11 +27,12 @@ def _pairs(folder: Folder) -> dict[str, dict[str, str]]:
 
 
 def fits(folder: Folder) -> bool:
-    """Whether there are these two folders alone and every image is one of a pair: others may have an old and a new."""
+    """Whether there are these two folders alone and only pairs in them, and their number or the folder's name tells the set."""
     if folder.top != {*_SPLITS}:
         return False
     old, new = _pairs(folder).values()
-    return len(old) > 0 and old.keys() == new.keys()
+    told = len(old) > _PAIRS or "amstertime" in folder.own_name.lower()
+    return told and len(old) > 0 and old.keys() == new.keys()
 
 
 def opened(folder: Folder) -> Source:

@@ -17,12 +17,21 @@ from dinoforge.data.sources.layouts.gathered import Gathered
 from dinoforge.data.sources.source import Source
 
 _FOLDER = "101_ObjectCategories"
+_BESIDE = {"Annotations", "BACKGROUND_Google"}
+"""What else the set is published with."""
 _TRAIN = 30
 
 
 def fits(folder: Folder) -> bool:
-    """Whether this is the folder of the classes, or the one that holds it."""
-    return _FOLDER in folder.top or (folder.own_name == _FOLDER and "Faces_easy" in folder.top)
+    """Whether this is the folder of the classes, or one that holds it and no other images."""
+    if folder.own_name == _FOLDER and "Faces_easy" in folder.top:
+        return True
+    alone = _FOLDER in folder.top and folder.top <= {_FOLDER, *_BESIDE}
+    return alone and not any("/" not in name and _is_image(name) for name in folder.files)
+
+
+def _is_image(name: str) -> bool:
+    return f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
 def opened(folder: Folder) -> Source:
@@ -35,7 +44,7 @@ def opened(folder: Folder) -> Source:
     classes: dict[str, list[str]] = {}
     for name in folder.files:
         of_class, _, file = name.removeprefix(start).partition("/")
-        if name.startswith(start) and file and "/" not in file and f".{file.rpartition('.')[2].lower()}" in SUFFIXES:
+        if name.startswith(start) and file and "/" not in file and _is_image(file):
             classes.setdefault(of_class, []).append(name)
     found = Gathered(folder, sorted(classes))
     for of_class in sorted(classes):

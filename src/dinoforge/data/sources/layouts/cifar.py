@@ -131,7 +131,8 @@ class Batches(Source):
     def stamp(self, row: int) -> str | None:
         """That of the whole file."""
         part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return file_stamp(f"{self._folder.address}/{self._files[part]}")
+        name = self._files[part]
+        return self._folder.stamps.get(name) or file_stamp(f"{self._folder.address}/{name}")
 
 
 def _checked(folder: Folder, name: str, held: Mapping[str, Any]) -> UInt8[np.ndarray, "N 3072"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,8 +16,12 @@ from dinoforge.base.errors import DataError
 from dinoforge.data.picture import first_line
 from dinoforge.data.sources.layouts.unpickled import unpickled
 from dinoforge.data.sources.options import Options, shown
-from dinoforge.data.sources.paths import joined, read
+from dinoforge.data.sources.paths import joined, read, storage
 from dinoforge.data.sources.storage import Found, on_opening
+
+_MOST_CLASSES = 1_000_000
+_MOST_NUMBERS = 100_000_000  # in a MATLAB file, which is compressed: a few bytes may stand for all memory
+_MOST_BYTES = 1 << 30
 
 
 class Folder:
@@ -24,6 +29,7 @@ class Folder:
 
     def __init__(self, address: str, found: Found, options: Options) -> None:
         self.address, self.files, self.options = address, found.names, options
+        self.stamps = found.stamps
         self.used: set[str] = set()
 
     @cached_property
@@ -125,7 +131,23 @@ class Folder:
                 return number
         except (TypeError, ValueError, OverflowError):
             pass
-        raise self.error(name, f"has {str(text)[:40]!r} where it takes a whole number")
+        seen = (
+            repr(str(text)[:40])
+            if isinstance(text, (str, float, np.number))
+            else f"a value of type {type(text).__name__}"
+        )
+        raise self.error(name, f"has {seen} where it takes a whole number")
+
+    def class_number(self, name: str, text: Any) -> int:
+        """The number of a class that stands in a file.
+
+        Raises:
+            DataError: It is no whole number, or so great that the names of all classes below it would fill the memory.
+        """
+        number = self.whole(name, text)
+        if number >= _MOST_CLASSES:
+            raise self.error(name, f"has a class of number {number:,}; they are below {_MOST_CLASSES:,}")
+        return number
 
     def entries(self, name: str, *needed: str, within: str | None = None) -> list[dict[str, Any]]:
         """The objects of a list in a JSON file, each with the keys that are needed.
@@ -180,16 +202,25 @@ class Folder:
         """The variables of a MATLAB file (versions 4 to 7).
 
         Raises:
-            DataError: It is none, damaged, of version 7.3 (HDF5), or lacks a variable.
+            DataError: It is none, damaged, of version 7.3 (HDF5), too large, or lacks a variable.
         """
         import scipy.io
 
+        self.first(name)
+        address = joined(self.address, name)
+        with on_opening(address):
+            size, _ = storage(address, self.options).stamp(address)
+        if size > _MOST_BYTES:
+            raise self.error(name, f"has {size:,} bytes; of a MATLAB file {_MOST_BYTES:,} are read")
         content = self.content(name)
         if b"MATLAB 7.3" in content[:128]:
             raise self.error(name, "is a MATLAB 7.3 file (HDF5), which is not read; save it with -v7")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                held = sum(math.prod(map(int, shape)) for _, shape, _ in scipy.io.whosmat(io.BytesIO(content)))
+                if held > _MOST_NUMBERS:
+                    raise ValueError(f"it holds {held:,} numbers, more than {_MOST_NUMBERS:,}")
                 found = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=True)
         except Exception as error:  # scipy raises whatever comes up on damaged files
             raise self.error(name, f"cannot be read as a MATLAB file: {first_line(error)}") from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from dinoforge.data.sources.layouts.folder import Folder
 from dinoforge.data.sources.options import shown
-from dinoforge.data.sources.paths import Paths
+from dinoforge.data.sources.paths import Paths, stamps_of
 
 _AS_TEXT = ("group_name",)
 
@@ -85,7 +85,7 @@ class Gathered:
         folder = self._folder
         return Paths(
             shown(folder.address), folder.address, np.asarray([*self._rows], dtype=np.str_), columns=self.columns(),
-            options=folder.options,
+            options=folder.options, stamps=stamps_of(folder.stamps, [*self._rows]),
         )  # fmt: skip
 
     def check(self) -> None:

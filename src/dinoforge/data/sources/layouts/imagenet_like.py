@@ -18,6 +18,8 @@ from dinoforge.data.sources.source import Source
 _CLASSES = 1000
 _README = "README.txt"
 _NAMES = {"imagenet-a", "imagenet-r", "imagenet-sketch", "sketch"}
+_FEW = 200
+"""Classes of -A and -R. A training set of other wnids may have a README too; -Sketch has all 1,000, told by its files."""
 
 
 def fits_v2(folder: Folder) -> bool:
@@ -38,9 +40,15 @@ def opened_v2(folder: Folder) -> Source:
 
 
 def fits_wnids(folder: Folder) -> bool:
-    """Whether all folders are wnids, and a ``README.txt`` or the folder's own name tells them from a training set."""
-    told = folder.has(_README) or folder.own_name.lower() in _NAMES
-    return told and len(folder.top) > 1 and all(WNID.fullmatch(name) for name in folder.top)
+    """Whether all folders are wnids, and what tells them from a training set is there too.
+
+    That is the folder's own name, a ``README.txt`` beside 200 of them, or files called ``sketch_0.JPEG`` in all 1,000.
+    """
+    if len(folder.top) < 2 or not all(WNID.fullmatch(name) for name in folder.top):
+        return False
+    if folder.own_name.lower() in _NAMES or (folder.has(_README) and len(folder.top) == _FEW):
+        return True
+    return len(folder.top) == _CLASSES and all("/" not in name or "/sketch_" in name for name in folder.files)
 
 
 def opened_wnids(folder: Folder) -> Source:

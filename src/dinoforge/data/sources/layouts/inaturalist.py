@@ -19,7 +19,8 @@ _SPECIES = re.compile(r"(?:train|train_mini|val)/\d{5}_[A-Z]")
 
 def fits_2018(folder: Folder) -> bool:
     """Whether the folder has the form of 2018."""
-    return folder.has("train2018.json", "val2018.json")
+    lists = folder.has("train2018.json", "val2018.json")
+    return lists and any(name.startswith("train_val2018/") for name in folder.files)
 
 
 def fits_2021(folder: Folder) -> bool:
@@ -67,11 +68,11 @@ def _species(folder: Folder, by: str) -> list[str]:
     """Names of the classes in the order of their numbers.
 
     Raises:
-        DataError: A number is none, or below 0.
+        DataError: A number is none, below 0, or too great.
     """
     by = "categories.json" if folder.has("categories.json") else by
     entries = folder.entries(by, "id", within=None if by == "categories.json" else "categories")
-    names = {folder.whole(by, one["id"]): str(one.get("name", one["id"])) for one in entries}
+    names = {folder.class_number(by, one["id"]): str(one.get("name", one["id"])) for one in entries}
     if min(names, default=0) < 0:
         raise folder.error(by, f"numbers a category {min(names)}; they are numbered from 0")
     return [names.get(number, "") for number in range(max(names, default=-1) + 1)]

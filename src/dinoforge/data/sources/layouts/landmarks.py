@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from dinoforge.data.decode import Broken, Picture, open_picture
+from dinoforge.data.picture import first_line
 from dinoforge.data.sources.layouts.folder import Folder
 from dinoforge.data.sources.layouts.gathered import Gathered
 from dinoforge.data.sources.options import shown
-from dinoforge.data.sources.paths import Paths
+from dinoforge.data.sources.paths import Paths, stamps_of
 from dinoforge.data.sources.source import Source
 from dinoforge.data.toyworld.pollution import png
 
@@ -50,15 +51,15 @@ def opened(folder: Folder) -> Source:
         try:
             judged = {key: "\n".join(gallery[row] for row in _rows(truth[key], len(gallery))) for key in _JUDGED}
             boxes[len(gallery) + len(boxes)] = _box(truth["bbx"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise folder.error(by, f"has an odd ground truth of {name}: {str(error).splitlines()[0]}") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise folder.error(by, f"has an odd ground truth of {name}: {first_line(error)}") from None
         found.add(name, by=by, split="query", **judged)
     found.check()
     return Boxed(folder, found.columns(), boxes)
 
 
 def _names(folder: Folder, by: str, listed: Any) -> list[str]:
-    if not isinstance(listed, list):
+    if not isinstance(listed, list) or not all(isinstance(name, (str, bytes)) for name in listed):
         raise folder.error(by, "holds no list of names")
     return [f"jpg/{name.decode('latin1') if isinstance(name, bytes) else name}.jpg" for name in listed]
 
@@ -86,7 +87,10 @@ class Boxed(Paths):
     """Files of which some rows show only what is in a box."""
 
     def __init__(self, folder: Folder, columns: Mapping[str, np.ndarray], boxes: Mapping[int, Box]) -> None:
-        super().__init__(shown(folder.address), folder.address, columns["id"], columns=columns, options=folder.options)
+        super().__init__(
+            shown(folder.address), folder.address, columns["id"], columns=columns, options=folder.options,
+            stamps=stamps_of(folder.stamps, columns["id"].tolist()),
+        )  # fmt: skip
         self._boxes = boxes
 
     def picture(self, row: int) -> Picture:

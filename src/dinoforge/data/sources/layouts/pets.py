@@ -10,8 +10,8 @@ _LISTS = {"train": "annotations/trainval.txt", "test": "annotations/test.txt"}
 
 
 def fits(folder: Folder) -> bool:
-    """Whether the folder has this form."""
-    return folder.has(*_LISTS.values()) and "images" in folder.top
+    """Whether the folder has this form; others have a trainval and a test too, but no list of both."""
+    return folder.has(*_LISTS.values(), "annotations/list.txt") and "images" in folder.top
 
 
 def opened(folder: Folder) -> Source:
@@ -21,7 +21,7 @@ def opened(folder: Folder) -> Source:
         DataError: See ``Gathered``, or a class has two names.
     """
     rows = [
-        (split, by, name, folder.whole(by, number))
+        (split, by, name, folder.class_number(by, number))
         for split, by in _LISTS.items()
         for name, number, _ in folder.rows(by, fields=3)
     ]

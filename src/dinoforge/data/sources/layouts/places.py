@@ -28,7 +28,7 @@ def opened(folder: Folder) -> Source:
     for split, by in _LISTS.items():
         for line in folder.lines(by):
             path, _, last = line.replace(",", " ").rpartition(" ")
-            path, number = path.strip(), folder.whole(by, last)
+            path, number = path.strip(), folder.class_number(by, last)
             name = path.partition("/")[2].rpartition("/")[0]
             if number < 0 or names.setdefault(number, name) != name:
                 raise folder.error(by, f"gives {path} the class {number}, which is {names.get(number, 'below 0')}")

@@ -14,6 +14,8 @@ from dinoforge.data.sources.source import Source
 
 _PLACES = ("", "VOC2007/", "VOCdevkit/VOC2007/")
 _LIST = "ImageSets/Main/"
+_FIRST = ("000001", "000005")
+"""The first images of test and trainval; those of other years are called otherwise."""
 
 
 def _place(folder: Folder) -> str | None:
@@ -21,8 +23,12 @@ def _place(folder: Folder) -> str | None:
 
 
 def fits(folder: Folder) -> bool:
-    """Whether this is the folder of the year, or one that holds it."""
-    return _place(folder) is not None
+    """Whether this is the folder of the year, or one that holds it and no other year."""
+    place = _place(folder)
+    if place is None or not any(folder.has(f"{place}JPEGImages/{image}.jpg") for image in _FIRST):
+        return False
+    others = re.compile(rf"{place.removesuffix('VOC2007/')}VOC(?!2007)\d{{4}}/")
+    return not any(others.match(name) for name in folder.files)
 
 
 def opened(folder: Folder) -> Source:
