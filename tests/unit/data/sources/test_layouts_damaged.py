@@ -62,7 +62,7 @@ DAMAGED = [
     ("inaturalist2018", "val2018.json", '"file_name"', '"name"', "has an object in 'images' without 'file_name'"),
     ("inaturalist2018", "categories.json", '"id": 0', '"id": -1', "numbers a category -1"),
     ("inaturalist2018", "categories.json", '"id": 0', '"id": 1000000', "has a class of number 1,000,000; they are below"),
-    ("pets", "annotations/test.txt", "11 2 2 1", "11 1000000000 2 1", "has a class of number 1,000,000,000; they are below"),
+    ("pets", "annotations/test.txt", "11 2 2 1", "11 1000000 2 1", "has a class of number 1,000,000; they are below"),
     ("places205", "trainvalsplit_places205/val_places205.csv", "3.jpg 0", "3.jpg 1000000", "has a class of number 1,000,000"),
     ("met", "ground_truth/testset.json", "MET_id\": 9", "MET_id\": \"nine\"", "has 'nine' where it takes a whole number"),
     ("met", "ground_truth/testset.json", "9}", "9e30}", "has '9e+30' where it takes a whole number"),

@@ -74,9 +74,8 @@ def opened(folder: Folder) -> Source:
         facts |= {"real": real.get(stem, "")} if split == "val" and real else {}
         found.add(name, by=by, split=split, label=wnid or None, **facts)
     source = found.source()
-    source.by_name = frozenset(
-        {"label"} & source.columns.keys()
-    )  # of a part of the classes too, which then has the numbers of the whole
+    # of a part of the classes too, which then has the numbers of the whole
+    source.by_name = frozenset({"label"} & source.columns.keys())
     return source
 
 
