@@ -58,7 +58,9 @@ def test_of_splits_without_train_all_is_used_and_said(tmp_path, capsys):
         "?split=NAME behind the address chooses one.\n"
     )
     assert len(training_rows(f"{odd}?split=val")) == 1
-    assert len(training_rows(folders(tmp_path / "usual", "train", "test"))) == 1
+    usual = folders(tmp_path / "usual", "train", "test")
+    assert len(training_rows(usual)) == 1
+    assert capsys.readouterr().err == f"{usual}: 1 of its 2 images are used, those of the split train.\n"
     assert len(training_rows(folders(tmp_path / "plain", "cat", "dog"))) == 2
     assert len(training_rows("toy://species?images=12&size=32&split=test")) > 0
     assert capsys.readouterr().err == ""

@@ -84,7 +84,7 @@ CASES = [
     (["evaluate", "backbone=photos", "data=toy://species?images=20"], "photos holds no backbone"),
     (["evaluate", "backbone=photos", "tasks=kn", "data=photos"], "Unknown task 'kn'. Did you mean 'knn'"),
     (["evaluate", "backbone=photos", "data=toy://species", "knn.neighbors=3"], "Unknown setting 'knn.neighbors'. Did you mean 'knn.neighbours'"),
-    (["evaluate", "backbone=photos", "data=toy://species", "knn.neighbours=0"], "knn.neighbours must be at least 1|knn.neighbours must be above 0"),
+    (["evaluate", "backbone=photos", "data=toy://species", "knn.neighbours=0"], "knn.neighbours: takes a whole number above 0, or a list of them; got [0]"),
     (["evaluate", "backbone=photos"], "data= is required, or train= and test= together"),
     (["embed", "backbone=evil.pth", "data=photos", "out=f"], "is a pickle with code inside"),
     (["embed", "backbone=photos", "data=photos", "out=taken"], "out=taken exists and holds no features"),
