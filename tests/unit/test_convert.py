@@ -56,7 +56,7 @@ def refused(capsys, *words):
 def test_there_and_back(config, form, name, here, capsys):
     """Tensors bit for bit but for those that are said; features compared with the library that is installed."""
     before = ours(here / "b", config, short_side=40, side=32)
-    status, facts, err = run(capsys, "from=b", f"to={name}", f"format={form}")
+    status, facts, err = run(capsys, "weights=b", f"out={name}", f"to={form}")
     count = len(before.module.state_dict())
     assert status == 0, err
     assert facts["tensors"] == f"{count}/{count} tensors"
@@ -70,7 +70,7 @@ def test_there_and_back(config, form, name, here, capsys):
         assert facts["max_error"] is None
         assert "not compared" in facts["compared"]
         assert any("does not hold how pictures are read" in line for line in facts["differs"])
-    status, back, err = run(capsys, f"from={name}", "to=back")
+    status, back, err = run(capsys, f"weights={name}", "out=back")
     assert status == 0, err
     assert back["layout"] == facts_layout(form, config)
     assert (back["max_error"] is not None) == (form == "huggingface")
@@ -96,33 +96,33 @@ def facts_layout(form, config):
 
 def test_another_size_and_other_channels(here, capsys):
     before = ours(here / "b")
-    status, facts, _ = run(capsys, "from=b", "to=c", "pixels=48", "channels=5")
+    status, facts, _ = run(capsys, "weights=b", "out=c", "pixels=48", "channels=5")
     assert status == 0
     after = load_backbone(here / "c")
     assert (after.config.pixels, after.config.channels, after.preprocessing.channels) == (48, 5, 5)
     assert after.lineage["pixels"] == 48
     assert facts["fingerprint"] == after.fingerprint != before.fingerprint
-    assert "no multiple of backbone.patch=8" in refused(capsys, "from=b", "to=d", "pixels=45")
-    assert "pixels takes a whole number; got 'many'" in refused(capsys, "from=b", "to=d", "pixels=many")
-    assert "channels must be above 0" in refused(capsys, "from=b", "to=d", "channels=0")
-    assert "channels=3 has no effect" in refused(capsys, "from=b", "to=d", "channels=3")
+    assert "no multiple of backbone.patch=8" in refused(capsys, "weights=b", "out=d", "pixels=45")
+    assert "pixels takes a whole number; got 'many'" in refused(capsys, "weights=b", "out=d", "pixels=many")
+    assert "channels must be above 0" in refused(capsys, "weights=b", "out=d", "channels=0")
+    assert "channels=3 has no effect" in refused(capsys, "weights=b", "out=d", "channels=3")
 
 
 def test_what_is_left_out_is_said(here, capsys):
     state = {f"backbone.{k}": v for k, v in ours(here / "b").module.state_dict().items()}
     torch.save({"teacher": state | {"dino_head.last_layer.weight_g": torch.zeros(2, 1)}, "iteration": 3}, "w.pth")
-    status, facts, err = run(capsys, "from=w.pth", "to=c")
+    status, facts, err = run(capsys, "weights=w.pth", "out=c")
     assert status == 0
     assert facts["dropped"] == ["iteration (beside teacher)", "dino_head.last_layer.weight_g (no part of the backbone)"]
     assert "Left out: dino_head.last_layer.weight_g" in err
-    run(capsys, "from=b", "to=t.pth", "format=timm")
+    run(capsys, "weights=b", "out=t.pth", "to=timm")
     save_file({**torch.load("t.pth"), "head.weight": torch.zeros(3, 64)}, "t.safetensors")
-    assert "head.weight (a classifier on top)" in run(capsys, "from=t.safetensors", "to=d")[1]["dropped"]
+    assert "head.weight (a classifier on top)" in run(capsys, "weights=t.safetensors", "out=d")[1]["dropped"]
 
 
 def test_what_is_resampled_otherwise_is_said(here, capsys):
     ours(here / "b", VitConfig(width=64, depth=1, heads=1, patch=8, pixels=32))
-    status, facts, err = run(capsys, "from=b", "to=hf", "format=huggingface")
+    status, facts, err = run(capsys, "weights=b", "out=hf", "to=huggingface")
     assert status == 0
     assert facts["differs"] == ["position_offset 0.1 -> 0.0: away from 32 pixels features differ a little"]
     assert "position_offset 0.1 -> 0.0" in err
@@ -135,7 +135,7 @@ def test_every_tensor_without_a_place_is_named(here, capsys):
     for number in range(6):
         state[f"adapter.{number}"] = torch.zeros(1)
     save_file(state, "w.safetensors")
-    status, facts, err = run(capsys, "from=w.safetensors", "to=c")
+    status, facts, err = run(capsys, "weights=w.safetensors", "out=c")
     assert status == 2
     assert "tensors fit. 2 missing: blocks.0.norm1.weight, blocks.0.norm2.weight; 8 left over" in facts["error"]
     for name in (*(f"left over: adapter.{n}" for n in range(6)), "missing: blocks.0.norm2.weight"):
@@ -155,53 +155,53 @@ def test_bad_files_are_one_line(here, capsys):
     for name in ("w.safetensors", "w.pth"):
         whole = (here / name).read_bytes()
         (here / f"cut_{name}").write_bytes(whole[: len(whole) // 2])
-        assert "is no readable weights file" in refused(capsys, f"from=cut_{name}", "to=c")
+        assert "is no readable weights file" in refused(capsys, f"weights=cut_{name}", "out=c")
     save_file({"layer1.0.conv1.weight": torch.zeros(3), "fc.weight": torch.zeros(2)}, "resnet.safetensors")
-    line = refused(capsys, "from=resnet.safetensors", "to=c")
+    line = refused(capsys, "weights=resnet.safetensors", "out=c")
     assert "is no DINOv2 backbone: it has no cls_token" in line
     assert "its names begin" in line
     with open("evil.pth", "wb") as file:  # noqa: PTH123
         pickle.dump({"cls_token": Evil()}, file)
-    assert "is a pickle with code inside" in refused(capsys, "from=evil.pth", "to=c")
+    assert "is a pickle with code inside" in refused(capsys, "weights=evil.pth", "out=c")
     assert not (here / "EXECUTED").exists()
-    assert "backbone nowhere does not exist" in refused(capsys, "from=nowhere", "to=c")
+    assert "backbone nowhere does not exist" in refused(capsys, "weights=nowhere", "out=c")
     (here / "empty").mkdir()
-    assert "holds no backbone" in refused(capsys, "from=empty", "to=c")
+    assert "holds no backbone" in refused(capsys, "weights=empty", "out=c")
     save_file({**state, "patch_embed.proj.weight": torch.zeros(64, 3, 8, 4)}, "odd.safetensors")
-    assert "patch_embed.proj.weight is [64, 3, 8, 4], not" in refused(capsys, "from=odd.safetensors", "to=c")
+    assert "patch_embed.proj.weight is [64, 3, 8, 4], not" in refused(capsys, "weights=odd.safetensors", "out=c")
     save_file({**state, "pos_embed": torch.zeros(1, 12, 64)}, "table.safetensors")
-    assert "pos_embed is [1, 12, 64], not [1, 10, 64]" in refused(capsys, "from=table.safetensors", "to=c")
+    assert "pos_embed is [1, 12, 64], not [1, 10, 64]" in refused(capsys, "weights=table.safetensors", "out=c")
 
 
 def test_a_wrong_patch_beside_the_weights(here, capsys):
     ours(here / "b")
-    run(capsys, "from=b", "to=hf", "format=huggingface")
+    run(capsys, "weights=b", "out=hf", "to=huggingface")
     settings = json.loads((here / "hf" / "config.json").read_text())
     (here / "hf" / "config.json").write_text(json.dumps(settings | {"patch_size": 4}))
-    assert "patch_embed.proj.weight is [64, 3, 8, 8], not [64, 3, 4, 4]" in refused(capsys, "from=hf", "to=c")
+    assert "patch_embed.proj.weight is [64, 3, 8, 8], not [64, 3, 4, 4]" in refused(capsys, "weights=hf", "out=c")
     (here / "hf" / "config.json").write_text(json.dumps(settings | {"model_type": "swin"}))
-    assert "model_type 'swin' is not supported; dinov2" in refused(capsys, "from=hf", "to=c")
+    assert "model_type 'swin' is not supported; dinov2" in refused(capsys, "weights=hf", "out=c")
     (here / "hf" / "config.json").write_text("[]")
-    assert "does not describe a model" in refused(capsys, "from=hf", "to=c")
+    assert "does not describe a model" in refused(capsys, "weights=hf", "out=c")
     del settings["hidden_size"]
     (here / "hf" / "config.json").write_text(json.dumps(settings))
-    assert "'hidden_size' is missing" in refused(capsys, "from=hf", "to=c")
+    assert "'hidden_size' is missing" in refused(capsys, "weights=hf", "out=c")
 
 
 def test_what_is_there_stays(here, capsys):
     ours(here / "b")
     (here / "there").mkdir()
     (here / "f.pth").write_text("mine")
-    assert "to=there exists" in refused(capsys, "from=b", "to=there")
-    assert "to=f.pth exists" in refused(capsys, "from=b", "to=f.pth", "format=official")
+    assert "out=there exists" in refused(capsys, "weights=b", "out=there")
+    assert "out=f.pth exists" in refused(capsys, "weights=b", "out=f.pth", "to=official")
     assert (here / "f.pth").read_text() == "mine"
-    assert "must end in .pth or .safetensors with format=timm" in refused(capsys, "from=b", "to=x", "format=timm")
-    assert "names a file, and format=backbone writes a folder" in refused(capsys, "from=b", "to=x.pth")
-    assert "Unknown format 'tim'. Did you mean 'timm'" in refused(capsys, "from=b", "to=x", "format=tim")
-    assert "from= is required" in refused(capsys, "to=x")
-    assert "convert them first" in refused(capsys, "from=hf:b", "to=x")
+    assert "must end in .pth or .safetensors with to=timm" in refused(capsys, "weights=b", "out=x", "to=timm")
+    assert "names a file, and to=backbone writes a folder" in refused(capsys, "weights=b", "out=x.pth")
+    assert "Unknown layout 'tim'. Did you mean 'timm'" in refused(capsys, "weights=b", "out=x", "to=tim")
+    assert "weights= is required" in refused(capsys, "out=x")
+    assert "convert them first" in refused(capsys, "weights=hf:b", "out=x")
     save_backbone(here / "toy", Backbone(build(ToyConfig(), seed=0), ToyConfig(), Preprocessing()))
-    assert "is a toy backbone; convert is for vision transformers" in refused(capsys, "from=toy", "to=x")
+    assert "is a toy backbone; convert is for vision transformers" in refused(capsys, "weights=toy", "out=x")
 
 
 def test_without_transformers_it_is_said(here, capsys, monkeypatch):
@@ -209,7 +209,7 @@ def test_without_transformers_it_is_said(here, capsys, monkeypatch):
 
     ours(here / "b")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    status, facts, _ = run(capsys, "from=b", "to=hf", "format=huggingface")
+    status, facts, _ = run(capsys, "weights=b", "out=hf", "to=huggingface")
     assert status == 0
     assert 'not compared: transformers is not installed (pip install "dinoforge[interop]")' in facts["compared"]
 
@@ -218,12 +218,12 @@ def test_other_features_are_an_error(here, capsys, monkeypatch):
     """Weights that fit but are computed otherwise there: an activation of another kind."""
     pytest.importorskip("transformers")
     ours(here / "b")
-    run(capsys, "from=b", "to=hf", "format=huggingface")
+    run(capsys, "weights=b", "out=hf", "to=huggingface")
     path = here / "hf" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
-    assert "features differ by" in refused(capsys, "from=hf", "to=c")
+    assert "features differ by" in refused(capsys, "weights=hf", "out=c")
     monkeypatch.setattr("dinoforge.verbs.convert.BOUND", -1.0)
-    assert "to=hf2: features differ by" in refused(capsys, "from=b", "to=hf2", "format=huggingface")
+    assert "out=hf2: features differ by" in refused(capsys, "weights=b", "out=hf2", "to=huggingface")
 
 
 def test_frozen_models_of_others_in_the_verbs(here, capsys):
@@ -255,7 +255,7 @@ def test_frozen_models_of_others_in_the_verbs(here, capsys):
 def test_weights_are_read_as_they_are(here, capsys):
     """The file holds what the backbone held, read by the library alone."""
     before = ours(here / "b").module.state_dict()
-    run(capsys, "from=b", "to=w.safetensors", "format=official")
+    run(capsys, "weights=b", "out=w.safetensors", "to=official")
     there = load_file("w.safetensors")
     assert set(there) == set(before)
     assert all(torch.equal(there[key], before[key]) for key in before)
@@ -265,8 +265,8 @@ def test_a_folder_of_timm(here, capsys):
     """As on its hub: model.safetensors beside a config.json of its own."""
     before = ours(here / "b")
     (here / "t").mkdir()
-    run(capsys, "from=b", "to=t/model.safetensors", "format=timm")
+    run(capsys, "weights=b", "out=t/model.safetensors", "to=timm")
     (here / "t" / "config.json").write_text(json.dumps({"architecture": "vit_small_patch14_reg4_dinov2"}))
-    assert run(capsys, "from=t", "to=c")[1]["layout"] == "timm DINOv2"
+    assert run(capsys, "weights=t", "out=c")[1]["layout"] == "timm DINOv2"
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_backbone(here / "c").module(x).patches, before.module(x).patches)

@@ -35,7 +35,7 @@ def _refuse(backbone: Backbone) -> None:
     if channels not in {1, 3}:
         raise WeightsError(
             f"to=huggingface: AutoImageProcessor reads pictures of 1 or 3 channels, this backbone takes {channels}; to=onnx "
-            "and to=program take any, and convert format=huggingface writes the weights alone."
+            "and to=program take any, and convert to=huggingface writes the weights alone."
         )
 
 

@@ -26,8 +26,8 @@ def expressible(name: str, backbone: Backbone) -> None:
     transformer(name, backbone)
     try:
         composed(backbone.config, backbone.module.state_dict(), name)
-    except WeightsError as error:  # without what it says of other words for convert's format=
-        raise WeightsError(f"to={name}: {str(error).partition('; format=')[0].rstrip('.')}.") from None
+    except WeightsError as error:  # without what it says of other words for convert's to=
+        raise WeightsError(f"to={name}: {str(error).partition('; to=')[0].rstrip('.')}.") from None
     if backbone.preprocessing.range is not None:
         raise WeightsError(
             f"to={name} has no form for pictures read with range={backbone.preprocessing.range}; to=onnx and to=program leave "

@@ -40,7 +40,7 @@ class Layout:
 
     name: str
     format: str
-    """The word for it in ``format=``; layouts of one format differ in what they hold."""
+    """The word for it in ``to=`` of convert; layouts of one format differ in what they hold."""
     positions: Literal["table", "rope"]
     """Of the backbones that it holds."""
     knows: Callable[[Mapping[str, Tensor]], bool]

@@ -26,7 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
     official3.LAYOUT, official.LAYOUT, huggingface.LAYOUT, huggingface3.LAYOUT, timm.LAYOUT, timm.EVA,
 )  # fmt: skip
 FORMATS = tuple(sorted({layout.format for layout in LAYOUTS}))
-"""Words for ``format=`` besides our own ``backbone``."""
+"""Words for ``to=`` besides our own ``backbone``."""
 
 _TRAINING = frozenset({"drop_path", "drop_path_uniform", "init_std", "rope_rescale", "untie_local_norm"})
 _RESAMPLING = ("position_offset", "position_antialias")
@@ -100,7 +100,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 
 
 def composed(config: VitConfig, state: Mapping[str, Tensor], form: str) -> tuple[Layout, Composed, list[str]]:
-    """A backbone in the layout that a word of ``format=`` stands for, and what differs there, in words.
+    """A backbone in the layout that a word of ``to=`` stands for, and what differs there, in words.
 
     Raises:
         ConfigError: No such format.
@@ -161,8 +161,8 @@ def _compared(mine: VitConfig, theirs: VitConfig, layout: Layout) -> list[str]:
             lost.append(f"backbone.{name}={value} (there it is {back})")
     if lost:
         raise WeightsError(
-            f"{layout.name} has no form for {', '.join(lost)}; format=backbone holds everything"
-            f"{', format=huggingface the norm' if 'norm_eps' in lost[0] and layout.format != 'huggingface' else ''}."
+            f"{layout.name} has no form for {', '.join(lost)}; to=backbone holds everything"
+            f"{', to=huggingface the norm' if 'norm_eps' in lost[0] and layout.format != 'huggingface' else ''}."
         )
     return [
         f"{name} {getattr(mine, name)} -> {getattr(theirs, name)}: away from {mine.pixels} pixels features differ a little"

@@ -40,8 +40,8 @@ class Converted:
     path: str
     layout: str
     """Of the weights that were read."""
-    format: str
-    """Of what was written."""
+    to: str
+    """Layout of what was written."""
     tensors: str
     """How many of how many were found."""
     unmatched: list[str]
@@ -66,26 +66,26 @@ class _Told:
 
 
 def convert(
-    *, from_: str, to: str, format: str = "backbone", pixels: str | int | None = None, channels: str | int | None = None
+    *, weights: str, out: str, to: str = "backbone", pixels: str | int | None = None, channels: str | int | None = None
 ) -> Converted:
     """Turn weights of DINOv2 or DINOv3 into a backbone folder, or a backbone into another layout. Nothing is lost in silence.
 
     Args:
-        from: A backbone folder, a run, or weights whose layout is told by their tensors: official, Hugging Face or timm.
-        to: What to write, which must not exist: a folder, or for official and timm a file, .pth or .safetensors.
-        format: backbone, official, huggingface or timm.
+        weights: A backbone folder, a run, or weights whose layout is told by their tensors: official, Hugging Face or timm.
+        out: What to write, which must not exist: a folder, or for official and timm a file, .pth or .safetensors.
+        to: Layout of what is written: backbone, official, huggingface or timm.
         pixels: Another native side: the position table is resampled to it. A multiple of the patch.
         channels: Another number of input channels; copies of a channel share its weights, so that they change nothing.
     """
-    place, form = Path(to).expanduser(), format
-    _judge(place, to, form)
+    place, form = Path(out).expanduser(), to
+    _judge(place, out, form)
     side = None if pixels is None else _positive("pixels", pixels)
     many = None if channels is None else _positive("channels", channels)
-    backbone, told = _opened(from_)
-    say(f"{from_}: {told.layout}, {backbone.loaded}")
+    backbone, told = _opened(weights)
+    say(f"{weights}: {told.layout}, {backbone.loaded}")
     for line in told.dropped:
         say(f"Left out: {line}")
-    seen = _read_in(from_, backbone, told.layout)
+    seen = _read_in(weights, backbone, told.layout)
     if side is not None:
         backbone = at_pixels(backbone, side)
     if many is not None:
@@ -104,25 +104,25 @@ def convert(
     error, compared = written if written[0] is not None else seen if seen[0] is not None else written
     say(f"Features {compared}" + ("" if error is None else f": largest difference {error:.2g}"))
     return Converted(
-        path=to, layout=told.layout, format=form, tensors=backbone.loaded, unmatched=[], dropped=told.dropped,
+        path=out, layout=told.layout, to=form, tensors=backbone.loaded, unmatched=[], dropped=told.dropped,
         differs=differs, max_error=error, compared=compared, fingerprint=mark,
     )  # fmt: skip
 
 
-def _judge(place: Path, to: str, form: str) -> None:
+def _judge(place: Path, out: str, form: str) -> None:
     """Refuse what could not be written in the end, before anything is read.
 
     Raises:
-        ConfigError: No such format, something there, or a name that does not fit the format.
+        ConfigError: No such layout, something there, or a name that does not fit it.
     """
     if form not in {"backbone", *FORMATS}:
-        raise unknown("format", form, ["backbone", *FORMATS])
+        raise unknown("layout", form, ["backbone", *FORMATS])
     if place.exists():
-        raise ConfigError(f"to={to} exists; give a new name, or remove it.")
+        raise ConfigError(f"out={out} exists; give a new name, or remove it.")
     if form in {"official", "timm"} and place.suffix not in {".pth", ".safetensors"}:
-        raise ConfigError(f"to={to} must end in .pth or .safetensors with format={form}.")
+        raise ConfigError(f"out={out} must end in .pth or .safetensors with to={form}.")
     if form not in {"official", "timm"} and place.suffix in {".pth", ".pt", ".safetensors"}:
-        raise ConfigError(f"to={to} names a file, and format={form} writes a folder.")
+        raise ConfigError(f"out={out} names a file, and to={form} writes a folder.")
 
 
 def _positive(name: str, value: str | int) -> int:
@@ -195,7 +195,7 @@ def _write(place: Path, backbone: Backbone, form: str) -> tuple[list[str], list[
         say(differs[-1])
     with new_folder(place) as folder:  # what turns out wrong does not stay
         write_layout(folder, found, beside={FILE: written_processor(backbone.preprocessing)})
-        return differs, dropped, _against(folder, backbone, f"to={place}", native_only=bool(differs))
+        return differs, dropped, _against(folder, backbone, f"out={place}", native_only=bool(differs))
 
 
 def _against(folder: Path, backbone: Backbone, name: str, *, native_only: bool) -> tuple[float | None, str]:

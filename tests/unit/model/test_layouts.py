@@ -213,7 +213,7 @@ def test_what_a_layout_cannot_hold_is_refused():
     with pytest.raises(WeightsError, match=r"official DINOv2 has no form for backbone.heads=4 \(there it is 2\)"):
         composed(narrow, build(narrow, seed=0).state_dict(), "official")
     other = changed(ROPE, norm_eps=1e-6)
-    with pytest.raises(WeightsError, match=r"norm_eps=1e-06 \(there it is 1e-05\).*format=huggingface"):
+    with pytest.raises(WeightsError, match=r"norm_eps=1e-06 \(there it is 1e-05\).*to=huggingface"):
         composed(other, build(other, seed=0).state_dict(), "official")
     assert composed(other, build(other, seed=0).state_dict(), "huggingface")[1].settings["layer_norm_eps"] == 1e-6
     with pytest.raises(ConfigError, match=r"Unknown format 'offical'. Did you mean 'official'"):
