@@ -33,7 +33,8 @@ from torch import Tensor
 
 from dinoforge.base.hardware import Precision, choose_precision, cores, cpu_flags, cpu_has_bf16, processor, versions
 from dinoforge.data.sources.table import open_source
-from dinoforge.features.extract import extract_tokens, forward, normalised
+from dinoforge.features.extract import computed, forward, normalised
+from dinoforge.features.kinds import KINDS
 from dinoforge.features.store import read_features, write_features
 from dinoforge.features.unfinished import Unfinished
 from dinoforge.model.layouts import composed, write_layout
@@ -76,8 +77,8 @@ def ours(folder: Path, precision: Precision, device: torch.device, out: Path) ->
     def whole() -> np.ndarray:
         source = open_source(str(folder))
         shards = Unfinished(out / "shards", {}, images=len(source), rows=SHARD)
-        parts = extract_tokens(module, source, PREPROCESSING, how, tokens="image", on_broken=lambda *_: None)
-        shards.write(parts, deque())
+        parts = computed(module, source, PREPROCESSING, how, of=KINDS["image"], on_broken=lambda *_: None)
+        shards.write(((rows, values.float().cpu().numpy()) for rows, values in parts), deque())
         write_features(out / "features", shards, columns=source.columns, facts={})
         return read_features(out / "features").values
 
