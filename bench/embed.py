@@ -34,7 +34,7 @@ from torch import Tensor
 from dinoforge.base.hardware import Precision, choose_precision, cores, cpu_flags, cpu_has_bf16, processor, versions
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.extract import computed, forward, normalised
-from dinoforge.features.kinds import KINDS
+from dinoforge.features.kinds import KINDS as TABLES
 from dinoforge.features.store import read_features, write_features
 from dinoforge.features.unfinished import Unfinished
 from dinoforge.model.layouts import composed, write_layout
@@ -77,7 +77,7 @@ def ours(folder: Path, precision: Precision, device: torch.device, out: Path) ->
     def whole() -> np.ndarray:
         source = open_source(str(folder))
         shards = Unfinished(out / "shards", {}, images=len(source), rows=SHARD)
-        parts = computed(module, source, PREPROCESSING, how, of=KINDS["image"], on_broken=lambda *_: None)
+        parts = computed(module, source, PREPROCESSING, how, of=TABLES["image"], on_broken=lambda *_: None)
         shards.write(((rows, values.float().cpu().numpy()) for rows, values in parts), deque())
         write_features(out / "features", shards, columns=source.columns, facts={})
         return read_features(out / "features").values
