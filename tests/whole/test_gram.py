@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
+from killed import killed_after
 from safetensors.torch import load_file
 
 import dinoforge
 from dinoforge.base.errors import ConfigError, RunError, WeightsError
 from dinoforge.base.files import read_lines
-from dinoforge.train.checkpoint import Checkpoints
 
 TINY = {
     "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
@@ -33,20 +33,6 @@ def checkpoint(out, step):
 
 def losses(out):
     return [row["losses"] for row in read_lines(out / "metrics.jsonl")]
-
-
-def killed_after(step, monkeypatch, out, gram):
-    save = Checkpoints.save
-
-    def once(self, module, optimizer, facts):
-        path = save(self, module, optimizer, facts)
-        if facts["step"] == step:
-            raise KeyboardInterrupt
-        return path
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", once)
-        train(out, gram)
 
 
 def same(one, other):
@@ -83,7 +69,7 @@ def test_it_is_the_teacher_of_the_right_steps(undisturbed):
 @pytest.mark.parametrize("step", [2, 3, 6])  # before the copy, after it, before the renewal
 def test_a_run_that_was_killed_goes_on_the_same(undisturbed, tmp_path, monkeypatch, step):
     out = tmp_path / "killed"
-    killed_after(step, monkeypatch, out, SNAPSHOT)
+    killed_after(step, monkeypatch, lambda: train(out, SNAPSHOT))
     assert train(out, SNAPSHOT).resumed_from == step
     same(out, undisturbed)
 
@@ -96,7 +82,7 @@ def test_a_backbone_from_elsewhere(undisturbed, tmp_path, monkeypatch):
     train(whole, f"{{backbone: {narrow}}}")
     assert all(row["gram"] > 0 for row in losses(whole)[1:])
     assert not any(name.startswith("gram") for name in checkpoint(whole, 8))
-    killed_after(4, monkeypatch, out, f"{{backbone: {narrow}}}")
+    killed_after(4, monkeypatch, lambda: train(out, f"{{backbone: {narrow}}}"))
     shutil.copytree(narrow / "backbone", away)
     assert train(out, f"{{backbone: {away}}}").resumed_from == 4
     same(out, whole)

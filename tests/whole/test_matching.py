@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
+from killed import killed_after
 from safetensors.torch import load_file
 
 import dinoforge
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.base.files import read_lines
-from dinoforge.train.checkpoint import Checkpoints
 from ranks import on_ranks
 
 TINY = {
@@ -39,20 +39,6 @@ def train(out, teacher, **settings):
 
 def losses(out):
     return [row["losses"] for row in read_lines(out / "metrics.jsonl")]
-
-
-def killed_after(step, monkeypatch, work):
-    save = Checkpoints.save
-
-    def once(self, module, optimizer, facts):
-        path = save(self, module, optimizer, facts)
-        if facts["step"] == step:
-            raise KeyboardInterrupt
-        return path
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", once)
-        work()
 
 
 def test_killed_and_resumed_it_is_the_same(teacher, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from killed import killed_after
 from safetensors.torch import load_file
 
 import dinoforge
@@ -125,7 +126,7 @@ def test_weights_pass_on_and_moments_do_not(undisturbed):
     """The learning rate of the phase's first step is 0, so after it the student still has what passed on."""
     out, tmp = undisturbed[0], undisturbed[0].parent / "one"
     with pytest.MonkeyPatch.context() as patch:
-        killed_after(6, patch, tmp, **{"plan.checkpoint_images": 4})
+        killed_after(6, patch, lambda: train(tmp, **{"plan.checkpoint_images": 4}))
     before, after = checkpoint(out, 5), checkpoint(tmp, 6)
     assert {name for name in before if not name.startswith("optimizer:")} == {
         name for name in after if not name.startswith("optimizer:")
@@ -140,28 +141,13 @@ def test_weights_pass_on_and_moments_do_not(undisturbed):
     assert steps == {1.0}
 
 
-def killed_after(step, monkeypatch, out, **settings):
-    """The run, killed once the checkpoint of a step is written."""
-    save = Checkpoints.save
-
-    def once(self, module, optimizer, facts):
-        path = save(self, module, optimizer, facts)
-        if facts["step"] == step:
-            raise KeyboardInterrupt
-        return path
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", once)
-        train(out, **settings)
-
-
 @pytest.mark.parametrize(
     "step",
     [pytest.param(4, marks=pytest.mark.long), 5, pytest.param(9, marks=pytest.mark.long)],
 )  # before the boundary, at it, in the middle of the phase
 def test_a_run_that_was_killed_goes_on_the_same(undisturbed, tmp_path, monkeypatch, step):
     out = tmp_path / "killed"
-    killed_after(step, monkeypatch, out)
+    killed_after(step, monkeypatch, lambda: train(out))
     assert train(out).resumed_from == step
     same(out, undisturbed[0])
 
@@ -232,7 +218,7 @@ def test_the_same_run_on_two_ranks(undisturbed, tmp_path, monkeypatch, resumed):
     want, out = tmp_path / "want", tmp_path / "out"
     train(want, **eight)
     if resumed is not None:
-        killed_after(resumed, monkeypatch, out, **eight)
+        killed_after(resumed, monkeypatch, lambda: train(out, **eight))
     assert on_ranks(2, out, tmp_path / "printed", **eight) == [resumed or 0] * 2
     same(out, want, exact=False)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from dinoforge.base.config import Config, Count
@@ -27,6 +27,7 @@ from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.classes import Classes, classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.heads import HeadGrid, Inputs
+from dinoforge.evaluate.lists import listed, once
 from dinoforge.evaluate.metrics import accuracy_scores, ranks, real_right
 from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes, Look
@@ -40,15 +41,10 @@ _ROWS = 1024
 _HELD_OUT = 0.1
 
 
-def _distinct(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not values or len({*values}) < len(values):
-        raise ValueError(f"takes one or more values, each once; got {list(values)}.")
-    return values
-
-
-Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
-Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=BLOCKS)], ...], AfterValidator(_distinct)]
-Pools = Annotated[tuple[bool, ...], AfterValidator(_distinct)]
+_Once = (Field(min_length=1), BeforeValidator(listed), AfterValidator(once))
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], *_Once]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=BLOCKS)], ...], *_Once]
+Pools = Annotated[tuple[bool, ...], *_Once]
 
 
 class LinearConfig(Config):

@@ -20,21 +20,22 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.knn import knn_votes
+from dinoforge.evaluate.lists import listed, rising
 from dinoforge.evaluate.metrics import accuracy_scores, ranks, top_scores
 from dinoforge.evaluate.score import Score
 from dinoforge.features.eyes import Eyes, Look
 
 
-def _rising(counts: tuple[int, ...]) -> tuple[int, ...]:
+def _counted(counts: tuple[int, ...]) -> tuple[int, ...]:
     if not counts or min(counts) < 1:
         raise ValueError(f"takes a whole number above 0, or a list of them; got {list(counts)}.")
-    return tuple(sorted({*counts}))
+    return rising(counts)
 
 
 Counts = Annotated[
     tuple[int, ...],
-    BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value),
-    AfterValidator(_rising),
+    BeforeValidator(listed),
+    AfterValidator(_counted),
 ]
 """One number, or several of which each is tried: 20, [10, 20]."""
 

@@ -22,7 +22,7 @@ from dinoforge.evaluate.ranking import rankings
 from dinoforge.evaluate.score import Score, mean_interval
 
 
-class VoteConfig(Config):
+class RecognitionConfig(Config):
     """How sure an answer is. Both were tuned on the validation split of Met; no one value is published."""
 
     neighbours: int = Field(default=10, gt=0)
@@ -32,7 +32,11 @@ class VoteConfig(Config):
 
 
 def recognised(
-    queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "N D"], labels: Int[np.ndarray, " N"], *, config: VoteConfig
+    queries: Float[Tensor, "Q D"],
+    gallery: Float[Tensor, "N D"],
+    labels: Int[np.ndarray, " N"],
+    *,
+    config: RecognitionConfig,
 ) -> tuple[Int[np.ndarray, " Q"], Float64[np.ndarray, " Q"]]:
     """The label of each query, and the log-odds of its probability p, ``log(p / (1 - p))``: many a p itself rounds to 1."""
     things, answers, confidence = len(np.unique(labels)), list[np.ndarray](), list[np.ndarray]()
@@ -51,7 +55,7 @@ def recognised(
 
 def recognition_scores(
     queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "N D"], query_labels: Int[np.ndarray, " Q"],
-    labels: Int[np.ndarray, " N"], *, config: VoteConfig, seen: str,
+    labels: Int[np.ndarray, " N"], *, config: RecognitionConfig, seen: str,
 ) -> list[Score]:  # fmt: skip
     """GAP over all queries, GAP and accuracy over those that show something of the gallery.
 

@@ -12,11 +12,12 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from scipy.optimize import minimize
 from torch import Tensor
 
 from dinoforge.base.config import Config, Count
+from dinoforge.evaluate.lists import listed, rising
 
 HELD_OUT = 0.1
 """Share of the images on which the penalty is chosen."""
@@ -24,13 +25,9 @@ _SEARCHED = 50
 """Most evaluations of one line search."""
 
 
-def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not values:
-        raise ValueError("takes one or more values; got none.")
-    return tuple(sorted({*values}))
-
-
-Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_rising)]
+Strengths = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), BeforeValidator(listed), AfterValidator(rising)
+]
 
 
 class LogisticConfig(Config):

@@ -20,7 +20,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.gallery import EASY, HARD, JUNK, Grades, groups_of, is_revisited, looks, revisited, same
 from dinoforge.evaluate.ranking import Places, rankings
-from dinoforge.evaluate.recognition import VoteConfig, recognition_scores
+from dinoforge.evaluate.recognition import RecognitionConfig, recognition_scores
 from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes, Look
 
@@ -28,7 +28,7 @@ _DEEP = 10
 """Images that mP at 10 looks at; the revisited sets report 1, 5 and 10."""
 
 
-class RetrievalConfig(VoteConfig):
+class RetrievalConfig(RecognitionConfig):
     """What is seen of a picture; and where some queries show nothing of the gallery (Met), how sure an answer is."""
 
     longest: int | None = Field(default=None, gt=0)
@@ -81,8 +81,8 @@ def _measure(eyes: Eyes, sides: Sides, config: RetrievalConfig) -> list[Score]:
     if lists is None:
         groups = groups_of(sides, instead="its queries columns easy, hard and junk with gallery ids")
     distractors = groups is not None and not sides.itself and bool((groups[0] < 0).any())
-    for name in VoteConfig.model_fields if not distractors else ():
-        if (value := getattr(config, name)) != VoteConfig.model_fields[name].default:
+    for name in RecognitionConfig.model_fields if not distractors else ():
+        if (value := getattr(config, name)) != RecognitionConfig.model_fields[name].default:
             raise ConfigError(f"retrieval.{name}={value} has no effect: no query is a distractor, one with group -1.")
     known, asked = looks(eyes, sides, long_side=config.longest)
     seen = f"cosine, {'the middle' if config.longest is None else f'long side {config.longest}'}"

@@ -8,7 +8,7 @@ Axes: N images, C classes, c classes that a set has, K corruptions, S severities
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from dinoforge.evaluate.corruption_error import (
 )
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.linear import LinearConfig, LinearHead, fit_linear
+from dinoforge.evaluate.lists import listed, once
 from dinoforge.evaluate.metrics import ranks, top_scores
 from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes, Look
@@ -41,19 +42,6 @@ from dinoforge.features.eyes import Eyes, Look
 _TASK = "robustness"
 _NAMED = 3
 """Classes that an error names."""
-
-T = TypeVar("T")
-
-
-def _listed(value: Any) -> Any:
-    """``a,b`` as a list."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _once(values: tuple[T, ...]) -> tuple[T, ...]:
-    if len({*values}) < len(values):
-        raise ValueError(f"takes each value once; got {list(values)}.")
-    return values
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +51,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_once)]
+Names = Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(once)]
 Severity = Annotated[int, Field(ge=1, le=SEVERITIES)]
 
 
@@ -73,7 +61,7 @@ class RobustnessConfig(LinearConfig):
     corruptions: Annotated[Names, Field(min_length=1), AfterValidator(_known)] = tuple(BENCHMARK)
     """Names joined by commas; the default are the fifteen of the benchmark."""
     severities: Annotated[
-        tuple[Severity, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_once)
+        tuple[Severity, ...], Field(min_length=1), BeforeValidator(listed), AfterValidator(once)
     ] = tuple(range(1, SEVERITIES + 1))  # fmt: skip
     """Of 1 to 5, the worst."""
     jpeg_quality: int | None = Field(default=85, ge=1, le=95)

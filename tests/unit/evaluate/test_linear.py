@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.evaluation import Sides
@@ -236,3 +237,13 @@ def test_what_cannot_be():
     ):
         with pytest.raises(ConfigError, match=f"^{name}"):
             LinearConfig.build({name: value})
+
+
+def test_lists_are_written_with_commas_or_as_lists():
+    for written in ("0.1,0.2", [0.1, 0.2], "[0.1, 0.2]"):
+        assert with_settings(LinearConfig(), {"learning_rates": written}).learning_rates == (0.1, 0.2)
+    assert with_settings(LinearConfig(), {"layers": "1", "pool": "true"}).layers == (1,)
+    with pytest.raises(ConfigError, match="each value once"):
+        with_settings(LinearConfig(), {"layers": "1,1"})
+    with pytest.raises(ConfigError, match="learning_rates"):
+        with_settings(LinearConfig(), {"learning_rates": "[]"})

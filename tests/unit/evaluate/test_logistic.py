@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.random import torch_generator
 from dinoforge.evaluate.evaluation import Sides
@@ -140,3 +141,11 @@ def test_what_cannot_be():
     for wrong in ([], [0.0], [-1.0]):
         with pytest.raises(ConfigError, match=r"^c\b"):
             LogisticConfig.build({"c": wrong})
+
+
+def test_penalties_are_written_with_commas_or_as_lists():
+    for written in ("10,0.1", [10, 0.1], "[0.1, 10]"):
+        assert with_settings(LogisticConfig(), {"c": written}).c == (0.1, 10)
+    assert with_settings(LogisticConfig(), {"c": "0.5"}).c == (0.5,)
+    with pytest.raises(ConfigError, match="c"):
+        with_settings(LogisticConfig(), {"c": "0.1,-1"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dinoforge.base.errors import DataError
-from dinoforge.evaluate.recognition import VoteConfig, recognised, recognition_scores
+from dinoforge.evaluate.recognition import RecognitionConfig, recognised, recognition_scores
 from given import noise
 
 
@@ -28,7 +28,7 @@ def slow_answer(query, gallery, labels, config):
 def test_answers_equal_their_definition(neighbours, temperature):
     labels = np.random.default_rng(0).integers(0, 9, 30) * 11
     queries, gallery = noise(20, 6), noise(30, 6, seed=1)
-    config = VoteConfig(neighbours=neighbours, temperature=temperature)
+    config = RecognitionConfig(neighbours=neighbours, temperature=temperature)
     answers, confidence = recognised(queries, gallery, labels, config=config)
     want = [slow_answer(query, gallery, labels, config) for query in queries]
     assert answers.tolist() == [answer for answer, _ in want]
@@ -39,17 +39,17 @@ def test_near_certain_answers_keep_their_order():
     """At a small temperature both probabilities round to 1; the nearer query is still the surer one."""
     queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
     _, confidence = recognised(
-        queries, torch.eye(2), np.asarray([0, 1]), config=VoteConfig(temperature=0.01, neighbours=2)
+        queries, torch.eye(2), np.asarray([0, 1]), config=RecognitionConfig(temperature=0.01, neighbours=2)
     )
     assert (1 / (1 + np.exp(-confidence))).tolist() == [1, 1]
     assert confidence[1] > confidence[0]
 
 
 def test_one_thing_alone_is_certain():
-    answers, confidence = recognised(noise(3, 4), noise(2, 4), np.asarray([7, 7]), config=VoteConfig())
+    answers, confidence = recognised(noise(3, 4), noise(2, 4), np.asarray([7, 7]), config=RecognitionConfig())
     assert answers.tolist() == [7, 7, 7]
     assert confidence.tolist() == [math.inf] * 3
-    found = recognition_scores(noise(3, 4), noise(2, 4), np.asarray([7, -1, -1]), np.asarray([7, 7]), config=VoteConfig(),
+    found = recognition_scores(noise(3, 4), noise(2, 4), np.asarray([7, -1, -1]), np.asarray([7, 7]), config=RecognitionConfig(),
                                seen="x")  # fmt: skip
     assert found[0].value == pytest.approx(1 / 3)  # all are equally sure
 
@@ -72,7 +72,7 @@ def test_scores_equal_their_definition(seed):
     asked = rng.integers(-1, 7, 60)  # 6 is in no gallery: a distractor as well
     gallery = centres[torch.from_numpy(labels)] + noise(40, 8, seed=seed + 1)
     queries = centres[torch.from_numpy(np.where(asked > 5, 0, asked))] + noise(60, 8, seed=seed + 2)
-    config = VoteConfig(neighbours=4)
+    config = RecognitionConfig(neighbours=4)
     found = {s.name: s for s in recognition_scores(queries, gallery, asked, labels, config=config, seen="x")}
     named = labels >= 0
     answers = [slow_answer(query, gallery[torch.from_numpy(named)], labels[named], config) for query in queries]
@@ -94,7 +94,7 @@ def test_scores_equal_their_definition(seed):
 
 def test_distractors_alone_are_refused():
     with pytest.raises(DataError, match="every query is a distractor"):
-        recognition_scores(torch.ones(2, 2), torch.ones(2, 2), np.asarray([-1, 7]), np.asarray([0, 1]), config=VoteConfig(),
+        recognition_scores(torch.ones(2, 2), torch.ones(2, 2), np.asarray([-1, 7]), np.asarray([0, 1]), config=RecognitionConfig(),
                            seen="x")  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_a_perfect_backbone_scores_one():
     labels = np.arange(30)
     queries = torch.cat([torch.eye(30), torch.full((10, 30), 0.1)])
     asked = np.concatenate([labels, np.full(10, -1)])
-    found = recognition_scores(queries, torch.eye(30), asked, labels, config=VoteConfig(), seen="x")
+    found = recognition_scores(queries, torch.eye(30), asked, labels, config=RecognitionConfig(), seen="x")
     assert [score.value for score in found] == [1, 1, 1]
 
 
@@ -111,7 +111,7 @@ def test_a_constant_backbone_scores_chance():
     asked = np.asarray([0, 0, 1, 1, 1, 2, 2, 2, -1, -1])
     labels = np.asarray([0, 1, 2])
     found = {s.name: s.value for s in recognition_scores(torch.ones(10, 4), torch.ones(3, 4), asked, labels,
-                                                         config=VoteConfig(neighbours=1), seen="x")}  # fmt: skip
+                                                         config=RecognitionConfig(neighbours=1), seen="x")}  # fmt: skip
     hits = found["accuracy"] * 8
     assert round(hits) in {2, 3}  # whichever of the three the shuffle puts first
     assert found["GAP"] == pytest.approx(hits / 10 * hits / 8)
