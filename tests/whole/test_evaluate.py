@@ -66,6 +66,26 @@ def test_a_second_evaluation_reads_no_image(place, tmp_path, monkeypatch, capsys
         dinoforge.evaluate(**words | {"features": "none"})
 
 
+def test_several_seeds_are_told_together(place, tmp_path, capsys):
+    out = tmp_path / "s.jsonl"
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "features": "none", "precision": "fp32",
+             "linear.iterations": 20, "linear.layers": [1], "linear.pool": [False], "linear.learning_rates": [3.0]}  # fmt: skip
+    alone = [
+        scores(dinoforge.evaluate(**words, tasks="linear", **{"linear.seed": seed}))["linear", "accuracy"]
+        for seed in (2, 3, 4)
+    ]
+    together = words | {"tasks": "knn,linear", "linear.seed": 2, "seeds": 3, "out": str(out)}
+    done = dinoforge.evaluate(**together)
+    found = {(score.task, score.name): score for score in done.scores}
+    assert found["linear", "accuracy"].value == pytest.approx(np.mean(alone))
+    assert found["linear", "accuracy"].spread == pytest.approx(np.std(alone, ddof=1))
+    assert np.std(alone) > 0
+    assert found["knn", "accuracy"].spread is None
+    assert dinoforge.evaluate(**together).reused == ["knn", "linear"]
+    assert dinoforge.evaluate(**together | {"seeds": 2}).reused == ["knn"]
+    capsys.readouterr()
+
+
 def test_a_changed_image_is_read_again(place, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
     words = {"backbone": str(place / "b"), "data": str(tmp_path / "data"), "features": str(tmp_path / "f")}
@@ -147,6 +167,8 @@ def test_for_a_person_it_is_a_table(place, capsys):
         (["tasks=knn", "workers=2"], "workers=2 has no effect without trained_on="),
         (["tasks=knn", "trained_on=nowhere"], "trained_on=nowhere does not exist"),
         (["tasks=knn", "test_rows=0"], "test_rows must be at least 1; got 0"),
+        (["tasks=knn", "seeds=3"], "seeds=3 has no effect: nothing is drawn in knn"),
+        (["tasks=linear", "seeds=0"], "seeds must be at least 1; got 0"),
         (["tasks=retrieval", "train_rows=5"], "train_rows=5 has no effect: retrieval look at one set"),
         (["tasks=knn", "features={place}/data/test/red/1-0.png"], "is a file; give a folder, or none"),
         (["tasks=knn", "data={place}/data/test/red"], "has no labels"),

@@ -23,6 +23,7 @@ from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.leak import leaked, spared
+from dinoforge.evaluate.repeated import measured, seeded
 from dinoforge.evaluate.score import Score
 from dinoforge.evaluate.several import shows_several
 from dinoforge.evaluate.table import EVALUATIONS, SUITES
@@ -72,7 +73,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     *, backbone: str, tasks: str | Sequence[str] = "knn", data: str | None = None, train: str | None = None,
     test: str | None = None, train_rows: str | int | None = None, test_rows: str | int | None = None,
     out: str | None = None, features: str | None = None, trained_on: str | None = None, descriptor: str | None = None,
-    trust_sha256: str | None = None, precision: str = "auto", workers: str | int | None = None, **settings: Any,
+    trust_sha256: str | None = None, precision: str = "auto", workers: str | int | None = None, seeds: str | int = 1,
+    **settings: Any,
 ) -> Evaluated:  # fmt: skip
     """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
 
@@ -97,11 +99,14 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         trust_sha256: SHA-256 of that file where it is TorchScript, a program that is run then.
         precision: auto, fp32 or bf16; auto stays with that of features that are kept.
         workers: Processes that look for such copies; all cores by default.
+        seeds: How many seeds each task is measured with that draws anything, from its own on; scores are their mean, std how
+            far they lie apart.
     """
     names = task_names(tasks)
     configs = _task_settings(names, settings)
     named = Named(data, train, test, _rows("train_rows", train_rows), _rows("test_rows", test_rows))
     named.check()
+    count = _seeds(seeds, names)
     if out is not None:
         place_for(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
@@ -115,7 +120,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         for name in [one for one in names if EVALUATIONS[one].needs in sides]:
             needs = EVALUATIONS[name].needs
             try:
-                mine = _one(eyes, sides[needs], name, configs[name], check=check, out=out)
+                mine = _one(eyes, sides[needs], name, configs[name], check=check, out=out, seeds=count)
             except DataError as error:
                 if chosen:
                     raise
@@ -167,6 +172,7 @@ def _one(
     *,
     check: Callable[[Source], np.ndarray] | None,
     out: str | None,
+    seeds: int,
 ) -> Evaluated:
     """The scores of one task; those that are put down already are taken from there."""
     data = sides.known.fingerprint if sides.itself else f"{sides.known.fingerprint} {sides.asked.fingerprint}"
@@ -175,24 +181,25 @@ def _one(
         {"backbone": eyes.backbone.fingerprint, "preprocessing": eyes.backbone.preprocessing.model_dump(mode="json"),
          "precision": eyes.how.precision, "data": [_state(sides.known), _state(sides.asked)], "itself": sides.itself,
          "leaks": None if leaks is None else leaks.tolist(), "task": name, "config": config.model_dump(mode="json"),
-         "files": _named_files(config)}
+         "files": _named_files(config), **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name]) else {})}
     )  # fmt: skip
     before = _put_down(out, key)
     if before:
         say(f"{name}: {len(before)} scores are in {out} from an earlier start.")
         return Evaluated(before, [name])
     say(f"{name}: {len(sides.known):,} images known, {len(sides.asked):,} asked.")
-    measure = EVALUATIONS[name].measure
-    found = measure(eyes, sides, config)
+    found = measured(EVALUATIONS[name], eyes, sides, config, seeds=seeds)
     if leaks is not None:
-        found += _without(eyes, sides, name, config, leaks)
+        found += _without(eyes, sides, name, config, leaks, seeds=seeds)
     found = [dataclasses.replace(score, backbone=eyes.backbone.fingerprint, data=data) for score in found]
     for score in found if out else []:
         append_line(Path(str(out)), {**dataclasses.asdict(score), "key": key, "of": len(found)})
     return Evaluated(found, [])
 
 
-def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndarray) -> list[Score]:
+def _without(
+    eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndarray, *, seeds: int
+) -> list[Score]:
     """The scores without leaked images, where there are some and others, and the share of them."""
     how = "copies, exact or near, among the images that were trained on"
     share = Score(name, "leaked", float(leaks.mean()), "fraction", False, len(leaks), how)
@@ -202,7 +209,7 @@ def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndar
         say(f"{name} is not given without the leaked images: it would take as long again.")
         return [share]
     try:
-        rest = EVALUATIONS[name].measure(eyes, spared(sides, leaks), config)
+        rest = measured(EVALUATIONS[name], eyes, spared(sides, leaks), config, seeds=seeds)
     except DataError as error:  # what is left may be too little
         say(f"{name} is not given without the leaked images: {error}")
         return [share]
@@ -314,6 +321,15 @@ def _rows(name: str, rows: str | int | None) -> int | None:
     count = whole(name, rows)
     if count < 1:
         raise ConfigError(f"{name} must be at least 1; got {count}.")
+    return count
+
+
+def _seeds(seeds: str | int, names: Sequence[str]) -> int:
+    count = whole("seeds", seeds)
+    if count < 1:
+        raise ConfigError(f"seeds must be at least 1; got {count}.")
+    if count > 1 and not any(seeded(EVALUATIONS[name]) for name in names):
+        raise ConfigError(f"seeds={count} has no effect: nothing is drawn in {', '.join(names)}.")
     return count
 
 

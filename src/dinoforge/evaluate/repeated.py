@@ -1,0 +1,49 @@
+"""An evaluation measured with several seeds: the mean of every score, and how far seeds lie apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from dinoforge.base.config import Config
+from dinoforge.evaluate.evaluation import Evaluation, Sides
+from dinoforge.evaluate.score import Score
+from dinoforge.features.eyes import Eyes
+
+
+def seeded(evaluation: Evaluation) -> bool:
+    """Whether anything is drawn in it."""
+    return "seed" in evaluation.config.model_fields
+
+
+def measured(evaluation: Evaluation, eyes: Eyes, sides: Sides, config: Config, *, seeds: int) -> list[Score]:
+    """The scores of an evaluation; where something is drawn in it, those of so many seeds together.
+
+    Args:
+        seeds: How many, from the seed of the config on. One where nothing is drawn.
+    """
+    if seeds == 1 or not seeded(evaluation):
+        return evaluation.measure(eyes, sides, config)
+    first = int(config.model_dump()["seed"])
+    numbers = range(first, first + seeds)
+    found = [evaluation.measure(eyes, sides, config.model_copy(update={"seed": number})) for number in numbers]
+    by_name = [{score.name: score for score in scores} for scores in found]
+    return [_together([scores[name] for scores in by_name if name in scores], numbers) for name in by_name[0]]
+
+
+def _together(scores: Sequence[Score], seeds: range) -> Score:
+    """One score of one score a seed.
+
+    The interval stays about the images: its ends are the means of the seeds' ends. The spread is that of the seeds.
+    """
+    values, within = [score.value for score in scores], [score.interval for score in scores if score.interval]
+    interval = None
+    if len(within) == len(scores):
+        interval = statistics.fmean(low for low, _ in within), statistics.fmean(high for _, high in within)
+    protocols = list(dict.fromkeys(score.protocol for score in scores))
+    apart = "" if len(protocols) == 1 else f"; of seed {seeds[0]}"
+    return dataclasses.replace(
+        scores[0], value=statistics.fmean(values), spread=statistics.stdev(values), interval=interval,
+        protocol=f"mean of seeds {seeds[0]} to {seeds[-1]}{apart}: {protocols[0]}",
+    )  # fmt: skip
