@@ -33,8 +33,17 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture
+def lasting(tmp_path, request):
+    """A folder for runs that take an hour: of the same name in ``$DINOFORGE_FIGURES``, where an interrupted test goes on with
+    the runs that it began; without that variable one of the usual kind."""
+    place = os.environ.get("DINOFORGE_FIGURES")
+    return Path(place) / request.node.name if place else tmp_path
+
+
+@pytest.fixture
 def unchecked():
-    """Shapes in signatures are not executed: while a program is traced they are symbols, which no annotation knows."""
+    """Shapes in signatures are not executed: they cost time, and while a program is traced they are symbols, which no annotation
+    knows."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

@@ -1,11 +1,9 @@
-"""What a curation of a toy pool found of what was planted there."""
+"""What a curation found of what was planted in its pool."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
-
-from dinoforge.data.sources.table import open_source
 
 MILD = ("exact", "jpeg", "resize", "colour", "crop up to 30 %", "flip")
 """Kinds of copies that must be found. Of crops, those that keep 70 % of the area."""
@@ -39,9 +37,13 @@ class Planted:
         return found / planted
 
 
-def planted(out, pool):
-    """Of a curation of a toy pool without retrieval and balance."""
-    columns = open_source(pool).columns
+def planted(out, columns):
+    """Of a curation without retrieval and balance.
+
+    Args:
+        columns: Of the pool, as a toy world has them: ``role``, ``copy_of``, ``copy_kind``, ``copy_strength``. Where there is
+            ``shows``, rows that are equal in it show the same; of rows whose role is ``unknown`` nothing is known.
+    """
     ids, role = columns["id"].tolist(), columns["role"]
     at = {name: row for row, name in enumerate(ids)}
     gone = {line["id"]: line for line in pq.read_table(out / "dropped.parquet").to_pylist()}
@@ -50,7 +52,7 @@ def planted(out, pool):
     assert not kept & gone.keys()
     stage = np.asarray([gone[name]["stage"] if name in gone else "" for name in ids])
     origin = np.asarray([of or name for name, of in zip(ids, columns["copy_of"].tolist(), strict=True)])
-    kind = columns["copy_kind"].astype(object)
+    kind = np.asarray(columns["copy_kind"], object)
     cut = kind == "crop"
     kind[cut] = np.where(columns["copy_strength"][cut] >= 0.7, "crop up to 30 %", "crop of more")
 
@@ -68,12 +70,14 @@ def planted(out, pool):
         copies.setdefault(kind[row], []).append(root(row) == root(at[origin[row]]))
     for row in np.flatnonzero(role == "leak").tolist():
         leaks.setdefault(kind[row], []).append(ids[row] in gone)
-    plain, junk = role == "plain", role == "junk"
+    plain, junk, unknown = role == "plain", role == "junk", role == "unknown"
+    shows = columns.get("shows", origin)
+    judged = [(row, other) for row, other in stays.items() if not (unknown[row] or unknown[other])]
     return Planted(
         copies={name: (sum(hits), len(hits)) for name, hits in sorted(copies.items())},
-        merged=sum(origin[row] != origin[other] for row, other in stays.items()),
-        dropped=len(stays),
-        distinct=len(np.unique(origin[~junk])),
+        merged=sum(shows[row] != shows[other] for row, other in judged),
+        dropped=len(judged),
+        distinct=len(np.unique(shows[~junk & ~unknown])),
         leaks={name: (sum(hits), len(hits)) for name, hits in sorted(leaks.items())},
         plain_as_leaks=int(((stage == "leaks") & plain).sum()),
         plain=int(plain.sum()),

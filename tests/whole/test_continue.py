@@ -147,14 +147,14 @@ def knn(run, world):
 
 
 @pytest.mark.long
-def test_guarded_it_keeps_its_old_skill_and_learns_the_new_one(tmp_path):
+def test_guarded_it_keeps_its_old_skill_and_learns_the_new_one(lasting, unchecked):
     """From species to minerals, three seeds: at most 3 points of the old k-NN go, at least 70 % of what unguarded training wins
     of the new one is won; unguarded, the old one falls clearly more."""
     rows = []
     for seed in SEEDS:
         old, new = (f"toy://{world}?images=4000&size=48&seed={seed}" for world in ("species", "minerals"))
         words = FIGURE | {"seed": seed}
-        start, plain, guarded = (tmp_path / f"{name}{seed}" for name in ("start", "plain", "guarded"))
+        start, plain, guarded = (lasting / f"{name}{seed}" for name in ("start", "plain", "guarded"))
         dinoforge.pretrain(out=start, data=old, probe=old, recipe="vit_micro.toy", **words)
         words |= {"data": new, "probe": new, "init": str(start), "plan.images": 16_000}
         dinoforge.pretrain(out=plain, recipe="vit_micro.toy", **words)

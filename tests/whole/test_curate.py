@@ -16,6 +16,7 @@ from process import SOURCE, finish, start
 import dinoforge
 from dinoforge.base.errors import ConfigError, UserError
 from dinoforge.data.manifest import read_made, read_manifest
+from dinoforge.data.sources.table import open_source
 from dinoforge.data.toyworld.pollution import png
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
@@ -38,7 +39,7 @@ def rows(path):
 def test_what_was_planted_is_found(tmp_path):
     pool, test = (POOL.format(world="species", images=700, seed=5, split=split) for split in ("train", "test"))
     found = dinoforge.curate(pool=pool, keep_out=test, retrieve="all", out=str(tmp_path / "c"), workers=2)
-    table = planted(tmp_path / "c", pool)
+    table = planted(tmp_path / "c", open_source(pool).columns)
     assert table.share(table.copies) >= 0.97, table
     assert set(MILD) <= table.copies.keys()
     assert table.precision >= 0.95, table

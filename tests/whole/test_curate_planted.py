@@ -6,6 +6,7 @@ import json
 import pytest
 
 import dinoforge
+from dinoforge.data.sources.table import open_source
 from planted import MILD, POOL, planted
 
 
@@ -13,7 +14,7 @@ from planted import MILD, POOL, planted
 def test_twenty_thousand(tmp_path, capsys):
     pool, test = (POOL.format(world="species", images=20_000, seed=11, split=split) for split in ("train", "test"))
     found = dinoforge.curate(pool=pool, keep_out=test, retrieve="all", out=str(tmp_path / "c"))
-    table = planted(tmp_path / "c", pool)
+    table = planted(tmp_path / "c", open_source(pool).columns)
     balanced = dinoforge.curate(
         pool=pool, keep_out=test, retrieve="all", out=str(tmp_path / "c"),
         **{"balance.levels": [400, 40], "balance.images": 4000},

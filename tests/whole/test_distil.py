@@ -166,19 +166,19 @@ HALF = {"backbone.width": 64, "backbone.heads": 2, "workers": 1, "precision": "f
 
 @pytest.mark.long
 @pytest.mark.parametrize("world", ["toy", "cifar"])
-def test_a_distilled_student_beats_the_same_from_scratch(tmp_path, world):
+def test_a_distilled_student_beats_the_same_from_scratch(lasting, unchecked, world):
     """k-NN of the last step after as many images, three seeds: the mean difference is above its standard deviation."""
     if world == "cifar" and not CIFAR.exists():
         pytest.skip(f"{CIFAR} is not here")
     of = "toy://species?images=4000&size=48" if world == "toy" else str(CIFAR)
     recipe, images = ("vit_micro.toy", 16_000) if world == "toy" else ("vit_tiny.small_images", 32_000)
-    teacher, words = tmp_path / "teacher", {"data": of, "probe": of, "recipe": recipe}
+    teacher, words = lasting / "teacher", {"data": of, "probe": of, "recipe": recipe}
     dinoforge.pretrain(out=teacher, **words, workers=1, precision="fp32")
     words |= HALF | {"plan.images": images, "plan.probe_images": images}
     rows = []
     for seed in SEEDS:
-        scratch = dinoforge.pretrain(out=tmp_path / f"scratch{seed}", seed=seed, **words)
-        student = dinoforge.distil(out=tmp_path / f"student{seed}", teacher=str(teacher), seed=seed, **words)
+        scratch = dinoforge.pretrain(out=lasting / f"scratch{seed}", seed=seed, **words)
+        student = dinoforge.distil(out=lasting / f"student{seed}", teacher=str(teacher), seed=seed, **words)
         rows.append([100 * run.knn["last"] for run in (student, scratch)])
         print(f"seed {seed}: distilled {rows[-1][0]:.2f} %, from scratch {rows[-1][1]:.2f} %")
     for name, values in zip(("distilled", "from scratch"), zip(*rows, strict=True), strict=True):

@@ -197,9 +197,7 @@ def _one(
     return Evaluated(found, [])
 
 
-def _without(
-    eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndarray, *, seeds: int
-) -> list[Score]:
+def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndarray, *, seeds: int) -> list[Score]:
     """The scores without leaked images, where there are some and others, and the share of them."""
     how = "copies, exact or near, among the images that were trained on"
     share = Score(name, "leaked", float(leaks.mean()), "fraction", False, len(leaks), how)
