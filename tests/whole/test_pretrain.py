@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from process import finish, start
+from process import SOURCE, finish, start
 from safetensors.torch import load_file
 
 import dinoforge
@@ -132,6 +134,22 @@ def test_workers_do_not_outlive_a_killed_run(started, tmp_path):
     process.kill()
     process.wait()
     wait_for(lambda: not group_members(process.pid), seconds=20)
+
+
+def test_a_script_that_keeps_the_error_ends(tmp_path):
+    """Nobody catches it, so its frames live until the interpreter ends, and with them the workers."""
+    settings = {name: value for name, _, value in (word.partition("=") for word in TINY)} | {"plan.images": "64000"}
+    words = {"data": WORLD.removeprefix("data="), "out": str(tmp_path / "o"), "workers": "1"} | settings
+    script = f"import dinoforge\ndinoforge.pretrain(**{words!r})\n"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (tmp_path / "o" / "metrics.jsonl").exists() and len(rows(tmp_path / "o")) > 2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "Interrupted: Stopped after step" in err
 
 
 def test_more_workers_change_nothing(undisturbed, run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 import time
@@ -104,6 +105,7 @@ class _Crew:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._delivered, self._failed, self._pin = 0, False, pin
+        atexit.register(self._kill)  # an error that is kept keeps this; workers, deaf to SIGTERM, would be waited for
 
     def __iter__(self) -> Iterator[Group | UserError]:
         asked = time.monotonic()
@@ -147,6 +149,7 @@ class _Crew:
             self._kill()
         self._shipped._shutdown_workers()
         self._kill()
+        atexit.unregister(self._kill)
 
     def _kill(self) -> None:
         for worker in self._shipped._workers:
