@@ -272,6 +272,44 @@ def voc2007(root):
     return wrote(root, {f"JPEGImages/{image}.jpg": (split, None, None) for image, split in splits.items()})
 
 
+def mask(root, name, values, *, palette=False):
+    """A mask of 12 by 10 pixels whose first ones have these numbers, the others 0."""
+    numbers = np.zeros(120, np.uint8)
+    numbers[: len(values)] = values
+    picture = Image.fromarray(numbers.reshape(10, 12))
+    if palette:
+        picture.putpalette([*range(255, -1, -1)] * 3)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(root / name)
+
+
+def voc2012_masks(root):
+    place, lists = "ImageSets/Segmentation", {"train": ["2007_000032", "2011_000005"], "val": ["2007_000033"]}
+    for split, names in {**lists, "test": ["2008_000006"]}.items():
+        text(root, f"{place}/{split}.txt", *names)
+    for names in lists.values():
+        for name in names:
+            mask(root, f"SegmentationClass/{name}.png", [0, 20, 255, 21], palette=True)
+    splits = [*((name, split) for split, names in lists.items() for name in names), ("2008_000006", "test")]
+    return wrote(root, {f"JPEGImages/{name}.jpg": (split, None, None) for name, split in splits})
+
+
+def ade20k(root):
+    rows = {}
+    for folder, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
+        mask(root, f"annotations/{folder}/{name}.png", [0, 1, 150, 151])
+        rows[f"images/{folder}/{name}.jpg"] = ({"training": "train", "validation": "val"}[folder], None, None)
+    return wrote(root, rows)
+
+
+def cityscapes(root):
+    rows = {}
+    for split, city in (("test", "bonn"), ("train", "aachen"), ("val", "ulm")):
+        rows[f"leftImg8bit/{split}/{city}/{city}_000000_000019_leftImg8bit.png"] = (split, None, None)
+        mask(root, f"gtFine/{split}/{city}/{city}_000000_000019_gtFine_labelIds.png", [0, 7, 33, 29])
+    return wrote(root, rows)
+
+
 def dtd(root):
     text(root, "labels/train1.txt", "banded/banded_0002.jpg", "zigzagged/zigzagged_0001.jpg")
     text(root, "labels/val1.txt", "banded/banded_0003.jpg")
@@ -344,6 +382,43 @@ def amstertime(root):
     return wrote(root, {file: (split, None, None) for file, split in rows.items()})
 
 
+def spair(root):
+    """Two cats in two pairs, one each way, and two dogs that have no point in common."""
+    start = "JPEGImages"
+    pairs = {
+        "test/1-a-b:cat": ("cat", "a", "b", [[1, 2], [3, 4]], [[5, 6], [7, 8]], [1, 1, 9, 8]),
+        "test/2-b-a:cat": ("cat", "b", "a", [[5, 6]], [[1, 2]], [0, 0, 4, 8]),
+        "trn/3-c-d:dog": ("dog", "c", "d", [], [], [1, 1, 2, 2]),
+    }
+    for name, (category, one, other, source, target, box) in pairs.items():
+        file = root / "PairAnnotation" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = {
+            "category": category, "src_imname": f"{one}.jpg", "trg_imname": f"{other}.jpg", "src_kps": source,
+            "trg_kps": target, "src_bndbox": [0, 0, 1, 1], "trg_bndbox": box, "kps_ids": ["0"] * len(source),
+        }  # fmt: skip
+        file.write_text(json.dumps(held))
+    rows = {f"{start}/cat/{name}.jpg": ("test", 0, "cat") for name in "ab"}
+    return wrote(root, rows | {f"{start}/dog/{name}.jpg": ("train", 1, "dog") for name in "cd"})
+
+
+def davis(root):
+    """Two objects in a clip of three frames; test-dev tells of the first frame alone."""
+    text(root, "ImageSets/2017/val.txt", "goat")
+    text(root, "ImageSets/2017/train.txt", "bear")
+    clips = {"bear": 1, "goat": 3}
+    for clip, frames in clips.items():
+        for frame in range(frames):
+            mask = Image.fromarray(np.tile(np.arange(12, dtype=np.uint8) // 5 + 10 * frame, (10, 1)), "P")
+            mask.putpalette([n % 256 for n in range(768)])
+            file = root / f"Annotations/480p/{clip}/{frame:05}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            mask.save(file)
+    rows = [(clip, frame) for clip, frames in clips.items() for frame in range(frames)]
+    splits = {"bear": "train", "goat": "val"}
+    return wrote(root, {f"JPEGImages/480p/{clip}/{frame:05}.jpg": (splits[clip], None, None) for clip, frame in rows})
+
+
 def caltech101(root, count=33):
     """With 33 images a class; which ones are for training is our draw, so no split is told."""
     names = ["BACKGROUND_Google", "Faces_easy"]
@@ -351,12 +426,56 @@ def caltech101(root, count=33):
     return wrote(root, {file: (None, names.index(name), name) for file, name in files})
 
 
+def depth(root, name, values):
+    """A depth map of 16 bits."""
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint16)).save(root / name)
+
+
+def nyu_depth_v2(root):
+    train = [("/kitchen_0028b/", "00045"), ("/attic_0001/", "00002")]
+    test = [("bathroom/", "00045")]
+    places = {"train": "sync", "test": "official_splits/test/"}
+    rows = {}
+    for split, named in (("train", train), ("test", test)):
+        pairs = [(f"{scene}rgb_{number}.jpg", f"{scene}sync_depth_{number}.png") for scene, number in named]
+        text(root, f"nyu_{split}.txt", *(f"{image} {map_} 518.8579" for image, map_ in pairs))
+        for image, map_ in pairs:
+            depth(root, f"{places[split]}{map_}", np.full((10, 12), 1000 + len(rows)))
+            rows[f"{places[split]}{image}"] = (split, None, None)
+    return wrote(root, rows)
+
+
+def kitti_eigen(root):
+    """With the annotated depth where the benchmark's archive has it, and drives as they are unpacked."""
+    lists = {"train": [(57, 311), (57, 312)], "test": [(2, 69)]}
+    rows = {}
+    for split, named in lists.items():
+        drives = [(f"2011_09_26_drive_{drive:04}_sync", f"{frame:010}.png") for drive, frame in named]
+        lines = [
+            f"2011_09_26/{drive}/image_02/data/{frame} {drive}/proj_depth/groundtruth/image_02/{frame} 721.5377"
+            for drive, frame in drives
+        ]
+        text(root, f"eigen_{split}_files_with_gt.txt", *lines)
+        place = {"train": "train", "test": "val"}[split]
+        for drive, frame in drives:
+            depth(
+                root,
+                f"{place}/{drive}/proj_depth/groundtruth/image_02/{frame}",
+                np.full((10, 12), 256 * (2 + len(rows))),
+            )
+            rows[f"raw/2011_09_26/{drive}/image_02/data/{frame}"] = (split, None, None)
+    return wrote(root, rows)
+
+
 MADE = {
     "imagenet": imagenet, "imagenet_v2": imagenet_v2, "imagenet_wnids": imagenet_wnids,
     "inaturalist2018": inaturalist2018, "inaturalist2021": inaturalist2021, "places205": places205, "food101": food101,
     "cifar10": cifar10, "cifar100": cifar100, "sun397": sun397, "cars": cars, "aircraft": aircraft, "voc2007": voc2007,
+    "voc2012_masks": voc2012_masks, "ade20k": ade20k, "cityscapes": cityscapes,
     "dtd": dtd, "pets": pets, "caltech101": caltech101, "flowers102": flowers102, "cub200": cub200,
-    "landmarks": landmarks, "met": met, "amstertime": amstertime,
+    "landmarks": landmarks, "met": met, "amstertime": amstertime, "spair": spair, "davis": davis,
+    "nyu_depth_v2": nyu_depth_v2, "kitti_eigen": kitti_eigen,
 }  # fmt: skip
 CALLED = {"imagenet_wnids": "imagenet-a", "amstertime": "AmsterTime"}
 """What the folder of a tiny copy must be called to be told from others."""

@@ -25,6 +25,7 @@ from dinoforge.data.sources.source import Source, agreed, first_rows
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
 from dinoforge.verbs.sides import Named, opened_sides
+from films import plain, write
 
 
 def png(level, size=(12, 9)):
@@ -40,6 +41,13 @@ def folder(root):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(number * 20))
     return str(root)
+
+
+def videos(root):
+    for split, count in (("train", 6), ("test", 3)):
+        for number in range(count):
+            write(root / split / ("cats" if number % 2 else "dogs") / f"{number}.avi", plain(number * 20))
+    return f"{root}?frames=1"
 
 
 def parquet(root):
@@ -157,6 +165,7 @@ def stored(make):
 STORAGE = []
 MEMBERS = {
     "folder": folder,
+    "videos": videos,
     "manifest": manifest,
     "manifest of tars": lambda root: manifest(root, of=tars(root)),
     "manifest of s3": lambda root: manifest(root, of=stored(folder)(root)),

@@ -74,13 +74,26 @@ def longest(pixels: int, *, patch: int) -> View:
     Raises:
         ConfigError: Fewer pixels than a patch has.
     """
+    return _whole("long", pixels, patch, max)
+
+
+def shortest(pixels: int, *, patch: int) -> View:
+    """All of a picture in its own shape, the short side resized to so many pixels, either to a multiple of the patch.
+
+    Raises:
+        ConfigError: Fewer pixels than a patch has.
+    """
+    return _whole("short", pixels, patch, min)
+
+
+def _whole(which: str, pixels: int, patch: int, of: Callable[[int, int], int]) -> View:
     if pixels < patch:
-        raise ConfigError(f"a long side of {pixels} pixels is less than a patch of {patch}.")
+        raise ConfigError(f"a {which} side of {pixels} pixels is less than a patch of {patch}.")
 
     def see(image: np.ndarray, _: int) -> Tensor:
         height, width = image.shape[:2]
-        scale = pixels / max(height, width)
+        scale = pixels / of(height, width)
         sides = [max(1, round(side * scale / patch)) * patch for side in (height, width)]
         return resize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), *sides)
 
-    return View(f"long side {pixels}, sides multiples of {patch}", see)
+    return View(f"{which} side {pixels}, sides multiples of {patch}", see)

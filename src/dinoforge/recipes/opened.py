@@ -94,12 +94,16 @@ def training_rows(address: str) -> Source:
 
 
 def labelled(address: str) -> tuple[Source, Source]:
-    """A labelled source's rows that vote and rows that are asked: train and test, else val, else every fifth.
+    """A labelled source's rows that vote and rows that are asked, see ``apart``."""
+    return apart(open_source(address))
+
+
+def apart(whole: Source) -> tuple[Source, Source]:
+    """Rows of a labelled source that vote and rows that are asked: train and test, else val, else every fifth.
 
     Raises:
         DataError: The source has no labels, or only one class.
     """
-    whole = open_source(address)
     labels = whole.columns.get("label")
     if labels is None or len(np.unique(labels[labels >= 0])) < 2:
         raise DataError(

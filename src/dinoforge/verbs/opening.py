@@ -5,6 +5,7 @@ from __future__ import annotations
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Precision, choose_precision, device, resumed_precision
 from dinoforge.base.log import say
+from dinoforge.data.sources.clips import frame_of
 from dinoforge.features.extract import Extraction
 from dinoforge.model.foreign import open_backbone
 from dinoforge.model.weights import Backbone
@@ -34,6 +35,14 @@ def extraction(precision: str, before: Precision | None = None) -> Extraction:
     return Extraction(where, choice.precision)
 
 
+_TOLD = set[str]()
+"""Videos that were told of: which of their frames are asked for is not known here."""
+
+
 def told(name: str, reason: str) -> None:
-    """Say that an image was set aside."""
-    say(f"Set aside {name}: {reason}")
+    """Say that an image was set aside; of a video, all of whose frames are, once."""
+    file, frame = frame_of(name)
+    if frame == 0 or file not in _TOLD:
+        say(f"Set aside {file}: {reason}")
+    if file != name:
+        _TOLD.add(file)

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation
 from dinoforge.base.random import numpy_generator
 from dinoforge.data.sources import toy
 from dinoforge.data.sources.table import open_source
-from dinoforge.data.toyworld.scene import FRONT, THICKNESS, Light, Pose, Thing, draw
+from dinoforge.data.toyworld.scene import FRONT, LANDMARKS, THICKNESS, Light, Pose, Thing, draw
 from dinoforge.data.toyworld.species import SPECIES as KINDS
 from dinoforge.data.toyworld.species import Creature, meadow
 from dinoforge.data.toyworld.table import WORLDS
@@ -259,3 +259,31 @@ def test_classes_are_as_skewed_as_asked_for():
     assert even.max() / even.min() < 1.1
     plain = np.bincount(open_source("toy://species?images=9000&size=8").columns["label"], minlength=12)
     assert plain.max() / plain.min() < 1.05
+
+
+@pytest.mark.parametrize("world", ["species", "minerals"])
+def test_landmarks_are_the_same_points_of_the_thing(world):
+    """Where they are put in a picture, the body's own coordinates are those that were asked for, mirrored or not."""
+    source = toy.open_toy(world, {"images": "40", "size": "64", "seed": "5"})
+    flips = set()
+    for row in range(0, 40, 3):
+        layout, _ = source._layout(row)
+        points = source.extra(row, "keypoints")
+        x, y = (points[:, :2].T / 64 * 2 - 1).astype(np.float64)
+        u, v = layout.things[0].pose.own(x[None], y[None])
+        np.testing.assert_allclose(np.concatenate([u, v]).T, LANDMARKS, atol=1e-5)
+        flips.add(layout.things[0].pose.flip)
+        instance = source.extra(row, "instance")
+        for across, down, seen in points.tolist():
+            inside = 0 <= across < 64 and 0 <= down < 64
+            assert bool(seen) == (inside and instance[int(down), int(across)] == 1)
+    assert flips == {-1, 1}
+    assert source.extra(0, "keypoints").dtype == np.float32
+
+
+def test_landmarks_move_with_the_creature_of_a_clip():
+    source = toy.open_toy("clips", {"clips": "30", "frames": "5", "size": "64"})
+    rows = np.flatnonzero(source.columns["label_name"] == "right")[:5]
+    middles = np.asarray([source.extra(int(row), "keypoints")[0] for row in rows])
+    assert (np.diff(middles[:, 0]) > 1).all()
+    assert np.ptp(middles[:, 1]) < 1e-3

@@ -24,10 +24,13 @@ from dinoforge.data.sources.source import numbered
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "gallery": "gallery", "query": "query"}  # fmt: skip
 """Names of files and folders that are splits."""
-TEXTS = ("split", "clip", "variant", "pose", "copy_of", "easy", "hard", "junk", "labels", "difficult", "real")
+TEXTS = ("split", "clip", "variant", "pose", "copy_of", "easy", "hard", "junk", "labels", "difficult", "real", "keypoints",
+         "box", "pairs", "depth_unit")  # fmt: skip
 """Columns of texts that any table may have; an unknown one is empty. ``pose`` is a matrix written as text, ``copy_of`` the id
 of an image's original; ``easy``, ``hard`` and ``junk`` are ids of other images, a line each, for retrieval; ``labels`` names of
-classes, a line each, where an image shows several, ``difficult`` those that do not count, ``real`` numbers of classes."""
+classes, a line each, where an image shows several, ``difficult`` those that do not count, ``real`` numbers of classes;
+``keypoints`` where some points are, ``box`` where the object is, ``pairs`` which points of another image are the same, all
+three as JSON, see ``evaluate/keypoints.py``; ``depth_unit`` is what the numbers of its depth are."""
 MARKS = ("x_robots_tag", "robots", "robots_meta", "noai", "noimageai")
 """Columns, in any case and with any marks between the words, in which crawlers keep what an owner says of use by machines."""
 _PART = re.compile(r"([A-Za-z]+)[-_.]?\d[-_.\d]*(?:of[-_.]?\d+)?")

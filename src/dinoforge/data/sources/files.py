@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -12,7 +14,9 @@ import numpy as np
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.log import say
 from dinoforge.data.decode import SUFFIXES
+from dinoforge.data.film import VIDEOS
 from dinoforge.data.manifest import is_manifest
+from dinoforge.data.sources.clips import Clips, Films
 from dinoforge.data.sources.columns import by_folder, with_split
 from dinoforge.data.sources.layouts.folder import Folder
 from dinoforge.data.sources.layouts.table import layout_of
@@ -32,24 +36,32 @@ NAMING: dict[str, Callable[[str, str, Options], Source]] = {
     ".txt": open_list, ".lst": open_list, ".csv": open_table, ".tsv": open_table,
 }  # fmt: skip
 """By suffix, files that name images; in a folder they are not looked at, for they are more often notes."""
+LABELS = "labels.csv"
+"""The table that names the videos of a folder."""
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 _TAKES = "data takes a folder of images, a Parquet file or toy://species"
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST = 1_000_000  # files that braces may stand for
 
 
-def open_files(address: str, given: Mapping[str, str], opened: Opener) -> Source:
-    """The images at a path or an address.
+def open_files(address: str, given: Mapping[str, str], opened: Opener, *, clips: bool = False) -> Source:
+    """The images at a path or an address; ``Clips`` where videos are there alone, unless frames of them are asked for.
 
     Args:
         given: Options as texts.
         opened: Opens the addresses that a manifest names.
+        clips: Whether videos are wanted: then image files beside them are left out, and not the videos.
 
     Raises:
         DataError: Nothing there, no image in it, or it cannot be read.
         ConfigError: An unknown option, one that has no effect here, or a column that is not there.
     """
     options = options_of(given)
+    found = _there(address, options, given, opened, clips=clips)
+    return found.frames(options.frames) if isinstance(found, Clips) and options.frames else found
+
+
+def _there(address: str, options: Options, given: Mapping[str, str], opened: Opener, *, clips: bool) -> Source:
     scheme = scheme_of(address)
     address = address if scheme else str(at_home(address))
     if scheme in WEB:
@@ -57,13 +69,14 @@ def open_files(address: str, given: Mapping[str, str], opened: Opener) -> Source
     with on_opening(address):
         kind = storage(address, options).kind(address)
     if not kind:
-        return _pattern(address, options)
+        return _pattern(address, options, clips=clips)
     if kind == "folder":
         with on_opening(address):
             found = storage(address, options).files(address)
         plain = options_of({name: value for name, value in given.items() if name != "layout"})
-        published = _published(Folder(address, found, plain), found, options.layout)
-        return published or _collected(address, found, plain)
+        published = _published(Folder(address, found, plain), found, options.layout, clips=clips)
+        videos = None if published or options.layout else _listed_videos(address, found, plain, clips=clips)
+        return published or videos or _collected(address, found, plain, clips=clips)
     if kind == "other":
         raise DataError(f"{shown(address)} is not a regular file; {_TAKES}.")
     if not scheme and is_manifest(Path(address)):
@@ -89,10 +102,12 @@ def _one(address: str, name: str, options: Options) -> Source:
         DataError: It is of no known kind.
     """
     suffix = _suffix(name)
-    if suffix in SUFFIXES:
-        options.only(*ACCESS, of="an image")
+    if suffix in SUFFIXES | VIDEOS:
+        video = suffix in VIDEOS
+        options.only(*ACCESS, *(("frames",) if video else ()), of="a video" if video else "an image")
         columns = with_split({"id": np.asarray([name])}, name)
-        return Paths(shown(address), "", np.asarray([address]), columns=columns, options=options)
+        found = Paths(shown(address), "", np.asarray([address]), columns=columns, options=options)
+        return Films(found) if video else found
     known = MANY | NAMING
     if suffix not in known:
         raise DataError(
@@ -100,6 +115,39 @@ def _one(address: str, name: str, options: Options) -> Source:
             f"{', '.join(sorted(known))} and {', '.join(sorted(SUFFIXES))}."
         )
     return known[suffix](address, name, options)
+
+
+def _listed_videos(root: str, found: Found, options: Options, *, clips: bool) -> Source | None:
+    """The videos of a folder that its table names; None where it has no table, no video, or images that are wanted.
+
+    Raises:
+        DataError: The table cannot be read, or names no video and there is no image.
+    """
+    if LABELS not in found.names:
+        return None
+    videos = {name for name in found.names if _suffix(name) in VIDEOS}
+    images = any(_suffix(name) in SUFFIXES | MANY.keys() for name in found.names)
+    if not videos or (images and not (clips or options.frames)):
+        return None
+    of_table = Options(**options.model_dump(include=options.model_fields_set - {"frames"}))
+    listed = open_table(joined(root, LABELS), LABELS, of_table)
+    if not isinstance(listed, Films):
+        if images:
+            return None
+        raise DataError(f"{shown(joined(root, LABELS))} names no video; ?layout=none reads the folder without it.")
+    named = {_normal(root, path) for path in listed.paths}
+    left = sum(_normal(root, name) not in named for name in videos)
+    if left:
+        _left_out(shown(root), LABELS, f"{left:,} videos")
+    others = ((name, _why(name, _suffix(name))) for name in found.names if name not in videos and name != LABELS)
+    listed.address, listed.rejected = shown(root), [*found.rejected, *others, *listed.rejected]
+    return listed
+
+
+def _normal(root: str, path: str) -> str:
+    """The one address of a file that is named relative to a folder, or otherwise."""
+    found = joined(root, path)
+    return posixpath.normpath(found) if scheme_of(found) else os.path.abspath(found)  # noqa: PTH100 - for each video
 
 
 def _images(root: str, names: list[str], options: Options, stamps: Mapping[str, str]) -> Paths:
@@ -112,24 +160,35 @@ def _images(root: str, names: list[str], options: Options, stamps: Mapping[str, 
     )
 
 
-def _collected(root: str, found: Found, options: Options) -> Source:
+def _collected(root: str, found: Found, options: Options, *, clips: bool) -> Source:
     """A folder's image files, Parquet files and tars as one source; the rest is ``rejected``.
+
+    Args:
+        clips: See ``open_files``.
 
     Raises:
         DataError: No image in it.
         ConfigError: An option that has no effect on what is there, or a column that is not.
     """
-    images, holders, rejected = [], [], list(found.rejected)
+    images, videos, holders = list[str](), list[str](), list[str]()
+    rejected = list(found.rejected)
     for name in found.names:
         suffix = _suffix(name)
-        if suffix in MANY:
-            holders.append(name)
-        elif suffix in SUFFIXES:
-            images.append(name)
-        else:
+        kind = holders if suffix in MANY else images if suffix in SUFFIXES else videos if suffix in VIDEOS else None
+        if kind is None:
             rejected.append((name, _why(name, suffix)))
-    options.only(*(COLUMNS + ACCESS if holders else ACCESS if scheme_of(root) else ()), of="a folder of image files")
+        else:
+            kind.append(name)
+    if clips and videos and not (holders or options.frames):
+        rejected += [(name, _why(name, _suffix(name))) for name in images]
+        images = []
+    _check_options(root, options, holders=bool(holders), videos=bool(videos))
     parts: list[Source] = [_images(root, images, options, found.stamps)] if images else []
+    if videos and (options.frames or not (images or holders)):
+        films = Films(_images(root, videos, options, found.stamps))
+        parts.append(films.frames(options.frames) if options.frames else films)
+    else:
+        rejected += [(name, "a video among images; ?frames=8 takes so many frames of each") for name in videos]
     for name in sorted(holders, key=lambda name: name.split("/")):
         address = joined(root, name)
         try:
@@ -148,7 +207,12 @@ def _collected(root: str, found: Found, options: Options) -> Source:
     return whole
 
 
-def _published(folder: Folder, found: Found, asked: str | None) -> Source | None:
+def _check_options(root: str, options: Options, *, holders: bool, videos: bool) -> None:
+    takes = COLUMNS + ACCESS if holders else ACCESS if scheme_of(root) else ()
+    options.only(*takes, *(("frames",) if videos else ()), of="a folder of image files")
+
+
+def _published(folder: Folder, found: Found, asked: str | None, *, clips: bool) -> Source | None:
     """A folder in the published form of a set that is known, or asked for.
 
     The images that its lists do not name are told by their number; they are not ``rejected`` one by one, for nothing is wrong
@@ -158,38 +222,45 @@ def _published(folder: Folder, found: Found, asked: str | None) -> Source | None
         ConfigError: An unknown form, or options that have no effect on one.
         DataError: The folder's lists are damaged, or name files that are not there.
     """
-    layout = layout_of(folder, asked)
+    layout = layout_of(folder, asked, clips=clips)
     if layout is None:
         return None
-    folder.options.only("layout", *(ACCESS if scheme_of(folder.address) else ()), of=f"the lists of {layout.title}")
+    access = ACCESS if scheme_of(folder.address) else ()
+    folder.options.only("layout", *layout.takes, *access, of=f"the lists of {layout.title}")
     source = layout.opened(folder)
     known = folder.used.union(source.columns["id"].tolist())
     left = [(name, _suffix(name)) for name in found.names if name not in known]
-    images = sum(suffix in SUFFIXES for _, suffix in left)
-    if images:
-        _left_out(shown(folder.address), layout.title, images)
+    kind, word = (VIDEOS, "videos") if isinstance(source, Clips) else (SUFFIXES, "images")
+    count = sum(suffix in kind for _, suffix in left)
+    if count:
+        _left_out(shown(folder.address), f"the lists of {layout.title}", f"{count:,} {word}")
     source.rejected = [
         *found.rejected,
-        *((n, f"{layout.title} does not name it" if s in MANY else _why(n, s)) for n, s in left if s not in SUFFIXES),
+        *((n, f"{layout.title} does not name it" if s in MANY else _why(n, s)) for n, s in left if s not in kind),
     ]
     return source
 
 
 @lru_cache(maxsize=64)
-def _left_out(address: str, title: str, images: int) -> None:
+def _left_out(address: str, by: str, what: str) -> None:
     """Say it once: an evaluation opens a folder more than once."""
-    say(f"{address}: {images:,} images that the lists of {title} do not name are left out.")
+    say(f"{address}: {what} that {by} {'does' if by == LABELS else 'do'} not name are left out.")
 
 
 def _why(name: str, suffix: str) -> str:
+    """The reason why a file is set aside; images are where videos are read."""
     if name.lower().endswith(_PACKED):
         return "a compressed archive has no random access; unpack it to a plain .tar"
+    if suffix in SUFFIXES | MANY.keys():
+        return "an image beside videos" if suffix in SUFFIXES else "images beside videos"
+    if suffix in VIDEOS:
+        return "a video; ?frames= takes frames of videos"
     if suffix in NAMING:
         return f"{suffix} is no image format known here; a list of images is given by its own path"
     return f"{suffix or 'no suffix'} is no image format known here"
 
 
-def _pattern(address: str, options: Options) -> Source:
+def _pattern(address: str, options: Options, *, clips: bool) -> Source:
     """All files that ``*``, ``**/``, ``[ab]``, ``{a,b}`` and ``{000..009}`` in an address fit.
 
     Raises:
@@ -218,17 +289,33 @@ def _pattern(address: str, options: Options) -> Source:
     names = [name for name in found.names if name in literal or any(part.fullmatch(name) for part in fits)]
     if not names:
         raise DataError(f"{shown(address)} fits none of the {len(found.names):,} files in {shown(place)}.")
-    source = _collected(place, Found(names, stamps=found.stamps), options)
+    source = _collected(place, Found(names, stamps=found.stamps), options, clips=clips)
     source.address = shown(address)
     return source
 
 
 def _on_the_web(address: str, options: Options) -> Source:
-    """One file, or each of those that braces name: the web has no folder to look in."""
+    """One file, or each of those that braces name: the web has no folder to look in.
+
+    Raises:
+        ConfigError: They are videos and something else, or lists of videos of which no frames are asked for.
+    """
     place, mark, query = address.partition("?")
     addresses = sorted(f"{name}{mark}{query}" for name in _braces(place))
     parts = [_one(part, _name(part), options) for part in addresses]
-    return parts[0] if len(parts) == 1 else Several(shown(address), parts)
+    if len(parts) == 1:
+        return parts[0]
+    whole = Several(shown(address), parts)
+    if all(_suffix(_name(part)) in VIDEOS for part in addresses):
+        return Films(Paths(shown(address), "", np.asarray(addresses), columns=whole.columns, options=options))
+    if any(isinstance(part, Clips) for part in parts):
+        if options.frames and all(isinstance(part, Clips) for part in parts):
+            return Several(shown(address), [part.frames(options.frames) for part in parts if isinstance(part, Clips)])
+        raise ConfigError(
+            f"{shown(address)} stands for videos and other files, or for lists of videos; data= takes images or videos, and of "
+            "several lists of videos ?frames=."
+        )
+    return whole
 
 
 def _expression(pattern: str) -> str:

@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from dinoforge.base.errors import ConfigError, DataError, closest
+from dinoforge.data.film import VIDEOS
 from dinoforge.data.ground_truth import TRUTHS
+from dinoforge.data.sources.clips import Films
 from dinoforge.data.sources.columns import (
     TEXTS,
     by_folder,
@@ -41,7 +43,7 @@ def open_list(address: str, name: str, options: Options) -> Source:
         DataError: The file cannot be read, is no text, or names no image.
         ConfigError: An option that has no effect on a list.
     """
-    options.only(*ACCESS, of="a list without columns")
+    options.only(*ACCESS, "frames", of="a list without columns")
     lines = [line for line in _text(address, options).split("\n") if line.strip() and not line.lstrip().startswith("#")]
     parts = [line.rstrip("\r").partition("\t") for line in lines]
     if not parts:
@@ -63,13 +65,13 @@ def _labels(labels: list[str]) -> Any:
 
 
 def open_table(address: str, name: str, options: Options) -> Source:
-    """The images that a table names in a column ``file``, ``path``, ``image`` … or the one that ``image=`` says.
+    """The images that a table names in a column ``file``, ``path``, ``image`` … or the one that ``image=`` says, or the videos.
 
     Raises:
         DataError: The file cannot be read, is no table, or has no such column.
         ConfigError: A column that was asked for is not there.
     """
-    options.only(*COLUMNS, *ACCESS, of="a table of paths")
+    options.only(*COLUMNS, *ACCESS, "frames", of="a table of paths")
     tab = "\t" if PurePosixPath(shown(address).partition("?")[0]).suffix.lower() == ".tsv" else ","
     try:
         table = csv.read_csv(
@@ -163,7 +165,17 @@ def _listed(address: str, name: str, options: Options, *, table: Any, image: str
     )  # fmt: skip
     # A signed address or a picture written as text may be what is too long: the row is named by its number alone.
     found.rejected = [(f"{name}:{row}", reason) for row, reason in sorted(overlong.items())]
+    if _are_videos(where, names):
+        return Films(found)
+    options.only(*(option for option in options.model_fields_set if option != "frames"), of="a list of images")
     return found
+
+
+def _are_videos(where: np.ndarray, names: np.ndarray) -> bool:
+    """Whether files are videos by their names: all that have one."""
+    parts = (name.rpartition(".") for name, path in zip(names.tolist(), where.tolist(), strict=True) if path)
+    suffixes = {dot + end.partition("#")[0].lower() for _, dot, end in parts}  # a path that comes again is path#2
+    return bool(suffixes) and suffixes <= VIDEOS
 
 
 def unique_names(where: np.ndarray, *, web: bool = False) -> np.ndarray:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from dinoforge.base.errors import DataError
 from dinoforge.data.blur import blurred
 from dinoforge.data.decode import Picture
+from dinoforge.data.depth_units import COLUMN
 from dinoforge.data.manifest import KNOWN, Manifest, keys, places, read_manifest
 from dinoforge.data.sources.packed import Packed, is_packed
 from dinoforge.data.sources.source import Opener, Source
@@ -93,9 +94,9 @@ class Listed(Source):
             self._row[mine] = found.to_numpy()
 
     def _origin(self) -> dict[str, np.ndarray]:
-        """What the rows' own sources know of where they come from; a manifest does not repeat it."""
+        """What the rows' own sources know of where they come from, and of their depth; a manifest does not repeat it."""
         found = {}
-        for name in ("url", "robots"):
+        for name in ("url", "robots", COLUMN):
             if any(name in source.columns for source in self._sources):
                 found[name] = np.full(len(self._row), "", dtype=object)
                 for index, source in enumerate(self._sources):

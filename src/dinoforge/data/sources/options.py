@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from pydantic import Field
+
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, unknown
 
@@ -32,10 +34,16 @@ class Options(Config):
     """Column or ending of the masks; null takes ``mask`` (in a tar ``mask.png`` or ``seg.png`` and the like)."""
     depth: str | None = None
     """Column or ending of the depth maps; null takes ``depth``."""
+    depth_unit: str | None = None
+    """What the numbers of the depth maps are: metres, centimetres, millimetres, disparity, or how many metres one is."""
     config: str | None = None
     """Which configuration of a Hugging Face data set that has several."""
     layout: str | None = None
     """Read a folder in the published form of this set, or ``none``; null takes the form that the folder has."""
+    frames: int | None = Field(default=None, ge=1)
+    """Take so many evenly spaced frames of every video as images."""
+    fold: int | None = Field(default=None, ge=1)
+    """Which of the splits that UCF-101 is published with; null takes the first."""
     allow_private: bool = False
     """Let http addresses lead to private, loopback and link-local machines."""
     anonymous: bool = False

@@ -108,6 +108,23 @@ class Paths(Source):
         except ConfigError as error:
             raise Broken(str(error)) from None  # of this row alone: others may lie elsewhere
 
+    @property
+    def given(self) -> list[str]:
+        """Path or address of each row's image, as it was given."""
+        found: list[str] = self._where.tolist()
+        return found
+
+    def place(self, row: int) -> str:
+        """The path or address of the file.
+
+        Raises:
+            Broken: The row names none, or one that a list from the web must not name.
+        """
+        name = str(self._where[row])
+        if not name:
+            raise Broken("the row names no file")
+        return joined(self._base, name)
+
     def stamp(self, row: int) -> str | None:
         """Size and time of the last change of a file on the disk, size and tag of a listed one in object storage."""
         if self._stamps is not None:

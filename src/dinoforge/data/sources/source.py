@@ -37,6 +37,8 @@ class Source(ABC):
     """Files that were found but are no images, each with the reason."""
     by_name: frozenset[str] = frozenset()
     """``label`` and ``group`` where their numbers only stand for the texts in ``label_name`` and ``group_name``."""
+    mask_names: Sequence[str] = ()
+    """What the classes in masks are called, in the order of their numbers, where the source says."""
     part_of: tuple[Source, np.ndarray] | None = None
     """The source whose pictures these are, and their rows there, where it is a selection."""
 
@@ -69,7 +71,7 @@ class Source(ABC):
 
     def extra(self, row: int, name: str) -> Num[np.ndarray, "Y X"] | None:
         """Ground truth that is a picture itself, ``[Y, X]``, or None where the row has none: ``mask`` (class numbers) and
-        ``depth`` (16 bits are millimetres, 0 = no reading); a drawn world has more. See ``ground_truth``.
+        ``depth`` (16 bits are millimetres, 0 = no reading); a drawn world has more. See ``ground_truth``, ``toy``.
 
         Raises:
             Broken: It is there and cannot be read.
@@ -129,7 +131,7 @@ class _Rows(Source):
 
     def __init__(self, whole: Source, rows: Int[np.ndarray, " n"]) -> None:
         self.address, self.rejected, self._whole, self._rows = whole.address, whole.rejected, whole, rows
-        self.by_name, self.part_of = whole.by_name, (whole, rows)
+        self.by_name, self.mask_names, self.part_of = whole.by_name, whole.mask_names, (whole, rows)
         self.columns = {name: column[rows] for name, column in whole.columns.items()}
 
     def encoded(self, row: int) -> bytes:

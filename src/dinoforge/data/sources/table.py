@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from dinoforge.base.errors import DataError, unknown
+from dinoforge.data.depth_units import COLUMN, known_unit
+from dinoforge.data.sources.clips import Clips, Stills
 from dinoforge.data.sources.columns import SPLITS
 from dinoforge.data.sources.files import open_files
 from dinoforge.data.sources.huggingface import open_huggingface
-from dinoforge.data.sources.options import scheme_of, shown, split_address
+from dinoforge.data.sources.options import options_of, scheme_of, shown, split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.toy import open_toy
 
 Opening = Callable[[str, Mapping[str, str]], Source]
 
 
-def _files(place: str, given: Mapping[str, str]) -> Source:
+def _files(place: str, given: Mapping[str, str], *, clips: bool = False) -> Source:
     """Files on the disk, in object storage or on the web; a manifest among them opens what it names."""
-    return open_files(place, given, open_source)
+    return open_files(place, given, open_source, clips=clips)
 
 
 SOURCES: dict[str, Opening] = {
@@ -44,9 +47,30 @@ def open_source(address: str, split: str | None = None) -> Source:
         split: Keep only this split where the source has splits and the address names none.
 
     Raises:
-        DataError: Nothing there, no image in it, it cannot be read, or no such split.
+        DataError: Nothing there, no image in it but videos perhaps, it cannot be read, or no such split.
         ConfigError: An unknown scheme or option.
     """
+    found = _opened(address, split)
+    if isinstance(found, Clips):
+        raise DataError(
+            f"{found.address} holds {len(found):,} videos and no image; ?frames=8 behind it takes so many frames of each as "
+            "images, tasks=video takes clips."
+        )
+    return found
+
+
+def open_clips(address: str) -> Clips:
+    """The clips at an address: video files, also among images, or images that are frames by columns ``clip`` and ``frame``.
+
+    Raises:
+        DataError: As ``open_source``, or there are no clips.
+        ConfigError: An unknown scheme or option.
+    """
+    found = _opened(address, None, clips=True)
+    return found if isinstance(found, Clips) else Stills(found)
+
+
+def _opened(address: str, split: str | None, *, clips: bool = False) -> Source:
     if "\0" in address:
         raise DataError(f"data={shown(address)!r} holds a zero byte; no path does.")
     scheme = scheme_of(address)
@@ -56,9 +80,23 @@ def open_source(address: str, split: str | None = None) -> Source:
     asked = options.pop("split", None)
     if scheme == "toy" and asked:
         options["split"] = asked  # a world that is drawn draws the split that is asked for
-    source = SOURCES[scheme](place.partition("://")[2] if scheme in {"toy", "hf"} else place, options)
+    unit = None if scheme == "toy" else _unit(options)
+    opening = partial(_files, clips=clips) if SOURCES[scheme] is _files else SOURCES[scheme]
+    source = opening(place.partition("://")[2] if scheme in {"toy", "hf"} else place, options)
     source.address = shown(address)
+    if unit is not None:
+        source.columns = {**source.columns, COLUMN: np.full(len(source), unit)}
     return source if scheme == "toy" and asked else _only(source, asked, split)
+
+
+def _unit(options: dict[str, str]) -> str | None:
+    """The unit of depth, which is for every source alike and taken out of its options.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    unit = options_of({COLUMN: options.pop(COLUMN)} if COLUMN in options else {}).depth_unit
+    return None if unit is None else known_unit(unit, name=f"?{COLUMN}")
 
 
 def _only(source: Source, asked: str | None, wanted: str | None) -> Source:

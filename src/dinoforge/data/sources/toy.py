@@ -16,12 +16,14 @@ from dinoforge.data.decode import Picture, open_picture
 from dinoforge.data.sources.source import Source
 from dinoforge.data.toyworld.clips import MOTIONS, film
 from dinoforge.data.toyworld.pollution import COPY_KINDS, JUNK, copied, junk, png
-from dinoforge.data.toyworld.scene import Layout, Scene, draw
+from dinoforge.data.toyworld.scene import Layout, Scene, draw, landmarks
 from dinoforge.data.toyworld.table import WORLDS
 
 _SEEDS = 2**62
 EXTRAS = ("mask", "instance", "parts", "depth")
-"""Ground truth of a drawn picture, see ``Scene``."""
+"""Ground truth of a drawn picture that is a picture itself, see ``Scene``."""
+POINTS = "keypoints"
+"""What is true of some points of it, see ``landmarks``."""
 
 
 class ToyConfig(Config):
@@ -265,9 +267,13 @@ class Pictures(Source):
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """``mask``, ``instance``, ``parts``, ``depth`` of the picture (see ``Scene``); a copy has its original's, moved along.
 
-        None for junk, and for a copy with text: the letters stand in front of what was true.
+        And ``keypoints`` of the first thing of a picture that is no copy. None for junk, and for a copy with text: the
+        letters stand in front of what was true.
         """
         at, kind = self._whole(row)
+        if name == POINTS and kind is None:
+            layout, rng = self._layout(at)
+            return landmarks(layout.things[0], draw(layout, rng, size=self._config.size).instance)
         if name not in EXTRAS:
             return None
         if kind is None:
@@ -315,14 +321,18 @@ class Clips(Source):
             "frame": frame,
         }
 
-    def _scene(self, row: int) -> Scene:
+    def _layout(self, row: int) -> tuple[Layout, np.random.Generator]:
+        """What a frame shows, and the generator that it is drawn with."""
         config, columns = self._config, self.columns
         clip, frame, split = int(columns["group"][row]), int(columns["frame"][row]), str(columns["split"][row])
         layouts = film(
             str(columns["label_name"][row]), numpy_generator(config.seed, f"{split} clip", clip), frames=config.frames
         )
-        noise = numpy_generator(config.seed, f"{split} frame", clip, frame)
-        return draw(layouts[frame], noise, size=config.size)
+        return layouts[frame], numpy_generator(config.seed, f"{split} frame", clip, frame)
+
+    def _scene(self, row: int) -> Scene:
+        layout, noise = self._layout(row)
+        return draw(layout, noise, size=self._config.size)
 
     def encoded(self, row: int) -> bytes:
         """The frame as a PNG file."""
@@ -333,7 +343,9 @@ class Clips(Source):
         return Picture.of(self._scene(row).pixels)
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
-        """``mask``, ``instance``, ``parts``, ``depth`` of the frame, see ``Scene``."""
+        """``mask``, ``instance``, ``parts``, ``depth`` of the frame, see ``Scene``, and ``keypoints`` of the creature."""
+        if name == POINTS:
+            return landmarks(self._layout(row)[0].things[0], self._scene(row).instance)
         return np.asarray(getattr(self._scene(row), name)) if name in EXTRAS else None
 
 

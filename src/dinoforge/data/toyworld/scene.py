@@ -101,6 +101,11 @@ class Pose:
         dx, dy = x - self.x, y - self.y
         return float(c) * dx + float(s) * dy, self.flip * (float(c) * dy - float(s) * dx)
 
+    def placed(self, u: Line, v: Line) -> tuple[Line, Line]:
+        """Points of the body in the picture's coordinates: the inverse of ``own``."""
+        c, s = float(np.cos(self.turn)), float(np.sin(self.turn))
+        return self.x + self.scale * (c * u - s * self.flip * v), self.y + self.scale * (s * u + c * self.flip * v)
+
     def sun(self, angle: float) -> tuple[float, float]:
         """A direction of the picture in the body's coordinates."""
         return float(np.cos(angle - self.turn)), self.flip * float(np.sin(angle - self.turn))
@@ -232,3 +237,23 @@ def visible_share(layout: Layout, *, size: int = 32) -> float:
     if layout.front is not None:
         seen &= layout.front.cover(x, y) <= 0
     return float(seen.sum() / max(1, whole.sum()))
+
+
+_AROUND = np.arange(8) * np.pi / 4
+LANDMARKS = np.concatenate([np.zeros((1, 2)), 0.5 * np.stack([np.cos(_AROUND), np.sin(_AROUND)], axis=1)])
+"""Points of a body in its own coordinates: its middle, and eight half a unit around it."""
+
+
+def landmarks(thing: Thing, instance: UInt8[np.ndarray, "Y X"], *, number: int = 1) -> Float[np.ndarray, "K 3"]:
+    """Where ``LANDMARKS`` of a thing are in a picture, x and y in pixels from its corner, and 1 where they can be seen.
+
+    Args:
+        instance: Of the picture, see ``Scene``.
+        number: Of the thing there.
+    """
+    size = len(instance)
+    at = (np.stack(thing.pose.placed(*LANDMARKS.T), axis=1) + 1) / 2 * size
+    pixel = np.floor(at).astype(np.int64)
+    within = ((pixel >= 0) & (pixel < size)).all(axis=1)
+    x, y = np.clip(pixel, 0, size - 1).T
+    return np.column_stack([at, within & (instance[y, x] == number)]).astype(np.float32)

@@ -20,11 +20,13 @@ from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.opened import training_rows
 from published import CALLED, FISH, MADE, OTHERS, images, picture, text
 
+VIDEOS = {"ucf101", "something_v2", "kinetics400"}
+"""Which are of clips; see test_layouts_video.py."""
 FORMS = [*MADE.items(), *OTHERS.items()]
 
 
 def test_every_layout_is_here():
-    assert MADE.keys() == LAYOUTS.keys()
+    assert MADE.keys() | VIDEOS == LAYOUTS.keys()
 
 
 @pytest.mark.parametrize(("name", "make"), FORMS, ids=[make.__name__ for _, make in FORMS])
@@ -61,7 +63,14 @@ class TestEveryLayout:
         rows = [*make(tmp_path / CALLED.get(name, "set"))]
         if name.startswith("cifar"):
             (tmp_path / CALLED.get(name, "set") / rows[-1].partition(":")[0]).unlink()
-        elif name in {"imagenet", "imagenet_v2", "imagenet_wnids", "caltech101"}:  # their folders are their lists
+        elif name in {
+            "imagenet",
+            "imagenet_v2",
+            "imagenet_wnids",
+            "caltech101",
+            "ade20k",
+            "cityscapes",
+        }:  # their folders are their lists
             return
         else:
             (tmp_path / CALLED.get(name, "set") / rows[-1]).unlink()
@@ -365,3 +374,27 @@ def test_a_flat_imagenet_without_a_list_has_no_labels_there(tmp_path, capsys):
     flat = open_source(str(tmp_path / "set"))
     assert "label" not in flat.columns
     assert len(agreed([flat, source, few])) == 3
+
+
+HELD = {"voc2007": "VOCdevkit/VOC2007", "voc2012_masks": "VOCdevkit/VOC2012", "ade20k": "ADEChallengeData2016",
+        "cityscapes": "cityscapes", "spair": "SPair-71k", "davis": "DAVIS", "nyu_depth_v2": "nyu_depth_v2",
+        "kitti_eigen": "kitti"}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["", "of its own", "indoor/heap"])
+@pytest.mark.parametrize("name", HELD)
+def test_a_set_in_a_heap_leaves_no_image_out(name, place, tmp_path, capsys):
+    start = "" if not place else f"{HELD[name]}/" if place == "of its own" else f"{place}/{HELD[name]}/"
+    published.MADE[name](tmp_path / start)
+    if place != "indoor/heap":
+        alone = open_source(str(tmp_path))
+        assert f"(layout={name})" in capsys.readouterr().err
+    published.images(tmp_path, [f"photos/{n}.jpg" for n in range(20)])
+    found = open_source(str(tmp_path))
+    assert {f"photos/{n}.jpg" for n in range(20)} <= {*found.columns["id"].tolist()}
+    said = capsys.readouterr().err
+    assert "(layout=" not in said
+    if place != "indoor/heap":
+        assert f"and other images, so it is read as it lies; ?layout={name} reads" in said
+        asked = open_source(f"{tmp_path}?layout={name}")
+        assert asked.columns["id"].tolist() == alone.columns["id"].tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dinoforge.base.errors import DataError
+from dinoforge.data.decode import SUFFIXES
 from dinoforge.data.picture import first_line
 from dinoforge.data.sources.layouts.unpickled import unpickled
 from dinoforge.data.sources.options import Options, shown
@@ -46,6 +48,14 @@ class Folder:
     def own_name(self) -> str:
         """What the folder itself is called."""
         return self.address.rstrip("/").rpartition("/")[2]
+
+    def holds_only(self, own: re.Pattern[str]) -> bool:
+        """Whether the paths of all images begin in this way."""
+        return all(own.match(name) for name in self.ending(SUFFIXES))
+
+    def ending(self, suffixes: frozenset[str]) -> Iterator[str]:
+        """The paths of files that end in one of these suffixes, in small letters or large ones."""
+        return (name for name in self.files if f".{name.rpartition('.')[2].lower()}" in suffixes)
 
     def has(self, *names: str) -> bool:
         """Whether all these files are there."""

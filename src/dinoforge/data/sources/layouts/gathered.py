@@ -34,6 +34,7 @@ class Gathered:
         self._splits: list[str] = []
         self._labels: list[int] = []
         self._facts: dict[str, dict[int, Any]] = {}
+        self._truths: dict[str, dict[int, str]] = {}
         self._missing: list[tuple[str, str]] = []
 
     @property
@@ -42,7 +43,8 @@ class Gathered:
         return self._count
 
     def add(
-        self, file: str, *, by: str, split: str, label: str | int | None = None, labelled_by: str = "", **facts: Any
+        self, file: str, *, by: str, split: str, label: str | int | None = None, labelled_by: str = "",
+        **facts: Any,
     ) -> None:  # fmt: skip
         """One more row.
 
@@ -59,12 +61,26 @@ class Gathered:
         row = len(self._splits)
         if self._rows.setdefault(file, row) != row:
             raise self._folder.error(by, f"names {file}, which is named already")
-        if file not in self._folder.names:
-            self._missing.append((file, by))
+        self._there(file, by)
         self._splits.append(split)
         self._labels.append(-1 if label is None else self._class(label, file, labelled_by or by))
         for name, value in facts.items():
             self._facts.setdefault(name, {})[row] = value
+
+    def add_truth(self, name: str, file: str, *, by: str) -> None:
+        """The ``mask`` or ``depth`` of the row that was added last.
+
+        Args:
+            file: Its map, relative to the folder.
+            by: The list that names it, for messages.
+        """
+        self._truths.setdefault(name, {})[len(self._splits) - 1] = file
+        self._folder.used.add(file)
+        self._there(file, by)
+
+    def _there(self, file: str, by: str) -> None:
+        if file not in self._folder.names:
+            self._missing.append((file, by))
 
     def _class(self, label: str | int, file: str, by: str) -> int:
         number = self._number.get(label, -1) if isinstance(label, str) else label - self._first
@@ -86,6 +102,10 @@ class Gathered:
         return Paths(
             shown(folder.address), folder.address, np.asarray([*self._rows], dtype=np.str_), columns=self.columns(),
             options=folder.options, stamps=stamps_of(folder.stamps, [*self._rows]),
+            truths={
+                name: np.asarray([held.get(row, "") for row in range(len(self._splits))], dtype=np.str_)
+                for name, held in self._truths.items()
+            },
         )  # fmt: skip
 
     def check(self) -> None:

@@ -14,6 +14,8 @@ from dinoforge.data.sources.source import Source
 
 _PLACES = ("", "VOC2007/", "VOCdevkit/VOC2007/")
 _LIST = "ImageSets/Main/"
+OWN = re.compile(r"(?:(?:VOCdevkit/)?VOC2007/)?(?:JPEGImages/|Segmentation)")
+"""How the paths of its images begin."""
 _FIRST = ("000001", "000005")
 """The first images of test and trainval; those of other years are called otherwise."""
 
