@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from dinoforge.data.picture import Picture
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
 from dinoforge.features.eyes import Eyes, Look
 from dinoforge.features.views import middle
-from dinoforge.model.weights import Preprocessing
+from dinoforge.model.features import Features
+from dinoforge.model.weights import Backbone, Preprocessing
 
 
 class Listed(Source):
@@ -45,7 +47,7 @@ class GivenEyes(Eyes):
             Extraction(torch.device("cpu")),
             SimpleNamespace(preprocessing=Preprocessing(), module=None),
         )
-        self.views = []
+        self.views, self.on_broken = [], lambda *_: None
 
     def look(self, source, kind="image", *, view=None, remember=True):
         self.views.append((source.address, kind, (view or middle(self.backbone.preprocessing)).name))
@@ -68,3 +70,51 @@ class TableEyes(GivenEyes):
 
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Painted(Listed):
+    """Pictures of one channel, and masks of the same shape: ``pictures`` and ``masks`` are a list each, None where there is none."""
+
+    def __init__(self, pictures, masks, address="painted", **columns):
+        super().__init__(address, len(pictures), **columns)
+        self.pictures, self.masks = pictures, masks
+
+    def picture(self, row):
+        return Picture.of(np.asarray(self.pictures[row], np.uint8)[..., None])
+
+    def extra(self, row, name):
+        return None if name != "mask" or self.masks[row] is None else np.asarray(self.masks[row])
+
+
+class Deep(Painted):
+    """The same with depth in place of masks, and colours where pictures have some."""
+
+    def picture(self, row):
+        return Picture.of(np.atleast_3d(np.asarray(self.pictures[row], np.uint8)))
+
+    def extra(self, row, name):
+        return super().extra(row, "mask" if name == "depth" else "")
+
+
+class Tells(torch.nn.Module):
+    """A network of other people's: every patch becomes what a function makes of the mean grey of it, 0 to 255."""
+
+    patch, channels = 4, 1
+
+    def __init__(self, of, width):
+        super().__init__()
+        self.of, self.width = of, width
+
+    def forward(self, images):
+        grey = torch.nn.functional.avg_pool2d(images[:, :1] * 255, self.patch)[:, 0]
+        patches = self.of(grey)
+        return Features(patches.mean((1, 2)), patches.new_zeros(len(patches), 0, self.width), patches)
+
+
+def painted_eyes(of, width, *, side=16):
+    """Eyes of ``Tells``; pictures come as they are, on the scale 0 to 1."""
+    how = Preprocessing(channels=1, side=side, short_side=side, mean=(0.0,), std=(1.0,))
+    return Eyes(
+        Backbone(Tells(of, width), None, how, known="painted"), Extraction(torch.device("cpu")), folder=None,
+        on_broken=lambda name, reason: None,
+    )  # fmt: skip

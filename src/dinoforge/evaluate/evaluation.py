@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from dinoforge.base.config import Config
 from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.score import Score
-from dinoforge.features.eyes import Eyes
 
-Needs = Literal["classes", "gallery", "images"]
-"""``classes``: labelled images to learn from, and others; ``gallery``: images to search, and queries; ``images``: any."""
+Needs = Literal["classes", "clips", "gallery", "images", "asked", "masks", "depths"]
+"""``classes``: labelled images to learn from, and others; ``clips``: the same of clips, each side ``Clips``; ``gallery``:
+images to search, and queries; ``images``: any; ``asked``: images to be asked that bring what is true of them, of the split
+for it where there is one; ``masks``: images with the class of every pixel to learn from, and others; ``depths``: with the
+depth of every pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,11 @@ class Evaluation:
 
     config: type[Config]
     needs: Needs
-    measure: Callable[[Eyes, Sides, Any], list[Score]]
-    """Of a frozen backbone, the images and the config."""
+    measure: Callable[..., list[Score]]
+    """Of a frozen backbone (``Eyes``), the images (``Sides``) and the config; with ``heads`` also of ``save``, a folder."""
     several: bool = False
     """Whether images may show several classes each (see ``several.py``)."""
+    heads: bool = False
+    """Whether a head is trained that can be kept: ``measure`` then takes ``save=``, the folder it is written to, or None."""
     once: bool = False
     """Whether features are not kept, so that to measure again without leaked images would take as long as the first time."""

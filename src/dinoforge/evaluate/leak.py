@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from dinoforge.base.errors import DataError
+from dinoforge.data.sources.clips import Clips
 from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.evaluation import Sides
 from dinoforge.features.copies import NAME
@@ -19,11 +20,15 @@ from dinoforge.features.described import Embed, stored_copies
 from dinoforge.features.descriptors import Descriptors
 from dinoforge.features.pairs import LAYOUT_LEAK, LEAK
 
+_FRAMES = 8
+
 
 def leaked(
     asked: Source, against: Descriptors, *, threshold: float | None = None, embed: Embed | None = None, workers: int = 1
 ) -> Bool[np.ndarray, " N"]:
     """Which images of a source have a copy among the stored ones; an image that cannot be read has none.
+
+    A clip has one where one of eight evenly spaced frames has.
 
     Args:
         against: What is stored of the training images, see ``stored_beside``. Without descriptors only the same bytes count.
@@ -36,6 +41,9 @@ def leaked(
         ConfigError: The stored images were described by a network, and ``embed`` is None.
         DataError: Descriptors that were not made by one and the same.
     """
+    if isinstance(asked, Clips):
+        frames = leaked(asked.frames(_FRAMES), against, threshold=threshold, embed=embed, workers=workers)
+        return np.asarray(frames.reshape(len(asked), _FRAMES).any(axis=1))
     if threshold is None:
         threshold = LAYOUT_LEAK if against.name == NAME else LEAK
     found, _ = stored_copies(asked, against, threshold=threshold, embed=embed, workers=workers)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -31,8 +32,10 @@ from dinoforge.evaluate.lists import listed, once
 from dinoforge.evaluate.metrics import accuracy_scores, ranks, real_right
 from dinoforge.evaluate.score import Score, mean_interval
 from dinoforge.features.eyes import Eyes, Look
-from dinoforge.features.kinds import BLOCKS
+from dinoforge.features.kinds import BLOCKS, shows_blocks
 from dinoforge.features.views import cropped
+from dinoforge.model.head_files import HeadFacts, save_head
+from dinoforge.model.released_heads import LinearClassifier
 
 _REFERENCE = 256
 """Batch for which learning rates are given."""
@@ -212,8 +215,29 @@ def _protocol(config: LinearConfig, seen: Inputs, rate: float, *, heads: int, im
     )
 
 
-def _measure(eyes: Eyes, sides: Sides, config: LinearConfig) -> list[Score]:
+def saved_linear(path: Path, eyes: Eyes, known: Source, head: LinearHead) -> None:
+    """Write a head as the released ones are: one that sees no mean patch gives it no weight.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    width, shown = int(eyes.backbone.module.width), shows_blocks(eyes.backbone.module)
+    depth = len(eyes.backbone.module.blocks) if shown else 0
+    module = LinearClassifier(width, head.inputs.layers, len(head.classes)).requires_grad_(False)
+    module.weight.zero_()[:, : head.weight.shape[1]] = head.weight
+    module.bias.copy_(head.bias)
+    facts = HeadFacts(
+        kind="classification", width=width, blocks=tuple(range(depth - head.inputs.layers, depth)) if shown else (),
+        classes=head.classes.names, labels=tuple(head.classes.labels.tolist()), preprocessing=eyes.backbone.preprocessing,
+        backbone=eyes.backbone.fingerprint, data=known.fingerprint, protocol=head.protocol,
+    )  # fmt: skip
+    save_head(path, module, facts)
+
+
+def _measure(eyes: Eyes, sides: Sides, config: LinearConfig, *, save: Path | None = None) -> list[Score]:
     head, asked = fit_linear(eyes, sides, config), eyes.look(sides.asked, "blocks")
+    if save is not None:
+        saved_linear(save, eyes, sides.known, head)
     labels = head.classes.of(asked.source)
     logits = head.logits(asked.values)
     scores = accuracy_scores("linear", ranks(logits, labels), labels, classes=len(head.classes), protocol=head.protocol)
@@ -239,4 +263,4 @@ def _real_scores(asked: Source, head: LinearHead, logits: Float[Tensor, "N C"]) 
     return [Score("linear", "real_accuracy", right.mean(), "fraction", True, len(right), how, mean_interval(right))]
 
 
-LINEAR = Evaluation(LinearConfig, "classes", _measure)
+LINEAR = Evaluation(LinearConfig, "classes", _measure, heads=True)

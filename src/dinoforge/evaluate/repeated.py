@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 from dinoforge.base.config import Config
 from dinoforge.evaluate.evaluation import Evaluation, Sides
@@ -17,17 +18,24 @@ def seeded(evaluation: Evaluation) -> bool:
     return "seed" in evaluation.config.model_fields
 
 
-def measured(evaluation: Evaluation, eyes: Eyes, sides: Sides, config: Config, *, seeds: int) -> list[Score]:
+def measured(
+    evaluation: Evaluation, eyes: Eyes, sides: Sides, config: Config, *, seeds: int, save: Path | None = None
+) -> list[Score]:
     """The scores of an evaluation; where something is drawn in it, those of so many seeds together.
 
     Args:
         seeds: How many, from the seed of the config on. One where nothing is drawn.
+        save: Folder that the head of the first seed is written to.
     """
+    kept = {} if save is None else {"save": save}
     if seeds == 1 or not seeded(evaluation):
-        return evaluation.measure(eyes, sides, config)
+        return evaluation.measure(eyes, sides, config, **kept)
     first = int(config.model_dump()["seed"])
     numbers = range(first, first + seeds)
-    found = [evaluation.measure(eyes, sides, config.model_copy(update={"seed": number})) for number in numbers]
+    found = [
+        evaluation.measure(eyes, sides, config.model_copy(update={"seed": number}), **(kept if number == first else {}))
+        for number in numbers
+    ]
     by_name = [{score.name: score for score in scores} for scores in found]
     return [_together([scores[name] for scores in by_name if name in scores], numbers) for name in by_name[0]]
 

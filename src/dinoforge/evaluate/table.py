@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dinoforge.evaluate.copies import COPIES
+from dinoforge.evaluate.correspondence import CORRESPONDENCE
+from dinoforge.evaluate.depth import DEPTH
 from dinoforge.evaluate.evaluation import Evaluation
 from dinoforge.evaluate.fewshot import FEWSHOT
 from dinoforge.evaluate.healthy import HEALTH
@@ -11,6 +13,10 @@ from dinoforge.evaluate.logistic import LOGISTIC
 from dinoforge.evaluate.neighbours import KNN
 from dinoforge.evaluate.retrieval import RETRIEVAL
 from dinoforge.evaluate.robustness import ROBUSTNESS
+from dinoforge.evaluate.segmentation import SEGMENTATION, SEGMENTATION_MS
+from dinoforge.evaluate.segmentation_knn import SEGMENTATION_KNN
+from dinoforge.evaluate.tracking import TRACKING
+from dinoforge.evaluate.video import VIDEO
 
 EVALUATIONS: dict[str, Evaluation] = {
     "knn": KNN,
@@ -20,7 +26,14 @@ EVALUATIONS: dict[str, Evaluation] = {
     "retrieval": RETRIEVAL,
     "copies": COPIES,
     "robustness": ROBUSTNESS,
+    "video": VIDEO,
+    "correspondence": CORRESPONDENCE,
+    "tracking": TRACKING,
     "health": HEALTH,
+    "segmentation": SEGMENTATION,
+    "segmentation_ms": SEGMENTATION_MS,
+    "segmentation_knn": SEGMENTATION_KNN,
+    "depth": DEPTH,
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("knn", "health"),

@@ -60,8 +60,8 @@ class Eyes:
     def __init__(
         self, backbone: Backbone, how: Extraction, *, folder: Path | None, on_broken: Callable[[str, str], None]
     ) -> None:
-        self.backbone, self.how = backbone, how
-        self._folder, self._on_broken, self._seen = folder, on_broken, dict[str, Look]()
+        self.backbone, self.how, self.on_broken = backbone, how, on_broken
+        self._folder, self._seen = folder, dict[str, Look]()
 
     @property
     def usual(self) -> View:
@@ -123,7 +123,7 @@ class Eyes:
         rows, values = list[np.ndarray](), list[Tensor]()
         for some, found in computed(
             self.backbone.module.to(self.how.device), source, self.backbone.preprocessing, self.how, of=KINDS[kind],
-            on_broken=self._on_broken, view=view,
+            on_broken=self.on_broken, view=view,
         ):  # fmt: skip
             rows.append(some)
             values.append(found.float().cpu())
@@ -138,7 +138,7 @@ class Eyes:
             return self._passing(source, kind, view)
         if not (path / "features.json").exists():
             keep(
-                path, source, self.backbone, self.how, kind=kind, on_broken=self._on_broken, rows=_SHARD, view=view,
+                path, source, self.backbone, self.how, kind=kind, on_broken=self.on_broken, rows=_SHARD, view=view,
                 label="looking", facts={"view": view.name},
             )  # fmt: skip
         stored = read_features(path)

@@ -26,7 +26,7 @@ from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, UserError, WeightsError
 from dinoforge.base.log import say
 from dinoforge.model.features import Features
-from dinoforge.model.pixels import Thumbnails, preprocessing, side_of
+from dinoforge.model.pixels import Colours, Thumbnails, colour_preprocessing, preprocessing, side_of
 from dinoforge.model.weights import Backbone, Preprocessing, load_backbone
 
 _MOST_PREFIX = 32
@@ -141,7 +141,8 @@ def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def open_backbone(address: str | Path) -> Backbone:
-    """A backbone to use frozen: what ``load_backbone`` opens, ``hf:FOLDER``, ``hf:OWNER/NAME``, ``timm:NAME``, ``pixels:SIDE``.
+    """A backbone to use frozen: what ``load_backbone`` opens, ``hf:FOLDER``, ``hf:OWNER/NAME``, ``timm:NAME``, ``pixels:SIDE``,
+    ``colours:SIDE``.
 
     Raises:
         WeightsError: Nothing there, unsafe, damaged, or no vision model.
@@ -364,7 +365,14 @@ def _pixels(address: str, name: str) -> Backbone:
     return _finished(address, Foreign(address, Thumbnails(side), run), preprocessing(side), f"pixels {side}", 3)
 
 
-_DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm, "pixels": _pixels}
+def _colours(address: str, name: str) -> Backbone:
+    """Pixels of patches of a side."""
+    side = side_of(address, name)
+    module = Foreign(address, Colours(side), lambda model, images: Output(model(images), 0, None))
+    return _finished(address, module, colour_preprocessing(side), f"colours {side}", 3)
+
+
+_DOORS: dict[str, Callable[[str, str], Backbone]] = {"hf": _hf, "timm": _timm, "pixels": _pixels, "colours": _colours}
 
 
 def is_foreign(address: str) -> bool:

@@ -8,6 +8,7 @@ Axes: B images, H by W patches, D channels of a token, K classes or bins, Y by X
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -187,14 +188,16 @@ class DptDepth(nn.Module):
         self.project = _Convolution(_FUSED, _FUSED, 3)
         self.conv_depth = _DepthConvolutions()
 
-    def forward(self, layers: Sequence[Features], *, nearest: float = 0.001) -> Float[Tensor, "B 1 Y X"]:
+    def forward(
+        self, layers: Sequence[Features], *, nearest: float = 0.001, farthest: float = math.inf
+    ) -> Float[Tensor, "B 1 Y X"]:
         """Metres, on sixteen cells a patch side; the four blocks in the order of the network."""
         levels = [conv(level) for conv, level in zip(self.convs, self.reassemble_blocks(layers), strict=True)]
         x = self.fusion_blocks[0](levels[-1], None)
         for fusion, level in zip(list(self.fusion_blocks)[1:], levels[-2::-1], strict=True):
             x = fusion(x, level)
         depth: Tensor = self.conv_depth(self.project(x).relu()).relu() + nearest
-        return depth
+        return depth.clamp(max=farthest)
 
 
 ReleasedHead = LinearClassifier | LinearDepth | LinearSegmentation | DptDepth

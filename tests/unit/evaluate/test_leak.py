@@ -8,6 +8,7 @@ import torch
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
+from dinoforge.data.sources.clips import Stills
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.evaluation import Sides
 from dinoforge.evaluate.leak import leaked, spared
@@ -51,6 +52,18 @@ def test_planted_leaks_are_found(world):
     assert (mask & ~any_kind).sum() <= 0.1 * len(test)  # the strict threshold takes some that are only alike
     strict = leaked(test, stored, threshold=0.999)
     assert strict.sum() < mask.sum()
+
+
+def test_a_clip_is_leaked_where_a_frame_is(world):
+    """Test images in threes, as frames."""
+    _, test, stored = world
+    some = test.select(np.arange(len(test) // 3 * 3))
+    some.columns = {name: some.columns[name] for name in ("id", "split")} | {
+        "clip": (np.arange(len(some)) // 3).astype(np.str_)
+    }
+    mask = leaked(some, stored, threshold=0.999).reshape(-1, 3).any(1)
+    assert 0 < mask.sum() < len(mask)
+    assert leaked(Stills(some), stored, threshold=0.999).tolist() == mask.tolist()
 
 
 def test_the_same_bytes_are_a_leak_without_descriptors(world):

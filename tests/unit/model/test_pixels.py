@@ -29,3 +29,23 @@ def test_sides_tell_backbones_apart_and_nothing_else_is_a_side():
     for wrong in ("pixels:x", "pixels:0", "pixels:65"):
         with pytest.raises(WeightsError, match=f"backbone {wrong} takes the side of a thumbnail, 1 to 64"):
             open_backbone(wrong)
+
+
+def test_colours_are_the_pixels_of_a_patch():
+    found = open_backbone("colours:4")
+    pixels = torch.arange(3 * 8 * 12).view(1, 3, 8, 12).float() / 255
+    features = found.module(pixels)
+    assert features.patches.shape == (1, 2, 3, 48)
+    assert torch.equal(features.patches[0, 1, 2], pixels[0, :, 4:8, 8:12].flatten())
+    torch.testing.assert_close(features.image[0], features.patches[0].flatten(0, 1).mean(0))
+    assert (found.module.width, found.module.patch, found.preprocessing.side) == (48, 4, 224)
+    assert found.fingerprint != open_backbone("colours:8").fingerprint != open_backbone("pixels:8").fingerprint
+
+
+def test_colours_tell_light_from_dark_which_thumbnails_do_not():
+    light, dark = (torch.full((1, 3, 8, 8), level) for level in (0.9, -0.9))
+    one, other = (open_backbone("colours:8").module(images).patches.flatten() for images in (light, dark))
+    assert torch.cosine_similarity(one, other, dim=0) < -0.99
+    assert open_backbone("pixels:8").module(light).patches.abs().max() < 1e-6
+    with pytest.raises(WeightsError, match="backbone colours:0 takes the side of a patch, 1 to 64, such as colours:8"):
+        open_backbone("colours:0")
