@@ -40,6 +40,22 @@ def lasting(tmp_path, request):
     return Path(place) / request.node.name if place else tmp_path
 
 
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """Of a seed: a run of the demo's recipe on drawn species of that seed, trained once for all tests that ask for it."""
+    import dinoforge
+
+    place = os.environ.get("DINOFORGE_FIGURES")
+    folder = Path(place) / "toy_run" if place else tmp_path_factory.mktemp("toy_run")
+
+    def run(seed):
+        data = f"toy://species?images=4000&seed={seed}"
+        dinoforge.pretrain(data=data, out=str(folder / str(seed)), recipe="vit_micro.toy", seed=seed)
+        return folder / str(seed)
+
+    return run
+
+
 @pytest.fixture
 def unchecked():
     """Shapes in signatures are not executed: they cost time, and while a program is traced they are symbols, which no annotation

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +17,14 @@ import numpy as np
 
 from dinoforge.base.config import Config, fingerprint, paths, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
-from dinoforge.base.files import append_line, place_for, read_lines
+from dinoforge.base.files import append_line, explained, place_for, put_back, read_lines
 from dinoforge.base.hardware import device
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
+from dinoforge.data.decode import Broken
 from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.evaluate.classes import classes_of
+from dinoforge.evaluate.dense.labels import classes_file
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.leak import leaked, spared
 from dinoforge.evaluate.repeated import measured, seeded
@@ -30,6 +34,7 @@ from dinoforge.evaluate.table import EVALUATIONS, SUITES
 from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.eyes import Eyes, seen_in
 from dinoforge.features.kept import files_of
+from dinoforge.model.head_files import FACTS as HEAD
 from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
@@ -72,9 +77,9 @@ def _cells(score: Score) -> tuple[str, ...]:
 def evaluate(  # noqa: PLR0913 - the keys of the verb
     *, backbone: str, tasks: str | Sequence[str] = "knn", data: str | None = None, train: str | None = None,
     test: str | None = None, train_rows: str | int | None = None, test_rows: str | int | None = None,
-    out: str | None = None, features: str | None = None, trained_on: str | None = None, descriptor: str | None = None,
-    trust_sha256: str | None = None, precision: str = "auto", workers: str | int | None = None, seeds: str | int = 1,
-    **settings: Any,
+    out: str | None = None, save_heads: str | None = None, features: str | None = None, trained_on: str | None = None,
+    descriptor: str | None = None, trust_sha256: str | None = None, precision: str = "auto",
+    workers: str | int | None = None, seeds: str | int = 1, **settings: Any,
 ) -> Evaluated:  # fmt: skip
     """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
 
@@ -83,15 +88,17 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
 
     Args:
         backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER, timm:NAME,
-            or pixels:16, which is no network but thumbnails of that side, to compare with.
+            or to compare with, no network: pixels:16, thumbnails of that side, or for maps colours:8, pixels of patches.
         tasks: Names joined by commas, or the name of a suite: TASKS.
         data: Images with train and test (or val) splits, where there are none every fifth is asked; retrieval and copies
-            search gallery for query, where there are none each image among all others; health takes all.
+            search gallery for query, where there are none each image among all others; correspondence and tracking ask
+            test, else val, else all; health takes all; video takes clips.
         train: Labelled images that are learnt from, or the gallery, instead of data.
         test: Images that are asked, together with train.
         train_rows: First so many rows of the one, strewn over a source sorted by class; all if not given.
         test_rows: First so many rows of the other, in the same way; all if not given.
         out: JSON lines file that the scores are appended to. Tasks whose scores are there are not measured again.
+        save_heads: Folder that trained heads are written to, each into one of its task's name; predict reads them.
         features: Folder that features are kept in [~/.cache/dinoforge/features]; none keeps nothing.
         trained_on: What the backbone was trained on: a folder of curate, a manifest or a run. Images that are asked of which it
             holds copies are counted, and every score is given without them too.
@@ -110,6 +117,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     if out is not None:
         place_for(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
+    heads = _head_folders(names, save_heads)
     chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
     sides = _all_sides(named, names, chosen=chosen)
     found = opened(backbone)
@@ -120,7 +128,9 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         for name in [one for one in names if EVALUATIONS[one].needs in sides]:
             needs = EVALUATIONS[name].needs
             try:
-                mine = _one(eyes, sides[needs], name, configs[name], check=check, out=out, seeds=count)
+                mine = _one(
+                    eyes, sides[needs], name, configs[name], check=check, out=out, save=heads.get(name), seeds=count
+                )
             except DataError as error:
                 if chosen:
                     raise
@@ -135,6 +145,30 @@ _NAMES = "".join(
     [", ".join(EVALUATIONS), *(f"\n{' ' * 12}{name} stands for {', '.join(some)}" for name, some in SUITES.items())]
 )
 evaluate.__doc__ = (evaluate.__doc__ or "").replace("TASKS", _NAMES)
+
+
+def _head_folders(names: Sequence[str], save_heads: str | None) -> dict[str, Path]:
+    """Where the heads of the tasks that train some are written to.
+
+    Raises:
+        ConfigError: No task trains one, or a folder of a task's name holds something else.
+        RunError: There is a file, or nothing can be written there.
+    """
+    if save_heads is None:
+        return {}
+    found = {name: Path(save_heads).expanduser() / name for name in names if EVALUATIONS[name].heads}
+    if not found:
+        training = ", ".join(name for name, evaluation in EVALUATIONS.items() if evaluation.heads)
+        raise ConfigError(
+            f"save_heads={save_heads} has no effect: none of {','.join(names)} trains a head that is kept; {training} do."
+        )
+    with explained(Path(save_heads)):
+        Path(save_heads).expanduser().mkdir(parents=True, exist_ok=True)
+        for path in found.values():
+            put_back(path)
+            if path.exists() and not (path / HEAD).exists() and (not path.is_dir() or any(path.iterdir())):
+                raise ConfigError(f"save_heads={save_heads}: {path} exists and holds no head; give another folder.")
+    return found
 
 
 def _leak_check(trained_on: str | None, words: Mapping[str, Any]) -> Callable[[Source], np.ndarray] | None:
@@ -172,29 +206,41 @@ def _one(
     *,
     check: Callable[[Source], np.ndarray] | None,
     out: str | None,
+    save: Path | None,
     seeds: int,
 ) -> Evaluated:
-    """The scores of one task; those that are put down already are taken from there."""
+    """The scores of one task; those that are put down already are taken from there, unless its head is to be written anew."""
     data = sides.known.fingerprint if sides.itself else f"{sides.known.fingerprint} {sides.asked.fingerprint}"
     leaks = None if check is None else check(sides.asked)
     key = fingerprint(
         {"backbone": eyes.backbone.fingerprint, "preprocessing": eyes.backbone.preprocessing.model_dump(mode="json"),
          "precision": eyes.how.precision, "data": [_state(sides.known), _state(sides.asked)], "itself": sides.itself,
          "leaks": None if leaks is None else leaks.tolist(), "task": name, "config": config.model_dump(mode="json"),
-         "files": _named_files(config), **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name]) else {})}
+         "files": _named_files(config) | _beside(sides, name), **({} if out is None else _maps(sides, name)),
+         **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name]) else {})}
     )  # fmt: skip
-    before = _put_down(out, key)
+    before = _put_down(out, key, head=None if save is None else _mark(save))
     if before:
         say(f"{name}: {len(before)} scores are in {out} from an earlier start.")
         return Evaluated(before, [name])
-    say(f"{name}: {len(sides.known):,} images known, {len(sides.asked):,} asked.")
-    found = measured(EVALUATIONS[name], eyes, sides, config, seeds=seeds)
+    what = "clips" if EVALUATIONS[name].needs == "clips" else "images"
+    say(f"{name}: {len(sides.known):,} {what} known, {len(sides.asked):,} asked.")
+    found = measured(EVALUATIONS[name], eyes, sides, config, seeds=seeds, save=save)
     if leaks is not None:
         found += _without(eyes, sides, name, config, leaks, seeds=seeds)
     found = [dataclasses.replace(score, backbone=eyes.backbone.fingerprint, data=data) for score in found]
+    more = {} if save is None else {"head": _mark(save)}
     for score in found if out else []:
-        append_line(Path(str(out)), {**dataclasses.asdict(score), "key": key, "of": len(found)})
+        append_line(Path(str(out)), {**dataclasses.asdict(score), "key": key, "of": len(found), **more})
     return Evaluated(found, [])
+
+
+def _mark(save: Path) -> str:
+    """The fingerprint of the head in a folder; empty where there is none."""
+    try:
+        return str(json.loads((save / HEAD).read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndarray, *, seeds: int) -> list[Score]:
@@ -227,11 +273,42 @@ def _named_files(config: Config) -> dict[str, str | None]:
     return {text: file_stamp(text) for text in texts if isinstance(text, str)}
 
 
-def _put_down(out: str | None, key: str) -> list[Score]:
-    """The scores of a key, where all of them are there."""
+def _beside(sides: Sides, name: str) -> dict[str, str | None]:
+    """The state of the file that says what is in masks, of tasks that go by these."""
+    file = classes_file(sides.known) if EVALUATIONS[name].needs == "masks" else None
+    return {} if file is None else {str(file): file_stamp(file)}
+
+
+_TRUTHS = {"masks": ("mask",), "depths": ("depth",), "asked": ("instance", "mask")}
+"""Maps of ground truth, by what an evaluation needs."""
+
+
+def _maps(sides: Sides, name: str) -> dict[str, str]:
+    """A digest of all maps of ground truth that a task goes by, which lie in files of their own."""
+    names, digest = _TRUTHS.get(EVALUATIONS[name].needs, ()), hashlib.sha256()
+    if not names:
+        return {}
+    for source in (sides.known, sides.asked):
+        for row in range(0 if source.address.startswith("toy://") else len(source)):
+            for truth in names:
+                try:
+                    found = source.extra(row, truth)
+                except Broken as error:
+                    digest.update(str(error).encode())
+                    continue
+                digest.update(b"-" if found is None else np.ascontiguousarray(found).tobytes())
+    return {"maps": digest.hexdigest()[:16]}
+
+
+def _put_down(out: str | None, key: str, *, head: str | None) -> list[Score]:
+    """The scores of a key, where all of them are there.
+
+    Args:
+        head: Fingerprint of the head that must be theirs; None: of any, or of none.
+    """
     if out is None or not Path(out).exists():
         return []
-    rows = [row for row in read_lines(Path(out)) if row.get("key") == key]
+    rows = [row for row in read_lines(Path(out)) if row.get("key") == key and head in {None, row.get("head")}]
     if not rows or len(rows) < rows[0]["of"]:
         return []
     names = [field.name for field in dataclasses.fields(Score)]
@@ -280,7 +357,7 @@ def _all_sides(named: Named, names: Sequence[str], *, chosen: bool) -> dict[Need
             several = (all if chosen else any)(
                 EVALUATIONS[name].several for name in names if EVALUATIONS[name].needs == needs
             )
-            if needs == "classes" and not (several and shows_several(found[needs].known)):
+            if needs in {"classes", "clips"} and not (several and shows_several(found[needs].known)):
                 classes_of(found[needs].known, found[needs].asked)  # said before any feature is computed
         except DataError as error:
             if chosen:
@@ -299,7 +376,7 @@ def _task_settings(names: Sequence[str], settings: Mapping[str, Any]) -> dict[st
     configs: dict[str, Config] = {name: EVALUATIONS[name].config() for name in names}
     allowed = [f"{name}.{field}" for name in names for field in EVALUATIONS[name].config.model_fields]
     for path in settings:
-        if path not in allowed:
+        if ".".join(path.split(".")[:2]) not in allowed:
             task = path.partition(".")[0]
             if task in EVALUATIONS and task not in names:
                 raise ConfigError(f"{path} has no effect: tasks={','.join(names)} does not name {task}.")

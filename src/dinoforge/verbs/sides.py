@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.decode import Broken
 from dinoforge.data.sources.source import Source, agreed, first_rows
-from dinoforge.data.sources.table import has_split, open_source
+from dinoforge.data.sources.table import has_split, open_clips, open_source
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.several import shows_several
-from dinoforge.recipes.opened import labelled
+from dinoforge.recipes.opened import apart, labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,22 @@ def _classes(named: Named) -> Sides:
     known, asked = _both(named, ["train"], ["test", "val"])
     if shows_several(known) and shows_several(asked):
         return Sides(known, asked)
+    return _labelled(known, asked, "image")
+
+
+def _labelled(known: Source, asked: Source, what: str) -> Sides:
     for source in (known, asked):
         labels = source.columns.get("label")
         if labels is None or (labels < 0).any():
-            raise DataError(f"{source.address} has no labels, or not for every image.")
+            raise DataError(f"{source.address} has no labels, or not for every {what}.")
     return Sides(known, asked)
+
+
+def _clips(named: Named) -> Sides:
+    """Clips of train and test, else val; without splits every fifth clip is asked."""
+    if named.data is not None:
+        return Sides(*apart(open_clips(named.data)))
+    return _labelled(*_both(named, ["train"], ["test", "val"], opening=open_clips), "clip")
 
 
 def _split(whole: Source) -> tuple[Source, Source]:
@@ -101,15 +113,76 @@ def _images(named: Named) -> Sides:
     return Sides(whole, whole, itself=True)
 
 
-def _both(named: Named, first: list[str], second: list[str]) -> tuple[Source, Source]:
+def _asked(named: Named) -> Sides:
+    """The test split, else val, else all images."""
+    whole = open_source(named.data or str(named.test))
+    split = next((name for name in ("test", "val") if has_split(whole, name)), None)
+    if split is not None:
+        whole = whole.select(np.flatnonzero(whole.columns["split"] == split))
+    return Sides(whole, whole, itself=True)
+
+
+def _both(
+    named: Named, first: list[str], second: list[str], *, opening: Callable[[str], Source] = open_source
+) -> tuple[Source, Source]:
     """What ``train`` and ``test`` name, of each the first split of its own that it has."""
     found = []
     for address, splits in ((str(named.train), first), (str(named.test), second)):
-        source = open_source(address)
+        source = opening(address)
         split = next((name for name in splits if has_split(source, name)), None)
         found.append(source if split is None else source.select(np.flatnonzero(source.columns["split"] == split)))
     known, asked = agreed(found)
     return known, asked
 
 
-_SIDES: dict[Needs, Callable[[Named], Sides]] = {"classes": _classes, "gallery": _gallery, "images": _images}
+def _mapped(truth: str) -> Callable[[Named], Sides]:
+    """Images with maps of ground truth: train, which val joins where test has maps too; without splits every fifth is asked."""
+
+    def sides(named: Named) -> Sides:
+        if named.data is None:
+            return Sides(*_both(named, ["train"], ["test", "val"]))
+        whole = open_source(named.data)
+        parts = {name: _of_split(whole, name) for name in ("train", "val", "test")}
+        there = {name: part for name, part in parts.items() if _has_maps(part, truth)}
+        if "train" in there and "test" in there:
+            known = np.isin(whole.columns["split"], ["train", "val"])
+            return Sides(whole.select(np.flatnonzero(known)), there["test"])
+        if "train" in there and "val" in there:
+            return Sides(there["train"], there["val"])
+        asked = np.arange(len(whole)) % 5 == 4
+        split = [name for name, part in parts.items() if len(part)]
+        if len(split) > 1:  # every fifth of all would learn from what is to be asked
+            raise DataError(
+                f"{whole.address} has {truth}s for {' and '.join(there) or 'none'} of its splits {', '.join(split)}; it takes "
+                "train and test, or train and val."
+            )
+        if not _has_maps(whole, truth) or not asked.any():
+            raise DataError(
+                f"{whole.address} has no {truth} for its images, or too few images; {truth}s are a column of a table or of "
+                "metadata.csv."
+            )
+        return Sides(whole.select(np.flatnonzero(~asked)), whole.select(np.flatnonzero(asked)))
+
+    return sides
+
+
+def _of_split(whole: Source, name: str) -> Source:
+    splits = whole.columns.get("split", np.asarray([""] * len(whole)))
+    return whole.select(np.flatnonzero(splits == name))
+
+
+def _has_maps(source: Source, truth: str) -> bool:
+    return any(_has_map(source, row, truth) for row in range(len(source)))
+
+
+def _has_map(source: Source, row: int, truth: str) -> bool:
+    try:
+        return source.extra(row, truth) is not None
+    except Broken:
+        return True  # it is there
+
+
+_SIDES: dict[Needs, Callable[[Named], Sides]] = {
+    "classes": _classes, "clips": _clips, "gallery": _gallery, "images": _images, "asked": _asked, "masks": _mapped("mask"),
+    "depths": _mapped("depth"),
+}  # fmt: skip

@@ -21,6 +21,7 @@ from dinoforge.verbs.export import export
 from dinoforge.verbs.match import match
 from dinoforge.verbs.pca import pca
 from dinoforge.verbs.plan import plan
+from dinoforge.verbs.predict import predict
 from dinoforge.verbs.recipes import recipes, schema
 from dinoforge.verbs.report import report
 from dinoforge.verbs.scan import scan
@@ -28,8 +29,8 @@ from dinoforge.verbs.settings import Settings
 from dinoforge.verbs.stats import stats
 
 _VERBS = (
-    doctor, scan, stats, curate, contains, plan, pretrain, distil, convert, evaluate, embed, export, pca, attention, match,
-    report, recipes, schema, demo,
+    doctor, scan, stats, curate, contains, plan, pretrain, distil, convert, evaluate, predict, embed, export, pca, attention,
+    match, report, recipes, schema, demo,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"plan", "pretrain", "distil"})
