@@ -288,7 +288,7 @@ def _maps(sides: Sides, name: str) -> dict[str, str]:
     names, digest = _TRUTHS.get(EVALUATIONS[name].needs, ()), hashlib.sha256()
     if not names:
         return {}
-    for source in (sides.known, sides.asked):
+    for source in [sides.known] if sides.itself else [sides.known, sides.asked]:
         for row in range(0 if source.address.startswith("toy://") else len(source)):
             for truth in names:
                 try:

@@ -72,6 +72,15 @@ class Folder:
             raise DataError(f"{shown(self.address)} does not hold {' or '.join(names)}, which its published form has.")
         return there
 
+    def firsts(self, form: re.Pattern[str]) -> dict[str, str]:
+        """The first file of that form for everything that its group may be: the list of each split, say."""
+        found: dict[str, str] = {}
+        for name in self.files:
+            match = form.fullmatch(name)
+            if match:
+                found.setdefault(match.group(1), name)
+        return found
+
     def prefix(self, paths: Iterable[str]) -> str:
         """The folder, with its slash, in which the paths of a list begin, told by the first of them that is anywhere."""
         wanted = {*paths}

@@ -27,19 +27,9 @@ OWN = re.compile(r"(?i:[^/]*kitti[^/]*/)?(?:[^/]+/){0,3}\d{4}_\d{2}_\d{2}_drive_
 _UNIT = repr(1 / 256)
 
 
-def _lists(folder: Folder) -> dict[str, str]:
-    """The list of each split, the first one in the order of names."""
-    found: dict[str, str] = {}
-    for name in folder.files:
-        match = _LIST.fullmatch(name)
-        if match:
-            found.setdefault(match.group(1), name)
-    return found
-
-
 def fits(folder: Folder) -> bool:
     """Whether there is a list, and depth that lies as in the set."""
-    return bool(_lists(folder)) and any(_DEPTH.fullmatch(name) for name in folder.files)
+    return bool(folder.firsts(_LIST)) and any(_DEPTH.fullmatch(name) for name in folder.files)
 
 
 def _by_key(folder: Folder, form: re.Pattern[str]) -> dict[str, str]:
@@ -66,7 +56,7 @@ def opened(folder: Folder) -> Source:
         DataError: See ``Gathered``, or a list is damaged.
     """
     found, images, depths = Gathered(folder), _by_key(folder, _IMAGE), _by_key(folder, _DEPTH)
-    for split, by in sorted(_lists(folder).items(), reverse=True):  # train first
+    for split, by in sorted(folder.firsts(_LIST).items(), reverse=True):  # train first
         left = 0
         for image, depth, focal in folder.rows(by, fields=3):
             if depth == _NONE:

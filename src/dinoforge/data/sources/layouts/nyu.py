@@ -18,19 +18,9 @@ OWN = re.compile(r"(?i:[^/]*nyu[^/]*/)?(?:sync/|official_splits/(?:train|test)/)
 """How the paths of its images begin."""
 
 
-def _lists(folder: Folder) -> dict[str, str]:
-    """The list of each split, the first one in the order of names."""
-    found: dict[str, str] = {}
-    for name in folder.files:
-        match = _LIST.fullmatch(name)
-        if match:
-            found.setdefault(match.group(1), name)
-    return found
-
-
 def fits(folder: Folder) -> bool:
     """Whether there is a list, and depth that is called as in the set."""
-    return bool(_lists(folder)) and any("/sync_depth_" in f"/{name}" for name in folder.files)
+    return bool(folder.firsts(_LIST)) and any("/sync_depth_" in f"/{name}" for name in folder.files)
 
 
 def opened(folder: Folder) -> Source:
@@ -40,7 +30,7 @@ def opened(folder: Folder) -> Source:
         DataError: See ``Gathered``, or a list is damaged.
     """
     found = Gathered(folder)
-    for split, by in sorted(_lists(folder).items(), reverse=True):  # train first
+    for split, by in sorted(folder.firsts(_LIST).items(), reverse=True):  # train first
         rows = [[part.lstrip("/") for part in row] for row in folder.rows(by, fields=3)]
         place = folder.prefix(image for image, _, _ in rows)
         for image, depth, focal in rows:
