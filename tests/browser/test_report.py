@@ -1,8 +1,6 @@
 """The report in a real browser: drawn, silent, alone, and no wider than the window."""
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,28 +9,6 @@ from dinoforge.report.account import read_account
 from dinoforge.report.page import page
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-DRIVER = shutil.which("chromedriver")
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium with its chromedriver on this machine")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +33,11 @@ def report(tmp_path_factory):
     return folder / "report.html"
 
 
-def opened(driver, path: Path, *, width: int, scheme: str) -> None:
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-    )
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    driver.get_log("performance")
-    driver.get_log("browser")
-    driver.get(path.as_uri())
-    driver.execute_script("document.querySelectorAll('details').forEach(part => part.open = true)")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_drawn_silent_alone_and_narrow_enough(browser, report, width, scheme):
-    opened(browser, report, width=width, scheme=scheme)
+def test_drawn_silent_alone_and_narrow_enough(browser, report, opened, logged, width, scheme):
+    opened(report.as_uri(), width=width, scheme=scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(part => part.open = true)")
     sizes = browser.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
     assert len(sizes) >= 8 * (1 + 6) * 2
     assert min(sizes) > 0
@@ -91,19 +55,18 @@ def test_drawn_silent_alone_and_narrow_enough(browser, report, width, scheme):
     if width == 390:
         assert inside > film  # the strip scrolls in a box of its own
 
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}] == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert report.as_uri() in asked
-    assert [url for url in asked if not url.startswith("data:") and url != report.as_uri()] == []
+    seen = logged()
+    assert seen.complaints == []
+    assert {*seen.asked} == {report.as_uri()}
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [url for url in fetched if not url.startswith("data:")] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read(browser, report, scheme):
+def test_text_can_be_read(browser, report, opened, scheme):
     """Contrast of at least 4.5 (WCAG 2.1, 1.4.3) for every text against the page."""
-    opened(browser, report, width=1280, scheme=scheme)
+    opened(report.as_uri(), width=1280, scheme=scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(part => part.open = true)")
     colours = browser.execute_script(
         """const found = new Set();
         for (const node of document.querySelectorAll('h1,h2,h3,p,td,th,dt,dd,figcaption,summary,.mark,.label,svg text')) {

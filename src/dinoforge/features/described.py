@@ -6,15 +6,17 @@ Axes: N rows of a source, n of them that are images, D numbers of a descriptor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.hardware import cores
 from dinoforge.base.log import progress
 from dinoforge.data.decode import Picture
-from dinoforge.data.look import Seen, looked
+from dinoforge.data.look import Seen, look, looked
 from dinoforge.data.sources.source import Source
 from dinoforge.features.copies import NAME, SIDE, describe, in_bytes, thumbnail
 from dinoforge.features.descriptors import Descriptors, Match, matches
@@ -31,7 +33,7 @@ def described(
 
     Args:
         embed: What described the stored ones, where that was a network; an image that it cannot take has zeros.
-        workers: Processes that read.
+        workers: Processes that read; 0: threads of this one do, where threads forbid to fork it.
 
     Raises:
         ConfigError: The stored ones were described by a network, and it is not there.
@@ -75,6 +77,9 @@ def stored_copies(
 
 
 def _seen(source: Source, workers: int) -> list[Seen]:
+    if not workers:
+        with ThreadPoolExecutor(max_workers=cores()) as pool:
+            return [*pool.map(lambda row: look(source, row, _small), range(len(source)))]
     cv2.setNumThreads(1)  # processes that are forked while it has threads would wait for them for ever
     seen = list[Seen]()
     with progress("read images", len(source)) as tick:

@@ -11,26 +11,27 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import explained, new_folder, write_json
 from dinoforge.base.log import say
 from dinoforge.data.manifest import read_made, read_manifest
 from dinoforge.features.copies import NAME, SIDE, WIDTH, Thumbnails
-from dinoforge.features.learnt import Measure, learnt_across
+from dinoforge.features.learnt import Measure, placed_across
 from dinoforge.features.pairs import Candidates, LayoutConfig, centre_of, cross_candidates, settled
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Descriptors:
-    """Descriptors on disk; mapped, not loaded."""
+    """Descriptors on disk; mapped, not loaded, until others are compared with them: what that takes is then kept."""
 
     ids: Shaped[np.ndarray, " N"]
     sha256: Shaped[np.ndarray, " N"]
@@ -41,6 +42,30 @@ class Descriptors:
     """What made them: ``layout``, or a network by its kind and weights."""
     measure: Measure | None = None
     """How those of a network are compared; None for ``layout``."""
+
+    @cached_property
+    def centre(self) -> Float32[np.ndarray, " D"]:
+        """See ``centre_of``."""
+        return centre_of(self.values)
+
+    @cached_property
+    def centred(self) -> Float32[np.ndarray, "N D"]:
+        """The descriptors around their centre."""
+        found: np.ndarray = self.values.astype(np.float32) - self.centre
+        return found
+
+    @cached_property
+    def placed(self) -> Float32[np.ndarray, "N K"]:
+        """Those of a network where they are compared, see ``Measure``."""
+        return (self.measure or Measure()).placed(self.values)
+
+    @cached_property
+    def rows_of(self) -> dict[str, list[int]]:
+        """The rows of every SHA-256."""
+        found: dict[str, list[int]] = {}
+        for row, key in enumerate(self.sha256.tolist()):
+            found.setdefault(key, []).append(row)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +177,8 @@ def matches(
         found = _near(asked, stored, config, workers) if by_layout else _near_by_network(asked, stored, config)
     best = {pair: near for pair, near in found.items() if near > threshold}
     exact: set[tuple[int, int]] = set()
-    place: dict[str, list[int]] = {}
-    for row, key in enumerate(stored.sha256.tolist()):
-        place.setdefault(key, []).append(row)
     for image, key in enumerate(asked.sha256.tolist()):
-        exact |= {(image, row) for row in (place.get(key, []) if key else [])}
+        exact |= {(image, row) for row in (stored.rows_of.get(key, []) if key else [])}
     best |= dict.fromkeys(exact, 1.0)
     order = sorted(best, key=lambda pair: (pair[0], pair not in exact, -best[pair], pair[1]))
     return [
@@ -167,15 +189,17 @@ def matches(
 
 def _near_by_network(asked: Descriptors, stored: Descriptors, config: LayoutConfig) -> dict[tuple[int, int], float]:
     measure = stored.measure or Measure()
-    some = learnt_across(
-        asked.values, stored.values, measure, above=config.candidate, config=config.search, count=config.neighbours
-    )
+    some = placed_across(
+        measure.placed(asked.values), stored.placed, measure, above=config.candidate, config=config.search,
+        count=config.neighbours,
+    )  # fmt: skip
     lines: Sequence[Any] = list(zip(some.left.tolist(), some.right.tolist(), some.similarity.tolist(), strict=True))
     return {(left, right): near for left, right, near in lines}
 
 
 def _near(asked: Descriptors, stored: Descriptors, config: LayoutConfig, workers: int) -> dict[tuple[int, int], float]:
-    some = cross_candidates(asked.values, stored.values, centre=centre_of(stored.values), config=config)
+    centred = asked.values.astype(np.float32) - stored.centre
+    some = cross_candidates(centred, stored.centred, config=config)
     rows, right = np.unique(some.right, return_inverse=True)
     # Only the thumbnails that are looked at leave the disk.
     pictures = np.concatenate([asked.thumbnails, np.asarray(stored.thumbnails[rows])])

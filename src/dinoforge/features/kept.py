@@ -18,11 +18,21 @@ from dinoforge.base.files import clear_leftovers, locked
 from dinoforge.base.log import progress, say
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, NoneUsable, computed
-from dinoforge.features.kinds import KINDS
+from dinoforge.features.kinds import HALF, KINDS
 from dinoforge.features.store import write_features
 from dinoforge.features.unfinished import Some, Unfinished
 from dinoforge.features.views import View, middle
 from dinoforge.model.weights import Backbone
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who follows how far it is."""
+
+    label: str = "embed"
+    """What the progress is called."""
+    tell: Callable[[int, int, str], None] | None = None
+    """Is told how many images of how many are done, and the label; beside what is shown anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,9 @@ class Kept:
     quarantined: int
     images_per_second: float
     """Of the images that were computed in this start."""
+
+
+_NOBODY = Watch()
 
 
 def beside(path: Path) -> Path:
@@ -72,7 +85,7 @@ def files_of(source: Source) -> str | None:
 
 def keep(
     path: Path, source: Source, found: Backbone, how: Extraction, *, kind: str, on_broken: Callable[[str, str], None],
-    rows: int, facts: Mapping[str, Any], view: View | None = None, label: str = "embed",
+    rows: int, facts: Mapping[str, Any], view: View | None = None, watch: Watch = _NOBODY,
 ) -> Kept:  # fmt: skip
     """Write the features of every usable image into a folder, see ``features/store.py``.
 
@@ -82,7 +95,6 @@ def keep(
         rows: Images in a shard.
         facts: Whose features they are, beside what is put down anyway.
         view: What of a picture is seen, by default the middle that the preprocessing cuts out.
-        label: What the progress is called.
 
     Raises:
         NoneUsable: Not one image could be used.
@@ -97,9 +109,9 @@ def keep(
     about |= {"view": view.name} if view else {}
     with locked(beside(path)):
         clear_leftovers(path.parent, path.name)
-        shards = Unfinished(beside(path), about, images=len(source), rows=rows)
+        shards = Unfinished(beside(path), about, images=len(source), rows=rows, half=kind in HALF)
         try:
-            reused, rate = _compute(shards, source, found, how, kind=kind, view=seen, on_broken=on_broken, label=label)
+            reused, rate = _compute(shards, source, found, how, kind=kind, view=seen, on_broken=on_broken, watch=watch)
             aside = [{"id": name, "reason": reason} for name, reason in source.rejected]
             aside += [{"id": str(source.columns["id"][row]), "reason": reason} for row, reason in shards.broken()]
             count = write_features(path, shards, columns=source.columns, facts=facts, set_aside=aside)
@@ -111,7 +123,7 @@ def keep(
 
 def _compute(
     shards: Unfinished, source: Source, found: Backbone, how: Extraction, *, kind: str, view: View,
-    on_broken: Callable[[str, str], None], label: str,
+    on_broken: Callable[[str, str], None], watch: Watch,
 ) -> tuple[int, float]:  # fmt: skip
     """Compute the missing shards; images of those that were there, and images a second.
 
@@ -136,7 +148,7 @@ def _compute(
     values = ((rows, one.float().cpu().numpy()) for rows, one in parts)
     began = time.perf_counter()
     with suppress(NoneUsable):
-        shards.write(_of_source(values, todo, before, label) if missing else (), reasons)
+        shards.write(_of_source(values, todo, before, watch) if missing else (), reasons)
     shards.write((), reasons)
     if not any(len(shards.usable(number)) for number in range(len(shards))):
         broken = shards.broken()
@@ -145,9 +157,11 @@ def _compute(
     return before, len(todo) / (time.perf_counter() - began)
 
 
-def _of_source(values: Iterator[Some], todo: np.ndarray, before: int, label: str) -> Iterator[Some]:
+def _of_source(values: Iterator[Some], todo: np.ndarray, before: int, watch: Watch) -> Iterator[Some]:
     """Parts with the rows of the whole source, while it is shown how many images are done."""
-    with progress(label, before + len(todo), start=before) as tick:
+    with progress(watch.label, before + len(todo), start=before) as tick:
         for rows, value in values:
             yield todo[rows], value
             tick(before + int(rows[-1]) + 1)
+            if watch.tell is not None:
+                watch.tell(before + int(rows[-1]) + 1, before + len(todo), watch.label)

@@ -1,7 +1,7 @@
 """What may be taken from a backbone: tables of features by the names under which they are kept.
 
-Axes: B images, C channels of an image, Y by X pixels, D channels (E, twice as many), H by W patches, T tokens: those of the
-blocks and one more.
+Axes: B images, C channels of an image, Y by X pixels, D channels (E, twice as many), H by W patches, T tokens: one of
+every patch, or of every block, and one more.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def _patches(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 
     return found
 
 
+def _tokens(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B T D"]:
+    """The class token, then the patches line after line: what a search by pictures and by places in them goes by."""
+    found = module(images)
+    return torch.cat([found.image[:, None], found.patches.flatten(1, 2)], dim=1)
+
+
 def _blocks(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B T D"]:
     """Class tokens of the last four blocks in the order of the network, as many as there are, and the mean patch of the last.
 
@@ -65,8 +71,11 @@ def _gem(module: Any, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B E"]:
 KINDS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "image": _image,
     "patches": _patches,
+    "tokens": _tokens,
     "blocks": _blocks,
     "norms": _norms,
     "gem": _gem,
 }
 """Every kind of features by its name."""
+HALF = frozenset({"tokens"})
+"""Kinds that are kept in 16 bits: every number of every patch is there."""

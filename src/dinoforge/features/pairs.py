@@ -1,4 +1,4 @@
-"""Pairs of images that are near copies of one another: what deduplication, the leak check and ``contains`` go by.
+"""Pairs and groups of images that are near copies: what deduplication, the leak check and ``contains`` go by.
 
 Axes: N images, D channels of a descriptor, P pairs, Q queries, K neighbours.
 """
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from pydantic import Field
 
 from dinoforge.base.config import Config
+from dinoforge.base.errors import DataError
 from dinoforge.features.copies import Thumbnails, mirrored
 from dinoforge.features.search import Neighbours, SearchConfig, search, self_search
 from dinoforge.features.verify import VerifyConfig, aligned_similarity
@@ -62,6 +63,23 @@ def pairs_of(neighbours: Neighbours, *, threshold: float, first: int = 0) -> Pai
     """
     query, rank = np.nonzero(neighbours.similarity > threshold)
     return joined(query + first, neighbours.index[query, rank], neighbours.similarity[query, rank])
+
+
+def components(pairs: Pairs, *, images: int) -> Int[np.ndarray, " N"]:
+    """For each image the lowest row of its component; an image without a pair is its own.
+
+    Raises:
+        DataError: A pair names a row that is not there.
+    """
+    if len(pairs) and not 0 <= int(pairs.left.min()) <= int(pairs.right.max()) < images:
+        raise DataError(f"a pair names row {int(pairs.right.max())}, and there are {images} images.")
+    from scipy.sparse import coo_array  # a quarter of a second, which commands that join no copies do not wait
+    from scipy.sparse.csgraph import connected_components
+
+    edges = (np.ones(len(pairs), dtype=np.int8), (pairs.left, pairs.right))
+    _, label = connected_components(coo_array(edges, shape=(images, images)), directed=False)
+    _, first = np.unique(label, return_index=True)
+    return first[label].astype(np.int64)
 
 
 LAYOUT_DUPLICATE = 0.925
@@ -123,20 +141,13 @@ def self_candidates(descriptors: Float[np.ndarray, "N D"], *, config: LayoutConf
 
 
 def cross_candidates(
-    queries: Float[np.ndarray, "Q D"],
-    database: Float[np.ndarray, "N D"],
-    *,
-    centre: Float32[np.ndarray, " D"],
-    config: LayoutConfig,
+    queries: Float32[np.ndarray, "Q D"], database: Float32[np.ndarray, "N D"], *, config: LayoutConfig
 ) -> Candidates:
-    """Of pairs of a query, left, and a row of the database, right.
-
-    Args:
-        centre: Of the pool that either belongs to, see ``centre_of``.
-    """
-    x, y = queries.astype(np.float32) - centre, database.astype(np.float32) - centre
+    """Of pairs of a query, left, and a row of the database, right; of either the centre of one of both is taken off, see
+    ``centre_of``."""
+    x = queries
     near = [
-        search(one, y, count=config.neighbours, threshold=config.candidate, config=config.search)
+        search(one, database, count=config.neighbours, threshold=config.candidate, config=config.search)
         for one in ((x, mirrored(x)) if config.mirror else (x,))
     ]
     places = [np.nonzero(one.similarity > config.candidate) for one in near]

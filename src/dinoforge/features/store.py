@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +54,7 @@ def write_features(
     shape = next(found.shape for found in shards.shards.values() if found.shape)
     with new_folder(path) as folder, explained(path):
         with (folder / "features.npy").open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *shape)}
+            header = {"descr": shards.numbers.str, "fortran_order": False, "shape": (len(rows), *shape)}
             np.lib.format.write_array_header_1_0(file, header)
             shards.copy(file)
         table = {name: pa.array(column[rows].tolist()) for name, column in columns.items()}
@@ -67,15 +67,19 @@ def write_features(
     return len(rows)
 
 
-def read_features(path: Path) -> Stored:
+def read_features(path: Path, *, mode: Literal["r", "c"] = "c") -> Stored:
     """Features that ``write_features`` wrote.
+
+    Args:
+        mode: How they are mapped: ``c`` may be written to in memory, as torch wants it, and the system may refuse it where
+            they are larger than memory; ``r`` may only be read.
 
     Raises:
         DataError: No such folder, or not one of features.
     """
     try:
         facts = json.loads((path / "features.json").read_text(encoding="utf-8"))
-        values = np.load(path / "features.npy", mmap_mode="c")  # writable for torch's sake: nothing reaches the disk
+        values = np.load(path / "features.npy", mmap_mode=mode)  # nothing that is written reaches the disk
         ids = np.asarray(pq.read_table(path / "ids.parquet", columns=["id"])["id"].to_pylist())
     except (OSError, ValueError) as error:
         raise DataError(

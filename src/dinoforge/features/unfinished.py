@@ -1,7 +1,8 @@
 """Features on their way: finished shards in a folder beside the one they will be in, so that no start computes them twice.
 
-Beside ``features`` it is ``.features.embed``: ``about.json`` says of what they are, ``00000.f32`` holds the rows of the first
-shard and ``00000.json``, written after it, says that they are whole, which shape a row has and which images were broken.
+Beside ``features`` it is ``.features.embed``: ``about.json`` says of what they are, ``00000.f32`` (``.f16`` where numbers
+have 16 bits) holds the rows of the first shard and ``00000.json``, written after it, says that they are whole, which shape a
+row has and which images were broken.
 A shard is so many images of the source, in order; broken ones among them have no row.
 
 Axes: B images at once, N rows, D channels.
@@ -47,17 +48,19 @@ class Unfinished:
         about: What determines the features; shards of anything else are refused.
         images: Rows of the source.
         rows: Of them in a shard.
+        half: Whether numbers are kept in 16 bits, else in 32.
 
     Raises:
         RunError: Shards are there that are of something else, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], *, images: int, rows: int) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], *, images: int, rows: int, half: bool = False) -> None:
         self.folder, self._images, self._rows = folder, images, rows
+        self.numbers = np.dtype("<f2" if half else "<f4")
         clear_leftovers(folder, "*")
         about = json.loads(json.dumps({**about, "images": images, "shard": rows}))
         was = noted(folder)
-        if was != about and any(folder.glob("*.f32")):
+        if was != about and any(folder.glob("*.f[13][62]")):
             lines = differences(was or {}, about)
             raise RunError(
                 f"{folder} holds finished shards of other features. They differ in: {'; '.join(lines[:4])}"
@@ -113,7 +116,7 @@ class Unfinished:
         return [row for number in sorted(self.shards) for row in self.shards[number].broken]
 
     def copy(self, file: BinaryIO) -> None:
-        """Write the features of all shards one behind the other, as float32 of the little-endian kind."""
+        """Write the features of all shards one behind the other, little-endian."""
         for number in range(len(self)):
             with self._values(number).open("rb") as values:
                 shutil.copyfileobj(values, file, 1 << 24)
@@ -132,7 +135,8 @@ class Unfinished:
                 assert rows[-1] in span, f"rows {rows[0]} to {rows[-1]} lie in more than one shard"
                 usable.update(rows.tolist())
                 shape = values.shape[1:]
-                file.write(np.ascontiguousarray(values, dtype="<f4").data)
+                kept = in_range(values) if self.numbers.itemsize == 2 else values
+                file.write(np.ascontiguousarray(kept, dtype=self.numbers).data)
 
         write_atomic(self._values(number), stream)
         # Later images may have been found broken too by now; the first reasons are those of this shard.
@@ -149,13 +153,20 @@ class Unfinished:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         rows = len(self.span(number)) - len(found.broken)
-        return found if size == 4 * rows * math.prod(found.shape) else None
+        return found if size == self.numbers.itemsize * rows * math.prod(found.shape) else None
 
     def _values(self, number: int) -> Path:
-        return self.folder / f"{number:05}.f32"
+        return self.folder / f"{number:05}.f{8 * self.numbers.itemsize}"
 
     def _note(self, number: int) -> Path:
         return self.folder / f"{number:05}.json"
+
+
+def in_range(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Numbers that 16 bits can hold: those beyond are the largest one, and what is not finite is 0."""
+    most = float(np.finfo(np.float16).max)
+    found: np.ndarray = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).clip(-most, most)
+    return found
 
 
 def noted(folder: Path) -> dict[str, Any] | None:

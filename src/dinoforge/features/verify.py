@@ -14,6 +14,7 @@ side (first and last edge, as shares of the side), m by m pixels of a comparison
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -38,6 +39,7 @@ _GRANTED = 0.03
 (of pairs that pass the other comparison, 98 in 100 pages of text that differ have 0.83 or less, 98 in 100 copies by
 compression, size, colour or a crop of 30 % have 0.95 or more)."""
 _FAINTEST = 2.0
+_LIMIT = Lock()
 _GROUPS, _PLACES = 32, 256
 """Pictures with all their partners, and promising pairs, that are compared in one go; a process has many of both."""
 
@@ -78,8 +80,9 @@ def aligned_similarity(
         workers: Processes that compare; they change nothing of the result.
     """
     cv2.setNumThreads(1)  # processes that are forked while it has threads would wait for them for ever
-    # Threads for products as small as these wait for one another: on a busy machine up to thirty times as long.
-    with threadpool_limits(1, user_api="blas"):
+    # Threads for products as small as these wait for one another: on a busy machine up to thirty times as long. The limit
+    # is the process's own: of two that set it at once, the later would find the limit of the other and leave that behind.
+    with _LIMIT, threadpool_limits(1, user_api="blas"):
         return _aligned(thumbnails, left, right, mirror, config, workers)
 
 

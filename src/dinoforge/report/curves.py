@@ -90,7 +90,7 @@ def _draw(axes: Any, chart: Chart) -> None:
         mark = "o" if chart.dots or len(few.values) == 1 else None
         axes.plot(
             few.steps, few.values, color=_LINES[number % len(_LINES)], linewidth=1.8, marker=mark, markersize=4,
-            label=_plain(line.name), solid_capstyle="round",
+            label=plain(line.name), solid_capstyle="round",
         )  # fmt: skip
     for number, (name, value) in enumerate(chart.levels.items(), start=len(chart.lines)):
         axes.axhline(value, color=_LINES[number % len(_LINES)], linewidth=1.3, linestyle=(0, (4, 3)), label=name)
@@ -117,9 +117,9 @@ def _draw(axes: Any, chart: Chart) -> None:
         )  # fmt: skip
 
 
-def _plain(name: str) -> str:
+def plain(name: str, longest: int = 40) -> str:
     """The name as the drawing library can measure it: its font has not every letter, and half a letter is an error."""
-    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name[:40])
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name[:longest])
 
 
 def described(chart: Chart) -> str:

@@ -10,11 +10,13 @@ import base64
 import binascii
 import io
 import math
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dinoforge.base.log import clock
+from dinoforge.data.manifest import is_manifest
 from dinoforge.report.account import BASELINES, Account, number
 from dinoforge.report.curves import Chart, Line, svg
 from dinoforge.report.film import Cast, Frame, read_film
@@ -52,7 +55,7 @@ def page(account: Account) -> str:
         film=None if film is None else _film(*film), probed=account.setting("probe.source") is not None,
         intake=_intake(account), plan=_cost(account),
         warnings=_texts(account.plan.get("warnings")), curves=_curves(account), events=account.events,
-        lineage=_lineage(account), config=account.config[:_LONGEST_TEXT],
+        lineage=_lineage(account), config=account.config[:_LONGEST_TEXT], explore=_explore(account),
     )  # fmt: skip
 
 
@@ -60,9 +63,9 @@ def rendered(template: str, **values: Any) -> str:
     """The HTML of a page: our template and style, everything else escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"whole": whole, "share": share, "figure": figure}
-    texts = resources.files("dinoforge.report")
-    style = Markup(texts.joinpath("style.css").read_text("utf-8"))
-    html = environment.from_string(texts.joinpath(template).read_text("utf-8")).render(style=style, **values)
+    texts = resources.files("dinoforge")
+    style = Markup("".join(texts.joinpath(name).read_text("utf-8") for name in ("base/look.css", "report/style.css")))
+    html = environment.from_string(texts.joinpath("report", template).read_text("utf-8")).render(style=style, **values)
     # A file name that is no UTF-8 reaches us as lone surrogates, which UTF-8 cannot hold.
     return html.encode("utf-8", "replace").decode("utf-8")
 
@@ -318,3 +321,14 @@ def _lineage(account: Account) -> list[tuple[str, str]]:
     }  # fmt: skip
     rows = [(name, str(value)) for name, value in found.items() if value is not None]
     return rows + [(str(k), str(v)) for k, v in (versions.items() if isinstance(versions, dict) else ())]
+
+
+def _explore(account: Account) -> str | None:
+    """The command that shows the backbone and its data in a browser; None where there is no backbone."""
+    data = account.setting("data.source")
+    if not isinstance(data, str) or not account.backbone:
+        return None
+    words = [f"backbone={account.folder}", f"data={data}"]
+    if data.endswith(".parquet") and "\0" not in data and is_manifest(Path(data)):
+        words.append(f"manifest={account.folder}")
+    return shlex.join(["dinoforge", "explore", *words])

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
 
+from dinoforge.features.parts import BACKGROUND, maps
 from dinoforge.report.attention import heat
 from dinoforge.report.film import Cast, Frame
-from dinoforge.report.pca import BACKGROUND, maps
 
 COLUMNS = 6
 """Steps that are shown at most."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from dinoforge.base.config import with_settings
 from dinoforge.base.errors import DataError
-from dinoforge.report.match import MatchConfig, match_picture
-from dinoforge.report.match import match as matched
+from dinoforge.features.matching import MatchConfig
+from dinoforge.features.matching import match as matched
+from dinoforge.report.match import match_picture
 from dinoforge.verbs.looking import look, picture_name
 
 

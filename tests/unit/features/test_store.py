@@ -28,7 +28,7 @@ def quiet(name, reason):
 
 
 @pytest.mark.parametrize("shard", [2, 4, 64])
-@pytest.mark.parametrize("tokens", ["image", "patches"])
+@pytest.mark.parametrize("tokens", ["image", "patches", "tokens"])
 def test_rows_are_the_features(tokens, shard, tmp_path):
     module, source = build(ToyConfig(), seed=0), open_source("toy://species?images=11&size=24")
     shards = Unfinished(tmp_path / ".f", {"backbone": "b"}, images=11, rows=shard)
@@ -39,10 +39,13 @@ def test_rows_are_the_features(tokens, shard, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
     assert not (tmp_path / "f" / "quarantine.jsonl").exists()
     stored = read_features(tmp_path / "f")
-    assert stored.values.shape == ((11, 16) if tokens == "image" else (11, 3, 3, 16))
+    assert stored.values.shape == {"image": (11, 16), "patches": (11, 3, 3, 16), "tokens": (11, 10, 16)}[tokens]
     x = torch.stack([torch.from_numpy(source.pixels(n)).permute(2, 0, 1) for n in range(11)]).float() / 255
     x = (x - torch.tensor(HOW.mean).view(3, 1, 1)) / torch.tensor(HOW.std).view(3, 1, 1)
-    want = getattr(module(x), tokens).detach().numpy()
+    with torch.no_grad():
+        seen = module(x)
+    both = torch.cat([seen.image[:, None], *seen.patches.unbind(1)], dim=1)
+    want = (both if tokens == "tokens" else getattr(seen, tokens)).numpy()
     np.testing.assert_allclose(stored.values, want, atol=1e-5)
     assert stored.ids.tolist() == source.columns["id"].tolist()
     assert pq.read_table(tmp_path / "f" / "ids.parquet")["label"].to_pylist() == source.columns["label"].tolist()
@@ -99,6 +102,31 @@ def test_broken_images_have_no_row_and_keep_their_reasons(tmp_path):
     assert stored.values.tolist() == [[1, 1], [2, 2], [8, 8], [8, 8], [8, 8]]
     lines = (tmp_path / "f" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == aside
+
+
+def test_numbers_of_16_bits(tmp_path):
+    """Half as many bytes; a shard that is cut off is seen as such."""
+    shards = Unfinished(tmp_path / "s", {}, images=11, rows=4, half=True)
+    shards.write(made(range(11)), deque())
+    assert sorted(path.stat().st_size for path in (tmp_path / "s").glob("0*.f16")) == [12, 16, 16]
+    (tmp_path / "s" / "00001.f16").write_bytes(b"cut")
+    again = Unfinished(tmp_path / "s", {}, images=11, rows=4, half=True)
+    assert again.missing() == [1]
+    again.write(made(again.span(1)), deque())
+    write_features(tmp_path / "f", again, columns={"id": np.arange(11).astype(str)}, facts={})
+    stored = read_features(tmp_path / "f")
+    assert stored.values.dtype == np.float16
+    assert stored.values[:, 0].tolist() == [*range(11)]
+
+
+def test_numbers_beyond_16_bits(tmp_path):
+    """The largest that there is; what is not finite is 0."""
+    shards = Unfinished(tmp_path / "s", {}, images=1, rows=4, half=True)
+    shards.write([(np.arange(1), np.asarray([[1e6, -1e6, np.inf, -np.inf, np.nan, 3.0]], np.float32))], deque())
+    write_features(tmp_path / "f", shards, columns={"id": np.arange(1).astype(str)}, facts={})
+    found = read_features(tmp_path / "f", mode="r").values
+    assert found.tolist() == [[65504, -65504, 0, 0, 0, 3]]
+    assert not found.flags.writeable
 
 
 @pytest.mark.parametrize("harm", ["absent", "no note", "cut off", "note cut off", "older temporary"])

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinoforge.features.parts import BACKGROUND
 from dinoforge.report.account import read_account
 from dinoforge.report.page import page
-from dinoforge.report.pca import BACKGROUND
 from dinoforge.report.strip import neighbours, recoloured, strip
 
 HOSTILE = (
@@ -227,3 +228,12 @@ def test_label_free_scores_are_drawn_where_a_run_has_them(made_run):
         assert [word in text for word in words] == [there] * 3
     charts = [len([1 for tag, _ in reader.tags if tag == "svg"]) for reader in (with_them, without)]
     assert charts[0] - charts[1] == 3
+
+
+def test_it_tells_the_command_that_explores(made_run):
+    folder = made_run(with_film=False)
+    assert "dinoforge explore" not in page(read_account(folder))
+    (folder / "backbone").mkdir()
+    (folder / "backbone" / "backbone.json").write_text(json.dumps({"fingerprint": "b" * 16}))
+    command = f"dinoforge explore backbone={folder} 'data=toy://species?images=60'"
+    assert command in unescape(page(read_account(folder)))

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +37,28 @@ _TRANSIENT = frozenset({
 _BUFFER = 256 * 1024  # bytes asked for at once from the network: many headers of small members, little of large ones
 
 T = TypeVar("T")
+_fence: ContextVar[Callable[[str], None] | None] = ContextVar("_fence", default=None)
+
+
+@contextmanager
+def behind(fence: Callable[[str], None]) -> Iterator[None]:
+    """Within, ``fence`` is given every path of the disk before a source looks there; it raises where none may look."""
+    token = _fence.set(fence)
+    try:
+        yield
+    finally:
+        _fence.reset(token)
+
+
+def ask_fence(path: str) -> None:
+    """Called before anything of the disk is looked at for a source; whoever reads past ``Disk`` calls it too.
+
+    Raises:
+        ConfigError: There is a fence, and the path lies behind it.
+    """
+    fence = _fence.get()
+    if fence is not None:
+        fence(path)
 
 
 @dataclass(slots=True)
@@ -104,22 +127,26 @@ class Disk(Storage):
 
     def read(self, address: str) -> bytes:
         """See ``Storage``; a pipe or a device is not waited for."""
+        ask_fence(address)
         with _told(), _regular(address) as handle:
             return _all(handle, os.fstat(handle).st_size)
 
     def part(self, address: str, start: int, size: int) -> bytes:
         """See ``Storage``."""
+        ask_fence(address)
         with _told(), _regular(address) as handle:
             return os.pread(handle, size, start)
 
     def stamp(self, address: str) -> tuple[int, str]:
         """Size, and the time of the last change in nanoseconds."""
+        ask_fence(address)
         with _told():
             found = Path(address).stat()
         return found.st_size, str(found.st_mtime_ns)
 
     def kind(self, address: str) -> str:
         """See ``Storage``."""
+        ask_fence(address)
         try:
             mode = Path(address).stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -130,6 +157,7 @@ class Disk(Storage):
 
     def files(self, address: str) -> Found:
         """See ``Storage``. Links to folders are followed, each real folder is read once."""
+        ask_fence(address)
         walk = _Walk(address)
         with _told():
             walk.folder("")
@@ -138,6 +166,7 @@ class Disk(Storage):
 
     def opened(self, address: str) -> io.BufferedReader:
         """The file itself."""
+        ask_fence(address)
         with _told():
             return Path(address).open("rb")
 

@@ -1,0 +1,78 @@
+"""What is made of a collection's features once and then read: arrays beside them, each with the fingerprint of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dinoforge.base.files import clear_leftovers, locked, write_atomic, write_text
+
+_making = Lock()
+"""Two that ask for the same wait for one that makes it; the machine has no use for two at once either."""
+
+
+def is_of(path: Path, fingerprint: str) -> bool:
+    """Whether a file is there and is of that fingerprint."""
+    try:
+        return path.exists() and _note(path).read_text(encoding="utf-8").strip() == fingerprint
+    except OSError:
+        return False
+
+
+def see_to(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO], object]]) -> None:
+    """See to it that a file is there, and is of that fingerprint: replaced as a whole, as another process may have it mapped.
+
+    Args:
+        make: Makes what is missing; what it gives writes that to a file.
+
+    Raises:
+        RunError: It cannot be written, or another process is making something of the same collection.
+    """
+    if is_of(path, fingerprint):
+        return
+    with _making, locked(path.parent):
+        if is_of(path, fingerprint):
+            return
+        clear_leftovers(path.parent, path.name)
+        write = make()
+        _note(path).unlink(missing_ok=True)
+        write_atomic(path, write)
+        write_text(_note(path), fingerprint + "\n")
+
+
+def read_or_make(path: Path, fingerprint: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """One array, mapped; made and stored where it is missing or of something else.
+
+    Raises:
+        RunError: See ``see_to``.
+    """
+
+    def writer() -> Callable[[BinaryIO], object]:
+        made = make()
+        return lambda file: np.save(file, made)
+
+    see_to(path, fingerprint, writer)
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def read_or_make_several(
+    path: Path, fingerprint: str, make: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Several arrays by name, in memory; see ``read_or_make``."""
+
+    def writer() -> Callable[[BinaryIO], object]:
+        made: dict[str, Any] = dict(make())
+        return lambda file: np.savez(file, **made)
+
+    see_to(path, fingerprint, writer)
+    with np.load(path, allow_pickle=False) as held:
+        return {name: held[name] for name in held.files}
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.of")
