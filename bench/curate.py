@@ -8,6 +8,11 @@ with a cosine between 0.62 and 0.98. Sought are the 64 nearest others of each an
 ``recall`` is the share of the true pairs that the search itself measured on 2,000 of its queries, against brute force;
 ``planted_found`` the share of all planted pairs that are in the result; ``peak_bytes`` the most memory that the process held,
 the vectors included. Each size has a process of its own.
+
+``python bench/curate.py --rates`` measures on one thread what each kind of work costs, the constants of ``plan stage=curate``
+(``recipes/curation_rates.py`` holds those of one machine): processor seconds of a multiplication in a product of matrices, of
+a channel of a vector that is encoded, of a code that is scanned, of a vector that is compared, of a megapixel that is read, of
+a pair whose component is sought.
 """
 
 from __future__ import annotations
@@ -16,14 +21,25 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import torch
+from PIL import Image
 
 from dinoforge.base.hardware import peak_bytes, processor, versions
-from dinoforge.features.pairs import DUPLICATE, NEIGHBOURS
+from dinoforge.curate.components import reduced
+from dinoforge.curate.images import take
+from dinoforge.data.look import looked
+from dinoforge.data.sources.table import open_source
+from dinoforge.features.compressed import Candidates, Compressed, Width
+from dinoforge.features.exact import compared, unit_rows
+from dinoforge.features.pairs import DUPLICATE, NEIGHBOURS, joined
 from dinoforge.features.search import SearchConfig, self_search
 
 SIZES, CHANNELS = (100_000, 1_000_000), 512
@@ -92,6 +108,60 @@ def measured(count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rates() -> dict[str, float]:
+    """Processor seconds of one of everything, on one thread."""
+    faiss.omp_set_num_threads(1)
+    rng, vectors, cells = np.random.default_rng(0), made(20_000)[0], 256
+    rows = unit_rows(vectors)
+    index = Compressed.train(vectors, training=64, seed=0, cells=cells)
+    multiply = spent(lambda: faiss.knn(rows, rows[:1024], 1, metric=faiss.METRIC_INNER_PRODUCT)) / (
+        len(rows) * 1024 * CHANNELS
+    )
+    turned = CHANNELS + cells  # the rotation, and the nearest of all cells
+    adding = spent(lambda: index.add(rows, first=len(index))) - len(rows) * turned * CHANNELS * multiply
+    asked = rows[rng.permutation(len(rows))[:500]]
+    narrow, wide = (index.probes(asked, Width(count, 1)) for count in (8, cells))
+    each = [spent(lambda probes=probes: index.candidates(probes, NEIGHBOURS)) for probes in (narrow, wide)]  # type: ignore[misc]
+    sizes = np.bincount(faiss.knn(rows, index.centres, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0], minlength=cells)
+    scanned = [3 * int(sizes[probes.cells].sum()) for probes in (narrow, wide)]  # all rows were added three times
+    code = (each[1] - each[0]) / (scanned[1] - scanned[0])
+    pairs = Candidates(rng.integers(0, 500, 50_000), rng.integers(0, len(rows), 50_000), np.zeros(50_000, np.float32))
+    edges = rng.integers(0, 1_000_000, (2, 1_000_000))
+    near = joined(edges[0], edges[1], np.ones(1_000_000, np.float32))
+    return {
+        "multiply": multiply, "encode": max(adding, 0) / (len(rows) * CHANNELS), "scan": code / CHANNELS,
+        "ask": max(each[0] - scanned[0] * code, 0) / len(asked),
+        "compare": spent(lambda: compared(asked, pairs, vectors)) / (50_000 * CHANNELS),
+        "join": spent(lambda: reduced([near])) / len(near), "read": read_rate(),
+    }  # fmt: skip
+
+
+def read_rate(images: int = 64) -> float:
+    """Of a megapixel of a JPEG: the file's key, decoding, measures, thumbnail."""
+    from loader import write_jpegs  # its neighbour, found where this file is run
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number, path in enumerate(write_jpegs(Path(folder), None)):
+            if number >= images:
+                path.unlink()
+        source = open_source(folder)
+        size = sum(Image.open(path).width * Image.open(path).height for path in Path(folder).glob("*.jpg")) / 1e6
+        before = cpu_seconds()
+        seen = [one for some in looked(source, np.arange(len(source)), workers=1, also=take) for one in some]
+        assert len(seen) == images
+        return (cpu_seconds() - before) / size
+
+
+def spent(work: Callable[[], object]) -> float:
+    """Least processor seconds of three times."""
+    found = []
+    for _ in range(3):
+        began = time.process_time()
+        work()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
 def main(sizes: list[int]) -> None:
     """Measure and print."""
     results = []
@@ -111,5 +181,7 @@ def main(sizes: list[int]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--alone"]:
         print(json.dumps(measured(int(sys.argv[2]))))
+    elif sys.argv[1:] == ["--rates"]:
+        print(json.dumps({"bench": "curate rates", "seconds": rates(), "device": processor(), **versions()}))
     else:
         main([int(word) for word in sys.argv[1:]] or list(SIZES))

@@ -23,7 +23,7 @@ from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
 from dinoforge.base.log import say
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, computed
-from dinoforge.features.kept import beside, files_of, keep
+from dinoforge.features.kept import Watch, beside, files_of, keep
 from dinoforge.features.kinds import KINDS
 from dinoforge.features.store import read_features
 from dinoforge.features.views import View, middle
@@ -139,7 +139,7 @@ class Eyes:
         if not (path / "features.json").exists():
             keep(
                 path, source, self.backbone, self.how, kind=kind, on_broken=self.on_broken, rows=_SHARD, view=view,
-                label="looking", facts={"view": view.name},
+                watch=Watch("looking"), facts={"view": view.name},
             )  # fmt: skip
         stored = read_features(path)
         place = {name: row for row, name in enumerate(source.columns["id"].tolist())}

@@ -17,7 +17,7 @@ from pydantic import Field
 from dinoforge.base.config import Config, Count
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.random import numpy_generator
-from dinoforge.features.search import unit_rows
+from dinoforge.features.exact import knn, unit_rows
 
 _ROWS_AT_ONCE = 65_536
 GREEDY = 4096
@@ -82,11 +82,10 @@ def assigned(vectors: Float[np.ndarray, "N D"], centres: Float[np.ndarray, "K D"
 def _assign(x: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centre of each vector and the squared distance to it."""
     index, distance = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
-    flat = faiss.IndexFlatL2(centres.shape[1])
-    flat.add(np.ascontiguousarray(centres, dtype=np.float32))
+    held = np.ascontiguousarray(centres, dtype=np.float32)
     for start in range(0, len(x), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
-        near, at = flat.search(np.ascontiguousarray(x[some]), 1)
+        near, at = knn(np.ascontiguousarray(x[some]), held, 1, metric=faiss.METRIC_L2)
         index[some], distance[some] = at[:, 0], near[:, 0]
     return index, np.maximum(distance, 0)
 

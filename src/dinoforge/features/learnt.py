@@ -122,7 +122,16 @@ def learnt_across(
     """
     if queries.shape[1] != database.shape[1]:
         raise DataError(f"descriptors of width {queries.shape[1]} and of width {database.shape[1]} cannot be compared.")
-    x, y = measure.placed(queries), measure.placed(database)
+    return placed_across(
+        measure.placed(queries), measure.placed(database), measure, above=above, config=config, count=count
+    )
+
+
+def placed_across(
+    x: Float32[np.ndarray, "Q K"], y: Float32[np.ndarray, "N K"], measure: Measure, *,
+    above: float, config: SearchConfig, count: int = NEIGHBOURS,
+) -> Found:  # fmt: skip
+    """The same of descriptors that are placed already, see ``Measure``."""
     return _found(search(x, y, count=count, threshold=above, config=config), measure.bias(x, config), above)
 
 

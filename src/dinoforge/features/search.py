@@ -5,10 +5,9 @@ Axes: N vectors, D channels (E, where they must be as many and may not), Q queri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import faiss
 import numpy as np
@@ -19,11 +18,17 @@ from dinoforge.base.config import Config, Count
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.log import say
 from dinoforge.base.random import numpy_generator
-from dinoforge.features.compressed import SMALLEST_TRAINING, Compressed, Width, cells_for
-
-_ROWS_AT_ONCE = 16_384
-_ROUNDING = 1e-3
-"""By how much two similarities may differ and be the same: those of the compressed index come from float16 vectors."""
+from dinoforge.features.compressed import (
+    SMALLEST_TRAINING,
+    Candidates,
+    Compressed,
+    Rows,
+    Width,
+    candidates_in,
+    cells_for,
+)
+from dinoforge.features.exact import ROWS_AT_ONCE, compared, nearest_of_all, parts, unit_rows
+from dinoforge.features.recall import Found, Sample, Scored, wide_enough
 
 
 class SearchConfig(Config):
@@ -41,10 +46,6 @@ class SearchConfig(Config):
     """Of the training set and the sample."""
     threads: int = Field(default=0, ge=0)
     """Of FAISS; 0 leaves them as they are (``OMP_NUM_THREADS``)."""
-
-
-Found: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""Rows of the database and their similarities, ``[Q K]`` each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,12 @@ def search(
     """The ``count`` nearest rows of the database for each query, fewer where it has fewer.
 
     Above ``exact_below`` vectors, an inverted file with 4-bit product codes proposes candidates, whose cosines are then
-    computed from float16 vectors: no similarity that is given comes from a code. How many true pairs are missed is measured
+    computed from the vectors: no similarity that is given comes from a code. How many true pairs are missed is measured
     in every search, against brute force on a sample of its own queries, and the search is widened until they are few enough.
 
     Args:
-        threshold: Pairs above this cosine are those that must not be missed; what lies below is found as it comes.
+        threshold: Pairs above this cosine are those that must not be missed; what lies below is found as it comes, or not:
+            compared are only candidates whose codes score as those of pairs above it do.
 
     Raises:
         ConfigError: No neighbour asked for.
@@ -99,6 +101,23 @@ def self_search(
 def _search(
     queries: np.ndarray, database: np.ndarray, count: int, threshold: float, *, config: SearchConfig, itself: bool
 ) -> Neighbours:
+    count = checked(queries, database, count, itself=itself)
+    if count < 1 or not len(queries):
+        empty = (len(queries), count)
+        return Neighbours(np.zeros(empty, np.int64), np.zeros(empty, np.float32), 1.0, "exact")
+    with threads(config.threads):
+        if len(database) < config.exact_below or not cells_for(len(database)):
+            found = nearest_of_all(queries, database, count + itself)
+            return Neighbours(*(_without_self(*found, np.arange(len(queries))) if itself else found), 1.0, "exact")
+        return _approximate(queries, database, count, threshold, config=config, itself=itself)
+
+
+def checked(queries: Rows, database: Rows, count: int, *, itself: bool) -> int:
+    """How many neighbours there can be.
+
+    Raises:
+        ConfigError, DataError: As ``search``.
+    """
     if count < 1:
         raise ConfigError(f"a search for neighbours takes 1 or more; got {count}.")
     if queries.shape[1] != database.shape[1]:
@@ -106,19 +125,12 @@ def _search(
             f"vectors of {queries.shape[1]} channels cannot be searched among those of {database.shape[1]}; "
             "both must come from one descriptor."
         )
-    count = min(count, len(database) - itself)
-    if count < 1 or not len(queries):
-        empty = (len(queries), max(count, 0))
-        return Neighbours(np.zeros(empty, np.int64), np.zeros(empty, np.float32), 1.0, "exact")
-    with _threads(config.threads):
-        if len(database) < config.exact_below or not cells_for(len(database)):
-            found = _exact(queries, database, count + itself)
-            return Neighbours(*(_without_self(*found, np.arange(len(queries))) if itself else found), 1.0, "exact")
-        return _approximate(queries, database, count, threshold, config=config, itself=itself)
+    return max(min(count, len(database) - itself), 0)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """So many of FAISS meanwhile; 0 leaves them as they are."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count or before)
     try:
@@ -127,40 +139,88 @@ def _threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def unit_rows(rows: Float[np.ndarray, "n D"], *, first: int = 0) -> Float32[np.ndarray, "n D"]:
-    """Rows of length 1 in float32; one of zeros stays so.
+def _approximate(
+    queries: Rows, database: Rows, count: int, threshold: float, *, config: SearchConfig, itself: bool
+) -> Neighbours:
+    index = Compressed.train(database, training=config.training, seed=config.seed)
+    for start, rows in parts(database):
+        index.add(rows, first=start)
+    sought = Sought(queries, database, count, itself)
 
-    Args:
-        first: Number of the first row, for the message.
+    def found(rows: np.ndarray, width: Width) -> Scored:
+        asked = sought.asked(rows)
+        return sought.nearest(rows, asked, candidates_in([index], asked, sought.most(width), width))
 
-    Raises:
-        DataError: A number that is not finite.
-    """
-    x = np.ascontiguousarray(rows, dtype=np.float32)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    if not np.isfinite(length).all():
-        raise DataError(f"vector {first + int(np.isfinite(length).argmin())} holds a number that is not finite.")
-    found: np.ndarray = x / np.maximum(length, 1e-12)
-    return found
+    rows = sampled(len(queries), config)
+    true = sought.true(rows, nearest_of_all(sought.asked(rows), database, count + itself))
+    recall, width = wide_enough(
+        Sample(rows, true, threshold, itself), config.recall, first=index.narrowest, search=found,
+        wider=lambda width: index.wider(width, count=count, total=len(database)),
+    )  # fmt: skip
+    about = told(index.name, width, recall, sought, config)
+    at, near = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+    for start in range(0, len(queries), ROWS_AT_ONCE):  # joined from parts, they would be held twice
+        some = np.arange(start, min(start + ROWS_AT_ONCE, len(queries)))
+        part = found(some, width)
+        at[some], near[some] = part.index, part.similarity
+    return Neighbours(at, near, recall, about)
 
 
-def _parts(rows: np.ndarray) -> Iterator[tuple[int, Float32[np.ndarray, "n D"]]]:
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield start, unit_rows(rows[start : start + _ROWS_AT_ONCE], first=start)
+def sampled(queries: int, config: SearchConfig) -> Int[np.ndarray, " Q"]:
+    """The queries that are also answered by brute force."""
+    rng = numpy_generator(config.seed, "recall sample")
+    return np.sort(rng.choice(queries, min(config.sample, queries), replace=False))
 
 
-def _exact(queries: np.ndarray, database: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Brute force, part of the database after part; of equally near ones the first rows."""
-    similarity = np.full((len(queries), count), -np.inf, dtype=np.float32)
-    index = np.full((len(queries), count), -1, dtype=np.int64)
-    for start, rows in _parts(database):
-        for first, asked in _parts(queries):
-            some = slice(first, first + len(asked))
-            near, at = faiss.knn(asked, rows, min(count, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
-            both = np.concatenate([similarity[some], near], axis=1), np.concatenate([index[some], at + start], axis=1)
-            order = np.lexsort((both[1], -both[0]), axis=1)[:, :count]
-            similarity[some], index[some] = (np.take_along_axis(found, order, axis=1) for found in both)
-    return index, similarity
+def told(name: str, width: Width, recall: float, sought: Sought, config: SearchConfig) -> str:
+    """How neighbours are found, for the record; the person at the terminal hears it too."""
+    about = f"{name}, {width.cells} cells, {width.candidates} candidates a neighbour"
+    sample = min(config.sample, len(sought.queries))
+    say(
+        f"Search of {len(sought.database):,} vectors: {about}; {recall:.4f} of the pairs found of {sample:,} sampled queries."
+    )
+    if recall < config.recall:
+        say(f"The search cannot be widened further and misses the {config.recall:g} that was asked for.")
+    return about
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """Whose neighbours are sought, among what, and how many."""
+
+    queries: Rows
+    database: Rows
+    count: int
+    itself: bool
+    """Whether they are the same rows, and none is its own neighbour."""
+
+    def asked(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n D"]:
+        """Queries of these numbers, at length 1."""
+        return unit_rows(self.queries[rows])
+
+    def most(self, width: Width) -> int:
+        """Candidates of each query."""
+        return (self.count + self.itself) * width.candidates
+
+    def true(self, rows: Int[np.ndarray, " n"], found: Found) -> Found:
+        """What brute force found of queries of these numbers, without themselves."""
+        return _without_self(*found, rows) if self.itself else found
+
+    def nearest(self, rows: Int[np.ndarray, " n"], asked: Float32[np.ndarray, "n D"], candidates: Candidates) -> Scored:
+        """The nearest of the candidates of queries of these numbers, compared exactly."""
+        if self.itself:
+            candidates = candidates.where(candidates.row != rows[candidates.query])
+        similarity = compared(asked, candidates, self.database)
+        order = np.lexsort((candidates.row, -similarity, candidates.query))
+        query = candidates.query[order]
+        rank = np.arange(len(query)) - np.searchsorted(query, query)
+        order, query, rank = (x[rank < self.count] for x in (order, query, rank))
+        shape = len(rows), self.count
+        found = Scored(np.full(shape, -1), *(np.full(shape, -np.inf, np.float32) for _ in range(2)))
+        held = candidates.row, similarity, candidates.score
+        for into, values in zip((found.index, found.similarity, found.score), held, strict=True):
+            into[query, rank] = values[order]
+        return found
 
 
 def _without_self(
@@ -171,82 +231,3 @@ def _without_self(
     drop[~drop.any(axis=1), -1] = True
     shape = (len(index), index.shape[1] - 1)
     return index[~drop].reshape(shape), similarity[~drop].reshape(shape)
-
-
-def _approximate(
-    queries: np.ndarray, database: np.ndarray, count: int, threshold: float, *, config: SearchConfig, itself: bool
-) -> Neighbours:
-    index = Compressed.train(database, training=config.training, seed=config.seed)
-    for start, rows in _parts(database):
-        index.add(rows, first=start)
-
-    def found(rows: np.ndarray, width: Width) -> tuple[np.ndarray, np.ndarray]:
-        at, near = index.search(unit_rows(queries[rows]), count + itself, width)
-        return _without_self(at, near, rows) if itself else (at, near)
-
-    rng = numpy_generator(config.seed, "recall sample")
-    sample = np.sort(rng.choice(len(queries), min(config.sample, len(queries)), replace=False))
-    true = _exact(queries[sample], database, count + itself)
-    true = _without_self(*true, sample) if itself else true
-    width, recall = index.narrowest, -1.0
-    tries = [width]
-
-    def measured_at(width: Width) -> float:
-        near = found(sample, width)
-        if itself:
-            near = _from_either_side(sample, near, true, threshold, search=lambda rows: found(rows, width))
-        return pair_recall(near, true, threshold)
-
-    while tries:
-        measured = [(measured_at(wider), wider) for wider in tries]
-        enough = [one for one in measured if one[0] >= config.recall]  # the first is the cheaper: codes before vectors
-        recall, width = enough[0] if enough else max(measured, key=lambda one: one[0])
-        tries = [] if recall >= config.recall else index.wider(width, count=count)
-    about = f"{index.name}, {width.cells} cells, {width.candidates} candidates a neighbour"
-    say(
-        f"Search of {len(database):,} vectors: {about}; {recall:.4f} of the pairs found of {len(sample):,} sampled queries."
-    )
-    if recall < config.recall:
-        say(f"The search cannot be widened further and misses the {config.recall:g} that was asked for.")
-    at, near = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
-    for start in range(0, len(queries), _ROWS_AT_ONCE):  # joined from parts, they would be held twice
-        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(queries)))
-        at[rows], near[rows] = found(rows, width)
-    return Neighbours(at, near, recall, about)
-
-
-def _from_either_side(
-    rows: Int[np.ndarray, " Q"], near: Found, true: Found, threshold: float, *, search: Callable[[np.ndarray], Found]
-) -> Found:
-    """The neighbours of rows, and beside them those true ones above the threshold among whose own neighbours the row is."""
-    missed = (true[1] > threshold) & ~(true[0][:, :, None] == near[0][:, None, :]).any(axis=-1)
-    query, rank = np.nonzero(missed)
-    if not len(query):
-        return near
-    others, place = np.unique(true[0][query, rank], return_inverse=True)
-    seen = (search(others)[0][place] == rows[query][:, None]).any(axis=1)
-    index, similarity = np.full(missed.shape, -1, dtype=np.int64), np.full(missed.shape, -np.inf, dtype=np.float32)
-    at = query[seen], rank[seen]
-    index[at], similarity[at] = true[0][at], true[1][at]
-    return np.concatenate([near[0], index], axis=1), np.concatenate([near[1], similarity], axis=1)
-
-
-def pair_recall(found: tuple[np.ndarray, np.ndarray], true: tuple[np.ndarray, np.ndarray], threshold: float) -> float:
-    """Share of the true pairs (index, similarity) above the threshold that were found; 1 where there are none.
-
-    Of true neighbours that are as near as the last one, any other as near counts as well.
-    """
-    hits = pairs = 0
-    for index, similarity, at, near in zip(*found, *true, strict=True):
-        wanted = near > threshold
-        if not wanted.any():
-            continue
-        right = np.isin(index, at[wanted])
-        last = near[wanted][-1]
-        ties = int((np.abs(similarity[~right] - last) <= _ROUNDING).sum())
-        missed_ties = int(
-            (np.abs(near[wanted] - last) <= _ROUNDING).sum() - (np.abs(similarity[right] - last) <= _ROUNDING).sum()
-        )
-        hits += int(right.sum()) + max(0, min(ties, missed_ties))
-        pairs += int(wanted.sum())
-    return hits / pairs if pairs else 1.0

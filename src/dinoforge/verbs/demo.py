@@ -29,7 +29,7 @@ from dinoforge.recipes.recipe import ProbeConfig
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import pretrain
 from dinoforge.verbs.curate import Curated, curate
-from dinoforge.verbs.plan import plan
+from dinoforge.verbs.plan import pretraining
 from dinoforge.verbs.report import report
 
 POOL = "toy://species?images=4000&seed={seed}&copies=0.08&junk=0.06&leaks=0.02"
@@ -75,10 +75,10 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
     begun = _images_of(folder / "run" / "config.yaml")
     if begun is not None and "plan.passes" not in words:
         words.setdefault("plan.images", begun)  # what an earlier start settled on: the same command goes on
-    planned = plan(**words)
+    planned = pretraining(words)
     if planned.images_per_second and not {"plan.images", "plan.passes"} & words.keys():
         words["plan.images"] = min(planned.images, max(planned.batch, int(planned.images_per_second * SECONDS)))
-        planned = plan(**words)
+        planned = pretraining(words)
     say("3/4 pretrain")
     done = pretrain(out=folder / "run", **words)
     write_json(folder / "run" / "plan.json", asdict(planned))

@@ -4,8 +4,10 @@ import pytest
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.features import compressed
+from dinoforge.features import search as search_module
 from dinoforge.features.compressed import Compressed, Width, cells_for
-from dinoforge.features.search import SearchConfig, pair_recall, search, self_search
+from dinoforge.features.recall import pair_recall
+from dinoforge.features.search import SearchConfig, search, self_search
 
 EXACT = SearchConfig()
 COMPRESSED = SearchConfig(exact_below=1000, sample=300)
@@ -31,7 +33,7 @@ def slow(queries, database, count, *, itself=False):
 
 
 def test_exact_search_equals_its_definition(monkeypatch):
-    monkeypatch.setattr("dinoforge.features.search._ROWS_AT_ONCE", 150)  # parts change nothing
+    monkeypatch.setattr("dinoforge.features.exact.ROWS_AT_ONCE", 150)  # parts change nothing
     x, q = clustered(400), clustered(50, seed=1)
     found = search(q, x, count=7, config=EXACT)
     index, similarity = slow(q, x, 7)
@@ -76,7 +78,7 @@ def test_compressed_search_measures_and_reaches_its_recall(capfd):
         (index[:, 1:], similarity[:, 1:]),
         (found.index[some], found.similarity[some]),
     )  # each is nearest itself
-    assert found.how.startswith("IVF64,PQ8x4fs")
+    assert found.how.startswith("IVF64,PQ16x4fs")
     assert f"{found.recall:.4f} of the pairs found" in said
     assert "WARNING" not in said
     assert found.recall >= 0.99
@@ -95,8 +97,28 @@ def test_similarities_are_those_of_the_vectors_not_of_the_codes():
     found = self_search(x, count=8, threshold=0.6, config=COMPRESSED)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     exact = np.einsum("qd,qkd->qk", unit[:500], unit[found.index[:500]])
-    np.testing.assert_allclose(found.similarity[:500], exact, atol=1e-3)
+    there = found.index[:500] >= 0
+    np.testing.assert_allclose(found.similarity[:500][there], exact[there], atol=1e-5)
+    assert (found.similarity[:500][~there] == -np.inf).all()
     assert (found.index != np.arange(len(x))[:, None]).all()
+
+
+def test_what_scores_below_all_pairs_above_the_threshold_is_not_compared(monkeypatch):
+    """Without a threshold, or pairs above it to learn the floor from, every candidate is."""
+    x, seen = clustered(3000), []
+    compared = search_module.compared
+
+    def watched(asked, candidates, database):
+        seen[-1] += len(candidates) * (len(asked) == len(x))  # not those of the sample
+        return compared(asked, candidates, database)
+
+    monkeypatch.setattr(search_module, "compared", watched)
+    for threshold in (-1.0, 0.8, 0.9999999):
+        seen.append(0)
+        found = self_search(x, count=8, threshold=threshold, config=COMPRESSED.model_copy(update={"recall": 0.01}))
+        assert (found.index[:, 0] >= 0).all() == (threshold != 0.8)
+    assert seen[1] < 0.6 * seen[0]
+    assert seen[2] == seen[0]
 
 
 def test_compressed_search_is_a_function_of_the_seed():
@@ -112,11 +134,11 @@ def test_a_narrow_search_is_widened(monkeypatch):
     x = np.random.default_rng(0).normal(size=(6000, 16)).astype(np.float32)
     found = self_search(x, count=8, threshold=0.5, config=COMPRESSED)
     assert found.recall >= 0.99
-    assert found.how != "IVF64,PQ4x4fs, 1 cells, 1 candidates a neighbour"
+    assert found.how != "IVF64,PQ8x4fs, 1 cells, 1 candidates a neighbour"
 
 
 def test_says_when_it_cannot(monkeypatch, capfd):
-    monkeypatch.setattr(Compressed, "wider", lambda self, width, *, count: [])
+    monkeypatch.setattr(Compressed, "wider", lambda self, width, **_: [])
     x = np.random.default_rng(0).normal(size=(6000, 16)).astype(np.float32)
     found = self_search(x, count=8, threshold=0.5, config=COMPRESSED)
     assert found.recall < 0.99
@@ -136,8 +158,8 @@ def test_pair_recall_by_hand():
 def test_too_few_vectors_to_train_on_are_an_error():
     with pytest.raises(DataError, match="64 cells is trained on 4096 vectors or more; got 500"):
         Compressed.train(clustered(500), training=128, seed=0, cells=64)
-    with pytest.raises(ConfigError, match="multiple of 4 channels; got 30"):
-        Compressed.train(clustered(5000, width=30), training=128, seed=0)
+    with pytest.raises(ConfigError, match="multiple of 2 channels; got 31"):
+        Compressed.train(clustered(5000, width=31), training=128, seed=0)
 
 
 def test_training_sees_what_was_asked_for(monkeypatch):
@@ -157,7 +179,7 @@ def test_training_sees_what_was_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("vectors", "cells"), [(0, 0), (63, 0), (64, 1), (8000, 64), (100_000, 512), (1_000_000, 2048)]
+    ("vectors", "cells"), [(0, 0), (63, 0), (64, 1), (8000, 64), (100_000, 512), (1_000_000, 1024)]
 )
 def test_cells(vectors, cells):
     assert cells_for(vectors) == cells
@@ -169,11 +191,12 @@ def test_wider_ends():
     for first, rows in ((0, clustered(1000)),):
         index.add(rows / np.linalg.norm(rows, axis=1, keepdims=True), first=first)
     width, steps = index.narrowest, 0
-    while wider := index.wider(width, count=10):
+    while wider := index.wider(width, count=10, total=1000):
         width, steps = wider[-1], steps + 1
     assert width.cells == 8
     assert steps < 20
-    assert Width(16, 2) not in index.wider(Width(8, 2), count=10)
+    assert index.wider(Width(3, 1), count=10, total=1000) == [Width(5, 1), Width(3, 2)]
+    assert Width(16, 2) not in index.wider(Width(8, 2), count=10, total=1000)
 
 
 def test_threads_are_given_back():
