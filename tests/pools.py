@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dinoforge.curate.executors.run import here
 from dinoforge.curate.images import Images, read_images
 from dinoforge.data.sources.table import open_source
 
@@ -23,7 +24,7 @@ def read_pools(at):
     """Read in a folder."""
 
     def read(address, name):
-        return read_images(open_source(address), at / name, name=name, workers=1)
+        return read_images(open_source(address), at / name, name=name, crew=here())
 
     pool = read(POOL, "pool")
     (at / "hashes.txt").write_text("\n".join(pool.sha256[pool.whole[[3, 8]]]))

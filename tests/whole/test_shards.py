@@ -12,6 +12,7 @@ import pytest
 
 import dinoforge
 from dinoforge.base.errors import ConfigError, DataError, RunError, UserError
+from dinoforge.curate.executors.run import here
 from dinoforge.curate.shards import packed
 from dinoforge.data.decode import Broken
 from dinoforge.data.manifest import SCHEMA, read_manifest, write_manifest
@@ -134,17 +135,17 @@ def test_an_interrupted_start_goes_on_and_leaves_nothing_half(tmp_path):
         return contents[row]
 
     with pytest.raises(DataError, match=r"^12\.png of s can no longer be read: the disk was taken out; run again\.$"):
-        packed(tmp_path, table(contents), each=5, read=lambda row: read(row, until=12))
+        packed(tmp_path, table(contents), each=5, read=lambda row: read(row, until=12), crew=here())
     assert len(list((tmp_path / "shards").iterdir())) == 2
     (tmp_path / "shards" / ".000002-01234567.tar.abcdefgh").write_bytes(b"of a start that was killed")
     asked.clear()
-    found, files = packed(tmp_path, table(contents), each=5, read=read)
+    found, files = packed(tmp_path, table(contents), each=5, read=read, crew=here())
     assert asked == list(range(10, 20))
     assert sorted(f"shards/{path.name}" for path in (tmp_path / "shards").iterdir()) == files
     for row, line in enumerate(found.to_pylist()):
         assert (tmp_path / line["shard"]).read_bytes()[line["offset"] :][: line["bytes"]] == contents[row]
     with pytest.raises(DataError, match=r"^0\.png of s has changed since it was read; run again\.$"):
-        packed(tmp_path / "other", table(contents), each=5, read=lambda row: b"something else")
+        packed(tmp_path / "other", table(contents), each=5, read=lambda row: b"something else", crew=here())
 
 
 def test_a_full_disk_is_one_line(tmp_path):
@@ -152,7 +153,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         with pytest.raises(RunError, match=r"no space left. Free some and run again\.$"):
-            packed(tmp_path, table([b"x" * 9000]), each=5, read=lambda row: b"x" * 9000)
+            packed(tmp_path, table([b"x" * 9000]), each=5, read=lambda row: b"x" * 9000, crew=here())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((tmp_path / "shards").iterdir())

@@ -7,17 +7,20 @@ Axes: n rows of a source, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from dinoforge.base.config import fingerprint
-from dinoforge.base.errors import DataError
-from dinoforge.base.log import progress, say
-from dinoforge.curate.images import SHARD, Images, read_shard, write_shard
+from dinoforge.base.errors import DataError, RunError
+from dinoforge.base.log import say
+from dinoforge.curate.executors.run import Lost, Shard, Shards, here
+from dinoforge.curate.executors.task import Held, Kept
+from dinoforge.curate.images import SHARD, Images, read_shard, write_shard, written
 from dinoforge.data.sources.source import Source
 from dinoforge.features.copies import NAME, WIDTH
 
@@ -37,6 +40,10 @@ class Embedder:
     """None takes the descriptor that needs no weights, which is there already."""
     weights: str | None = None
     """The fingerprint without what only rounds otherwise (precision); None where there is no such thing."""
+    elsewhere: Callable[[], Embed] | None = None
+    """Makes the same in another process, from what can be pickled; None keeps all embedding in this one."""
+    on_gpu: bool = False
+    """Whether a GPU of this machine embeds, which one process drives alone."""
 
     @property
     def known_as(self) -> str:
@@ -54,7 +61,9 @@ class Embeddings:
 
     folder: Path
     how: Embedder
+    crew: Shards = field(default_factory=here)
     _told: set[str] = field(default_factory=set)
+    _lost: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def of(
         self, images: Images, rows: Int[np.ndarray, " n"]
@@ -68,53 +77,72 @@ class Embeddings:
             return rows, images.descriptors[rows].astype(np.float32)
         title = images.name
         shards = [rows[rows // SHARD == number] for number in np.unique(rows // SHARD)]
-        found, done = [], 0
-        with progress(f"embed {title}", len(rows)) as tick:
-            for some in shards:
-                part, computed = self._shard(images, some, title)
-                found.append(part)
-                done += len(some)
-                if computed:
-                    tick(done)
-        usable = np.concatenate([np.zeros(0, np.int64), *(place for place, _ in found)])
+        files = [self._file(images, int(some[0]) // SHARD) for some in shards]
+        held = [self._held(file, self._mark(images, some), title) for file, some in zip(files, shards, strict=True)]
+        missing = [np.setdiff1d(some, part["rows"]) if part else some for some, part in zip(shards, held, strict=True)]
+        places = [place for place, some in enumerate(missing) if len(some)]
+        for number, found in self._computed(images, [(missing[place], files[place]) for place in places], len(rows)):
+            place = places[number]
+            if isinstance(found, Lost):
+                self._lost |= dict.fromkeys(
+                    ((title, row) for row in missing[place].tolist()), f"embedding its shard failed twice: {found.why}"
+                )
+            else:
+                held[place] = written(files[place], self._mark(images, shards[place]), missing[place])
+        parts = [_chosen(part, some) for part, some in zip(held, shards, strict=True) if part]
+        usable = np.concatenate([np.zeros(0, np.int64), *(place for place, _ in parts)])
         if not len(usable):
-            raise DataError(f"No image of {images.source.address} could be embedded.")
-        return usable, np.concatenate([vectors for place, vectors in found if len(place)]).astype(np.float32)
+            why = next(iter(self.lost(images, rows).values()), "")
+            raise DataError(f"No image of {images.source.address} could be embedded{why and f'; {why}'}.")
+        return usable, np.concatenate([vectors for place, vectors in parts if len(place)]).astype(np.float32)
+
+    def lost(self, images: Images, rows: Int[np.ndarray, " n"]) -> dict[int, str]:
+        """Those of the rows whose shard was given up since this began, with the reason; another start tries them again."""
+        return {row: self._lost[images.name, row] for row in rows.tolist() if (images.name, row) in self._lost}
 
     def dense(self, images: Images, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n D"]:
         """Embeddings of all the rows, zeros of those that cannot be embedded.
 
         Raises:
             DataError: Not one can be.
+            RunError: A shard of them was given up.
         """
         usable, vectors = self.of(images, rows)
+        lost = self.lost(images, np.setdiff1d(rows, usable))
+        if lost:
+            raise RunError(
+                f"{len(lost):,} images of {images.source.address} have no descriptor; {next(iter(lost.values()))}. The same "
+                "command tries it again."
+            )
         found = np.zeros((len(rows), vectors.shape[1]), np.float32)
         found[np.searchsorted(rows, usable)] = vectors
         return found
 
-    def _shard(self, images: Images, rows: np.ndarray, title: str) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
-        """Embeddings of rows of one shard, and whether any was missing: what a shard lacks is added to it."""
-        number = int(rows[0]) // SHARD
-        file = self.folder / title / f"{number * SHARD:010}.npz"
-        span = slice(number * SHARD, (number + 1) * SHARD)
-        mark = fingerprint([self.how.fingerprint, images.sha256[span].tolist(), images.source.address])
-        held = self._held(file, mark, title)
-        known = held["rows"] if held else np.zeros(0, np.int64)
-        missing = np.setdiff1d(rows, known)
-        if len(missing):
-            usable, vectors = self._computed(images.source, missing)
-            held = {
-                "mark": np.asarray(mark), "weights": np.asarray(self.how.fingerprint),
-                "rows": np.concatenate([known, missing]),
-                "usable": np.concatenate([held["usable"], usable]) if held else usable,
-                "vectors": np.concatenate([held["vectors"], vectors]) if held and len(held["usable"]) else vectors,
-            }  # fmt: skip
-            write_shard(file, held)
-        assert held is not None
-        order = np.argsort(held["usable"], kind="stable")
-        order = order[np.isin(held["usable"][order], rows)]
-        vectors = held["vectors"][order] if len(order) else np.zeros((0, 0), np.float16)
-        return (held["usable"][order], vectors), bool(len(missing))
+    def _file(self, images: Images, number: int) -> Path:
+        return self.folder.absolute() / images.name / f"{number * SHARD:010}.npz"
+
+    def _mark(self, images: Images, rows: np.ndarray) -> str:
+        first = int(rows[0]) // SHARD * SHARD
+        sha256 = images.sha256[first : first + SHARD].tolist()
+        return fingerprint([self.how.fingerprint, sha256, images.source.address])
+
+    def _computed(
+        self, images: Images, parts: list[tuple[np.ndarray, Path]], total: int
+    ) -> Iterator[tuple[int, object]]:
+        """Add to each file the rows that it lacks."""
+        how, elsewhere = self.how, self.how.elsewhere
+        assert how.embed is not None
+        embed = Kept(how.embed, lambda: elsewhere) if elsewhere else Kept(how.embed, _nowhere)
+        source = self.crew.kept(images.source)
+        shards = [
+            Shard(f"{images.source.columns['id'][some[0]]} to {images.source.columns['id'][some[-1]]}", len(some),
+                  _Embedding(embed, source, some, file, self._mark(images, some), how.fingerprint), file)
+            for some, file in parts
+        ]  # fmt: skip
+        yield from self.crew.each(
+            _embed, shards, title=f"embed {images.name}", total=total,
+            here=elsewhere is None or (self.crew.opened.local and how.on_gpu),
+        )  # fmt: skip
 
     def _held(self, file: Path, mark: str, title: str) -> dict[str, np.ndarray] | None:
         held = read_shard(file)
@@ -126,10 +154,42 @@ class Embeddings:
             return None
         return held
 
-    def _computed(self, source: Source, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self.how.embed is not None
-        try:
-            vectors, usable = self.how.embed(source.select(rows))
-        except DataError:  # not one of these can be used; others may
-            return np.zeros(0, np.int64), np.zeros((0, 0), np.float16)
-        return rows[usable], vectors.astype(np.float16)
+
+def _nowhere() -> Any:
+    raise AssertionError("this embedder stays in its process")
+
+
+def _chosen(held: dict[str, np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the rows that have an embedding, in their order, and these."""
+    order = np.argsort(held["usable"], kind="stable")
+    order = order[np.isin(held["usable"][order], rows)]
+    return held["usable"][order], held["vectors"][order] if len(order) else np.zeros((0, 0), np.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    """Rows that the file of a shard lacks."""
+
+    embed: Held[Embed]
+    source: Held[Source]
+    rows: Int[np.ndarray, " n"]
+    file: Path
+    mark: str
+    weights: str
+
+
+def _embed(job: _Embedding, _processes: int) -> None:
+    """Embed the rows and add them to the file."""
+    held = read_shard(job.file)
+    held = held if held is not None and str(held["mark"]) == job.mark else None
+    try:
+        vectors, places = job.embed.get()(job.source.get().select(job.rows))
+        usable, vectors = job.rows[places], vectors.astype(np.float16)
+    except DataError:  # not one of these can be used; others may
+        usable, vectors = np.zeros(0, np.int64), np.zeros((0, 0), np.float16)
+    known = held["rows"] if held else np.zeros(0, np.int64)
+    if held:
+        usable = np.concatenate([held["usable"], usable])
+        vectors = np.concatenate([part for part in (held["vectors"], vectors) if len(part)] or [vectors])
+    arrays = {"rows": np.concatenate([known, job.rows]), "usable": usable, "vectors": vectors}
+    write_shard(job.file, {"mark": np.asarray(job.mark), "weights": np.asarray(job.weights), **arrays})

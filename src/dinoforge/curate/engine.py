@@ -50,6 +50,7 @@ def run_stages(state: State, settings: Curation, stages: Sequence[str], folder: 
     """
     clear_leftovers(folder, *CURATIONS)
     done: list[Done] = []
+    lasting = True
     prints: dict[str, str] = {}
     for name in stages:
         stage, config = CURATIONS[name], group(settings, name)
@@ -60,7 +61,9 @@ def run_stages(state: State, settings: Curation, stages: Sequence[str], folder: 
         reused = result is not None
         if result is None:
             result = stage.run(here, config)
-            _store(folder / name, result, made, mark)
+            lasting = lasting and result.lasting  # what comes after one that is not may lack what that one lacks
+            if lasting:
+                _store(folder / name, result, made, mark)
         before, state = len(state.alive), _after(state, name, result)
         prints[name] = mark
         done.append(Done(name, before, result, mark, reused))

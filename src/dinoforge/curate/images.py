@@ -9,9 +9,10 @@ Axes: N rows of a source, n of them in a shard, D numbers of a descriptor.
 from __future__ import annotations
 
 import hashlib
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,14 @@ import pyarrow as pa
 from jaxtyping import Float16, Float64, Int, Shaped, UInt8
 
 from dinoforge.base.config import fingerprint
-from dinoforge.base.errors import DataError
+from dinoforge.base.errors import DataError, RunError
 from dinoforge.base.files import write_atomic
-from dinoforge.base.log import progress, say
+from dinoforge.base.log import say
+from dinoforge.curate.executors.run import Lost, Shard, Shards
+from dinoforge.curate.executors.task import Held
 from dinoforge.curate.filters import Measured, measured
 from dinoforge.data.journal import FACTS
-from dinoforge.data.look import Seen, looked
+from dinoforge.data.look import Seen, looked, printable
 from dinoforge.data.manifest import Manifest, firsts, keys
 from dinoforge.data.picture import Picture
 from dinoforge.data.scan import Found
@@ -40,6 +43,8 @@ SHARD = 2048
 _VERSION = 1
 """Of what is measured: another one reads all shards again."""
 _MEASURES = Measured.__slots__
+_SHOWN = 90.0
+"""Seconds until what one machine wrote is seen by another, at most: NFS keeps what it knows of a folder for 60."""
 
 
 class Taken(NamedTuple):
@@ -139,12 +144,13 @@ class Images:
         return pa.table([pa.array(columns[field.name], field.type) for field in FACTS], schema=FACTS)
 
 
-def read_images(source: Source, folder: Path, *, name: str, workers: int) -> Images:
+def read_images(source: Source, folder: Path, *, name: str, crew: Shards) -> Images:
     """Read what is not known yet of a source, and give all of it.
 
     Args:
         folder: Of the shards.
         name: See ``Images``; also for the progress.
+        crew: Reads the shards. The images of one that it gives up are broken, until another start reads them.
 
     Raises:
         RunError: The folder cannot be written.
@@ -153,26 +159,56 @@ def read_images(source: Source, folder: Path, *, name: str, workers: int) -> Ima
     ids = keys(source.columns["id"]).to_pylist()
     spans = [(start, min(start + SHARD, len(source))) for start in range(0, len(source), SHARD)]
     marks = [_mark(source, ids, *span) for span in spans]
-    files = [folder / f"{start:010}.npz" for start, _ in spans]
+    files = [folder.absolute() / f"{start:010}.npz" for start, _ in spans]
     held = [_held(file, mark) for file, mark in zip(files, marks, strict=True)]
     stale = sum(part is None and file.exists() for part, file in zip(held, files, strict=True))
     if stale:
         say(f"{name}: {stale} of {len(files)} shards in {folder} were made of other images; they are read again.")
     missing = [place for place, part in enumerate(held) if part is None]
-    rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(*spans[place]) for place in missing)])
-    if len(rows):
-        with progress(f"read {name}", len(source), start=len(source) - len(rows)) as tick:
-            answers = (seen for some in looked(source, rows, workers=workers, also=take) for seen in some)
-            done = len(source) - len(rows)
-            for place in missing:
-                start, stop = spans[place]
-                held[place] = _shard(answers, ids[start:stop], marks[place])
-                write_shard(files[place], held[place] or {})
-                done += stop - start
-                tick(done)
-    for stray in sorted(set(folder.glob("*.npz")) - set(files)):
+    kept = crew.kept(source)
+    shards = [
+        Shard(named(source, *spans[place]), spans[place][1] - spans[place][0],
+              _Reading(kept, *spans[place], ids[slice(*spans[place])], marks[place], files[place]), files[place])
+        for place in missing
+    ]  # fmt: skip
+    for number, found in crew.each(_read, shards, title=f"read {name}", total=len(source)):
+        place = missing[number]
+        lost = found.why if isinstance(found, Lost) else None
+        held[place] = written(files[place], marks[place]) if lost is None else _lost(ids[slice(*spans[place])], lost)
+    for stray in sorted(set(folder.absolute().glob("*.npz")) - set(files)):
         stray.unlink()  # of a source that was longer
     return _joined(name, source, [part for part in held if part is not None])
+
+
+def named(source: Source, start: int, stop: int) -> str:
+    """Rows of a source for the person at the terminal: the first and the last."""
+    ids = source.columns["id"]
+    return f"{ids[start]} to {ids[stop - 1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A shard to read."""
+
+    source: Held[Source]
+    start: int
+    stop: int
+    ids: list[str | None]
+    mark: str
+    file: Path
+
+
+def _read(job: _Reading, processes: int) -> None:
+    """Read a shard and write what it holds."""
+    rows = np.arange(job.start, job.stop)
+    seen = [one for some in looked(job.source.get(), rows, workers=processes, also=take) for one in some]
+    write_shard(job.file, _shard(seen, job.ids, job.mark))
+
+
+def _lost(ids: list[str | None], why: str) -> Mapping[str, np.ndarray]:
+    """What is known of images of a shard that cannot be read."""
+    told = f"reading its shard failed twice: {printable(why)}"
+    return _shard([Seen(None, None, None, None, None, told, lasting=False)] * len(ids), ids, "")
 
 
 def _mark(source: Source, ids: list[str | None], start: int, stop: int) -> str:
@@ -187,8 +223,7 @@ def _held(file: Path, mark: str) -> Mapping[str, np.ndarray] | None:
     return part if part is not None and str(part["mark"]) == mark and bool(part["lasting"].all()) else None
 
 
-def _shard(answers: Iterator[Seen], ids: list[str | None], mark: str) -> dict[str, np.ndarray]:
-    seen = [next(answers) for _ in ids]
+def _shard(seen: list[Seen], ids: list[str | None], mark: str) -> dict[str, np.ndarray]:
     again = {}
     named: set[str | None] = set()
     for place, name in enumerate(ids):
@@ -236,3 +271,25 @@ def read_shard(file: Path) -> dict[str, np.ndarray] | None:
             return {name: held[name] for name in held.files}
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def written(file: Path, mark: str, rows: Int[np.ndarray, " n"] | None = None) -> dict[str, np.ndarray]:
+    """What another process has written. A file system over a network may take its time to show it.
+
+    Args:
+        mark: That it was made of; an older file may be seen for a while.
+        rows: That it must hold, where some are added to what was there.
+
+    Raises:
+        RunError: It is not shown.
+    """
+    end = time.monotonic() + _SHOWN
+    while True:
+        found = read_shard(file)
+        if found is not None and str(found["mark"]) == mark and (rows is None or np.isin(rows, found["rows"]).all()):
+            return found
+        if time.monotonic() > end:
+            raise RunError(
+                f"{file} was written by a worker and is not seen here; out= must lie where all machines see it."
+            )
+        time.sleep(_SHOWN / 100)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dinoforge.curate.components import components
 from dinoforge.curate.why import Dropped
-from dinoforge.features.pairs import Pairs
+from dinoforge.features.pairs import Pairs, components
 
 STAGE = "evaluation sets"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dinoforge.base.log import say
 from dinoforge.curate import shards
 from dinoforge.curate.embeddings import Embedder, Embeddings
 from dinoforge.curate.engine import Done, run_stages
+from dinoforge.curate.executors.run import Shards
 from dinoforge.curate.images import Images, read_images
 from dinoforge.curate.output import BROKEN, counted, dropped_table, manifest_table, write_dropped
 from dinoforge.curate.settings import Curation
@@ -32,6 +33,8 @@ UNSAFE = "not safety-filtered"
 """Stands in manifest and summary where no filter for safety was chosen."""
 FILES = ("manifest.parquet", "dropped.parquet", "summary.json", "report.html", "descriptors", "stages", shards.FOLDER)
 """What a curation leaves in its folder."""
+SENT = "sent"
+"""In ``stages``, while an engine works: what all its processes need."""
 
 
 _MADE = ("fingerprint", "pool", "dropped", "safety", "safety_filters", "embedder", "settings")
@@ -58,12 +61,13 @@ class Curated:
 
 
 def curated(
-    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, workers: int,
+    opened: Opened, settings: Curation, stages: Sequence[str], *, embedder: Embedder, out: Path, crew: Shards,
     describer: Embedder | None = None,
 ) -> Curated:  # fmt: skip
     """Read, run the stages, and write all but the report and the summary.
 
     Args:
+        crew: Takes the shards of all stages.
         describer: What finds near copies; None takes the descriptor that needs no weights.
 
     Raises:
@@ -74,7 +78,7 @@ def curated(
         CURATIONS[name].ready(settings, embedder)
     clear_leftovers(out, *FILES)
     folder = out / "stages"
-    state = _read(opened, folder, embedder, describer, workers)
+    state = _read(opened, folder, embedder, describer, crew)
     state, done = run_stages(state, settings, stages, folder)
     dropped = dropped_table(state, done)
     counts = counted(dropped)
@@ -87,7 +91,8 @@ def curated(
     table, by_name = manifest_table(state, include_seeds=settings.include_seeds)
     files: list[str] = []
     if settings.shards.images is not None:
-        table, files = shards.packed(out, table, each=settings.shards.images, read=_reader(state, settings))
+        read = _Files(_listed(state, settings))
+        table, files = shards.packed(out, table, each=settings.shards.images, read=read, crew=crew)
         if BLUR in table.column_names and any(table[BLUR].to_pylist()):
             say(
                 f"{out / shards.FOLDER} holds the files as they are: their places are blurred for who reads the manifest."
@@ -108,9 +113,9 @@ def finish(out: Path, summary: Mapping[str, Any]) -> None:
     write_json(out / "summary.json", dict(summary))
 
 
-def _read(opened: Opened, folder: Path, embedder: Embedder, describer: Embedder | None, workers: int) -> State:
+def _read(opened: Opened, folder: Path, embedder: Embedder, describer: Embedder | None, crew: Shards) -> State:
     def read(source: Source, name: str) -> Images:
-        found = read_images(source, folder / "read" / name, name=name, workers=workers)
+        found = read_images(source, folder / "read" / name, name=name, crew=crew)
         bad = len(found) - len(found.whole)
         if bad and name != "pool":
             say(f"{source.address}: {bad:,} of {len(found):,} images cannot be used and are set aside.")
@@ -130,9 +135,9 @@ def _read(opened: Opened, folder: Path, embedder: Embedder, describer: Embedder 
             say(
                 f"{same:,} seeds of {images.source.address} are files of {keep_out.source.address}; seeds are not dropped."
             )
-    embeddings = Embeddings(folder / "embedding.parts", embedder)
-    known = None if describer is None else Embeddings(folder / "descriptor.parts", describer)
-    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, workers, known, background)
+    embeddings = Embeddings(folder / "embedding.parts", embedder, crew)
+    known = None if describer is None else Embeddings(folder / "descriptor.parts", describer, crew)
+    return State(pool, pool.whole, seeds, keep_out, {}, embeddings, folder, crew, known, background)
 
 
 def _listed(state: State, settings: Curation) -> list[tuple[Images, np.ndarray]]:
@@ -141,17 +146,18 @@ def _listed(state: State, settings: Curation) -> list[tuple[Images, np.ndarray]]
     return parts + [(images, images.whole) for images in (state.seeds if settings.include_seeds else ())]
 
 
-def _reader(state: State, settings: Curation) -> Callable[[int], bytes]:
+class _Files:
     """Gives the file of a row of the manifest."""
-    parts = _listed(state, settings)
-    starts = np.cumsum([0, *(len(rows) for _, rows in parts)])
 
-    def read(row: int) -> bytes:
-        part = int(np.searchsorted(starts, row, side="right")) - 1
-        images, rows = parts[part]
-        return images.source.encoded(int(rows[row - starts[part]]))
+    def __init__(self, parts: Sequence[tuple[Images, np.ndarray]]) -> None:
+        self._parts = [(images.source, rows) for images, rows in parts]
+        self._starts = np.cumsum([0, *(len(rows) for _, rows in parts)])
 
-    return read
+    def __call__(self, row: int) -> bytes:
+        """Read it."""
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        source, rows = self._parts[part]
+        return source.encoded(int(rows[row - self._starts[part]]))
 
 
 def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:

@@ -22,9 +22,11 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from dinoforge.base.config import fingerprint
-from dinoforge.base.errors import ConfigError, DataError
-from dinoforge.base.files import clear_leftovers, finite, write_atomic
-from dinoforge.base.log import progress, say
+from dinoforge.base.errors import ConfigError, DataError, RunError
+from dinoforge.base.files import finite, write_atomic
+from dinoforge.base.log import say
+from dinoforge.curate.executors.run import Lost, Shard, Shards
+from dinoforge.curate.executors.task import Held
 from dinoforge.data.decode import SUFFIXES, Broken
 
 FOLDER = "shards"
@@ -70,7 +72,7 @@ def free(folder: Path) -> None:
         raise ConfigError(f"{folder}, where tar shards go, holds other files ({strange[0]}); give another out.")
 
 
-def packed(out: Path, table: Any, *, each: int, read: Callable[[int], bytes]) -> tuple[Any, list[str]]:
+def packed(out: Path, table: Any, *, each: int, read: Callable[[int], bytes], crew: Shards) -> tuple[Any, list[str]]:
     """Write the images of a manifest's rows into tars, those that are not there yet; the table with ``COLUMNS``, and the tars.
 
     Those of an earlier start stay until ``tidy``: its manifest may still be the one that is there.
@@ -79,31 +81,63 @@ def packed(out: Path, table: Any, *, each: int, read: Callable[[int], bytes]) ->
         out: Folder of the manifest.
         table: Of ``manifest_table``.
         each: Images a tar.
-        read: Gives the bytes of a row's image.
+        read: Gives the bytes of a row's image; goes to other processes.
+        crew: Writes them.
 
     Raises:
         DataError: An image can no longer be read, or is no longer what it was.
-        RunError: The folder cannot be written.
+        RunError: The folder cannot be written, or a tar is not written in two tries.
     """
-    folder = out / FOLDER
-    clear_leftovers(folder, "*.tar")
+    folder = out.absolute() / FOLDER
     names = np.empty(len(table), dtype=object)
     offsets = np.zeros(len(table), np.int64)
     files: list[str] = []
-    with progress("pack", len(table)) as tick:
-        for first in range(0, len(table), each):
-            rows = table.slice(first, each)
-            shard = _planned(rows, first, number=len(files))
-            path = folder / shard.name
-            if not (path.is_file() and path.stat().st_size == shard.size):
-                write_atomic(path, lambda file, shard=shard, rows=rows: _write(file, shard, rows, read))  # type: ignore[misc]
-                tick(first + len(rows))
-            files.append(f"{FOLDER}/{shard.name}")
-            names[first : first + len(rows)] = files[-1]
-            offsets[first : first + len(rows)] = shard.offsets
+    missing: list[Shard] = []
+    kept = crew.kept(read)
+    for first in range(0, len(table), each):
+        rows = table.slice(first, each)
+        shard = _planned(rows, first, number=len(files))
+        path = folder / shard.name
+        if not (path.is_file() and path.stat().st_size == shard.size):
+            missing.append(Shard(shard.name, len(rows), _Packing(path, _Slice(rows), first, len(files), kept), path))
+        files.append(f"{FOLDER}/{shard.name}")
+        names[first : first + len(rows)] = files[-1]
+        offsets[first : first + len(rows)] = shard.offsets
+    for number, lost in crew.each(_pack, missing, title="pack", total=len(table)):
+        if isinstance(lost, Lost):
+            raise RunError(
+                f"{missing[number].name} cannot be written: {lost.why}. Is there memory left? Take fewer workers."
+            )
     for field, values in zip(COLUMNS, (names, offsets), strict=True):
         table = table.append_column(field, pa.array(values, field.type))
     return table, files
+
+
+class _Slice:
+    """Some rows of a table; pyarrow would send all the others along."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Slice, (self.table.take(np.arange(len(self.table))),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """A tar to write."""
+
+    path: Path
+    rows: _Slice
+    """Of the manifest; ``_planned`` makes the same of them again, so that no text of theirs travels or waits."""
+    first: int
+    number: int
+    read: Held[Callable[[int], bytes]]
+
+
+def _pack(job: _Packing, _processes: int) -> None:
+    """Write a tar."""
+    write_atomic(job.path, lambda file: _write(file, job))
 
 
 def tidy(out: Path, files: Sequence[str]) -> None:
@@ -140,7 +174,9 @@ def _room(size: int) -> int:
     return _BLOCK + size + -size % _BLOCK
 
 
-def _write(file: BinaryIO, shard: _Shard, rows: Any, read: Callable[[int], bytes]) -> None:
+def _write(file: BinaryIO, job: _Packing) -> None:
+    rows, read = job.rows.table, job.read.get()
+    shard = _planned(rows, job.first, job.number)
     ids, sources, keys = (rows[name].to_pylist() for name in ("id", "source", "sha256"))
     for place, text in enumerate(shard.texts):
         row = shard.first + place

@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from dinoforge.base.config import Config
 from dinoforge.curate.embeddings import Embedder, Embeddings
+from dinoforge.curate.executors.run import Shards, here
 from dinoforge.curate.images import Images
 from dinoforge.curate.why import Dropped
 
@@ -28,6 +29,8 @@ class Result:
     """For later stages and for the manifest; axes are the stage's own."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the summary, as JSON has them."""
+    lasting: bool = True
+    """Whether another start would find the same; not where a shard was given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class State:
     embeddings: Embeddings
     parts: Path
     """A folder of the stage's own for what it makes piece by piece."""
-    workers: int = 1
-    """Processes that it may start; they change nothing of what it finds."""
+    crew: Shards = field(default_factory=here)
+    """Takes its shards; which one changes nothing of what it finds."""
     descriptions: Embeddings | None = None
     """Learnt descriptors of near copies; None takes those that need no weights."""
     background: Images | None = None

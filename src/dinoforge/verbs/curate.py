@@ -18,7 +18,7 @@ from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.curate.embeddings import LAYOUT
 from dinoforge.curate.examples import cluster_examples, dropped_examples, seed_examples
-from dinoforge.curate.pipeline import FILES, Opened, curated, finish
+from dinoforge.curate.pipeline import FILES, SENT, Opened, curated, finish
 from dinoforge.curate.retrieval import RetrievalConfig, method_for
 from dinoforge.curate.settings import (
     SHORT,
@@ -40,10 +40,13 @@ from dinoforge.recipes.settle import lines_of
 from dinoforge.report.curation import curation_page
 from dinoforge.verbs.describing import describer
 from dinoforge.verbs.embedding import embedder
-from dinoforge.verbs.reading import worker_count
 from dinoforge.verbs.settings import Settings
+from dinoforge.verbs.sharing import engine_for
 from dinoforge.verbs.train_filter import KEYS, TrainedFilter, refuse_other
 from dinoforge.verbs.train_filter import train_filter as trained
+
+_SHARING = ("workers", "engine")
+"""Keys that say where shards run, and so are in no manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def curate(  # noqa: PLR0913 - the keys of the verb
     *, out: str, pool: str | None = None, seeds: str | Sequence[str] | None = None, keep_out: str | None = None,
     retrieve: str | None = None, include_seeds: str | bool = False, stages: str | Sequence[str] | None = None,
     backbone: str | None = None, precision: str = "auto", workers: str | int | None = None,
-    train_filter: str | None = None, **settings: Any,
+    train_filter: str | None = None, engine: str = "processes", **settings: Any,
 ) -> Curated | TrainedFilter:  # fmt: skip
     """Choose from a pool what is worth learning from, and write down why each image is in or out.
 
@@ -98,30 +101,33 @@ def curate(  # noqa: PLR0913 - the keys of the verb
         backbone: What embeds images for retrieval, balance and trained filters: as in embed. Without one, a descriptor that
             needs no weights.
         precision: Of backbone and descriptor: auto, fp32 or bf16.
-        workers: Processes that read; all cores by default. Results do not depend on it.
+        workers: Shards under way at once, each in a process of its own; all cores by default. Results do not depend on it.
         train_filter: In place of pool: train a filter for safety of your own. A folder with two folders in it, keep and drop,
             of some dozens of images each, gives one in out= that drops what is like those in drop, and says how well images
             that were held out are told apart. Takes out, backbone, precision and workers alone. Then: curate pool= …
             safety.trained.folder=, with the same backbone.
+        engine: What runs the shards: processes, or inline (this process alone). Results do not depend on it.
     """
     if train_filter is not None:
         others = {"pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages}
+        others |= {"engine": None if engine == "processes" else engine}
         given_too = [name for name, value in others.items() if value is not None]
         refuse_other([*given_too, *(["include_seeds"] if include_seeds is not False else []), *settings])
         return trained(train_filter, out, backbone=backbone, precision=precision, workers=workers)
     return _curated(
         {"pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages, "backbone": backbone,
          "include_seeds": None if include_seeds is False else include_seeds, **settings},
-        out, precision, workers,
+        out, precision, {"engine": engine, "workers": workers},
     )  # fmt: skip
 
 
-def _curated(words: Mapping[str, Any], out: str, precision: str, workers: str | int | None) -> Curated:
+def _curated(words: Mapping[str, Any], out: str, precision: str, sharing: Mapping[str, Any]) -> Curated:
     """What the settings in ``words`` ask for."""
     began = time.monotonic()
     config, given = settle(words)
     names = _stages(config, given)
-    count, folder = worker_count(workers), Path(out)
+    folder = Path(out)
+    engine = engine_for(folder=folder / "stages" / SENT, **sharing)
     _free(folder, [config.pool, *config.seeds, *(one for one in (config.keep_out, config.background) if one)])
     if config.shards.images is not None:
         free(folder / FOLDER)
@@ -139,8 +145,8 @@ def _curated(words: Mapping[str, Any], out: str, precision: str, workers: str | 
         say(
             "Without backbone= images are embedded by colours and edges: near copies are near, kinds of things are not."
         )
-    with interruptible("what was curated so far is kept"), locked(folder):
-        found = curated(sources, config, names, embedder=how, out=folder, workers=count, describer=finds)
+    with interruptible("what was curated so far is kept"), locked(folder), engine as crew:
+        found = curated(sources, config, names, embedder=how, out=folder, crew=crew, describer=finds)
         summary = {**found.summary, "seconds": time.monotonic() - began}
         examples = {
             "dropped": dropped_examples(found.state, found.done),
@@ -235,7 +241,7 @@ def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             name: (words.get(name, defaults[name]), "command line" if name in words else "default") for name in KEYS
         }
     own = {name: parameter.default for name, parameter in inspect.signature(curate).parameters.items()}
-    plain = {name: own[name] for name in ("precision", "workers")} | {"out": None}
+    plain = {name: own[name] for name in ("precision", *_SHARING)} | {"out": None}
     config, given = settle({name: value for name, value in words.items() if name not in plain})
     _stages(config, given)
     found = {path: (value, "command line" if path in given else "default") for path, value in paths(config)}

@@ -16,6 +16,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.curate.embeddings import LAYOUT, Embeddings
+from dinoforge.curate.executors.run import here
 from dinoforge.curate.images import read_images
 from dinoforge.curate.safety.trained import FACTS, FOLDS, WEIGHTS, fit, held_out, measured, write_filter
 from dinoforge.data.sources.source import Source
@@ -68,7 +69,7 @@ def train_filter(
     if how is LAYOUT:
         say("Without backbone= images are told apart by colours and edges alone; kinds of things take a backbone.")
     with interruptible("nothing was written"), tempfile.TemporaryDirectory() as place:
-        images = read_images(source, Path(place) / "read", name="images", workers=count)
+        images = read_images(source, Path(place) / "read", name="images", crew=here(count))
         if not len(images.whole):
             raise DataError(f"{source.address} holds no image that can be used; the first: {images.broken[0]}.")
         rows, vectors = Embeddings(Path(place) / "embedded", how).of(images, images.whole)

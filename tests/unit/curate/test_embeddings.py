@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
-from dinoforge.base.errors import DataError
+from dinoforge.base.errors import DataError, RunError
 from dinoforge.curate import embeddings as stored
 from dinoforge.curate import images as reading
 from dinoforge.curate.embeddings import LAYOUT, Embedder, Embeddings
+from dinoforge.curate.engine import run_stages
+from dinoforge.curate.executors.run import Lost, Shards, here
 from dinoforge.curate.images import read_images
+from dinoforge.curate.settings import Curation
+from dinoforge.curate.state import State
 from dinoforge.data.sources.table import open_source
 
 
@@ -16,7 +20,7 @@ def pool(tmp_path, monkeypatch):
     for module in (reading, stored):
         monkeypatch.setattr(module, "SHARD", 8)
     source = open_source("toy://species?images=20&size=16")
-    return read_images(source, tmp_path / "read", name="pool", workers=1)
+    return read_images(source, tmp_path / "read", name="pool", crew=here())
 
 
 def embedder(calls, *, weights="a", unusable=(), width=4):
@@ -83,3 +87,51 @@ def test_without_weights_the_descriptor_serves(tmp_path, pool):
     np.testing.assert_array_equal(vectors, pool.descriptors[[2, 5]].astype(np.float32))
     assert rows.tolist() == [2, 5]
     assert not (tmp_path / "e").exists()
+
+
+def loses(monkeypatch, first):
+    """Let every start give up the shards whose rows begin with this one."""
+    each = Shards.each
+
+    def lossy(self, work, shards, **words):
+        bad = {place for place, shard in enumerate(shards) if int(shard.job.rows[0]) == first}
+        good = [shard for place, shard in enumerate(shards) if place not in bad]
+        places = [place for place in range(len(shards)) if place not in bad]
+        yield from ((place, Lost("its process died")) for place in bad)
+        yield from ((places[number], answer) for number, answer in each(self, work, good, **words))
+
+    monkeypatch.setattr(Shards, "each", lossy)
+
+
+def test_a_shard_that_is_given_up_is_told_and_is_no_vector_of_zeros(tmp_path, pool, monkeypatch):
+    loses(monkeypatch, 8)
+    known = Embeddings(tmp_path / "e", embedder([]))
+    rows, _ = known.of(pool, np.arange(20))
+    assert rows.tolist() == [*range(8), *range(16, 20)]
+    assert known.lost(pool, np.arange(20)) == dict.fromkeys(
+        range(8, 16), "embedding its shard failed twice: its process died"
+    )
+    with pytest.raises(
+        RunError, match=r"8 images of toy\S+ have no descriptor; embedding its shard failed twice: its pro"
+    ):
+        known.dense(pool, np.arange(20))
+
+
+def test_a_stage_that_lost_a_shard_is_not_kept_and_runs_again(tmp_path, pool, monkeypatch):
+    settings = Curation(pool="toy", seeds=["toy"], stages=["embedding"])
+
+    def go():
+        known = Embeddings(tmp_path / "e", embedder([]))
+        state = State(pool, pool.whole, [pool], None, {}, known, tmp_path / "parts")
+        return run_stages(state, settings, ["embedding"], tmp_path / "stages")[1][0]
+
+    with monkeypatch.context() as patch:
+        loses(patch, 8)
+        lost = go()
+    assert lost.result.dropped.row.tolist() == list(range(8, 16))
+    assert set(lost.result.arrays["detail"]) == {"embedding its shard failed twice: its process died"}
+    assert not (tmp_path / "stages" / "embedding").exists()
+    again = go()
+    assert not again.reused
+    assert not len(again.result.dropped)
+    assert go().reused

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from dinoforge.base.errors import RunError
 from dinoforge.curate import images as reading
+from dinoforge.curate.executors.run import Lost, Shards, here
 from dinoforge.curate.filters import measured
 from dinoforge.curate.images import read_images, read_shard, take, write_shard
 from dinoforge.data.decode import open_picture
@@ -28,7 +30,7 @@ def folder(root, count=10):
 
 
 def read(root, at):
-    return read_images(open_source(str(root)), at, name="pool", workers=2)
+    return read_images(open_source(str(root)), at, name="pool", crew=here(2))
 
 
 def counted(monkeypatch):
@@ -118,3 +120,36 @@ def test_any_channels_and_numbers(kind, channels):
 def test_a_picture_of_one_number_or_none_is_no_crash():
     for pixels in (np.full((20, 20, 3), 3.5, np.float32), np.full((20, 20, 1), np.nan, np.float32)):
         assert take(Picture.of(pixels), pixels).measures[2] == 0  # flat
+
+
+def test_what_a_worker_wrote_elsewhere_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_SHOWN", 0.01)
+    with pytest.raises(RunError, match=r"a\.npz was written by a worker and is not seen here; out= must lie where"):
+        reading.written(tmp_path / "a.npz", "new")
+    write_shard(tmp_path / "a.npz", {"mark": np.asarray("old"), "rows": np.arange(3)})
+    with pytest.raises(RunError, match="is not seen here"):
+        reading.written(tmp_path / "a.npz", "new")
+    with pytest.raises(RunError, match="is not seen here"):
+        reading.written(tmp_path / "a.npz", "old", np.asarray([2, 3]))
+    assert reading.written(tmp_path / "a.npz", "old", np.asarray([2]))["rows"].tolist() == [0, 1, 2]
+
+
+def test_images_of_a_shard_that_is_given_up_are_set_aside_until_it_can_be_read(tmp_path, monkeypatch):
+    root, crew = folder(tmp_path / "p"), here()
+
+    def loses(work, shards, **_words):
+        for place, shard in enumerate(shards):
+            if shard.job.start == 4:
+                yield place, Lost("its process died")
+            else:
+                yield place, work(shard.job, 1)
+
+    monkeypatch.setattr(Shards, "each", lambda _self, *words, **more: loses(*words, **more))
+    found = read_images(open_source(str(root)), tmp_path / "s", name="pool", crew=crew)
+    assert found.whole.tolist() == [0, 1, 2, 8, 9]
+    assert set(found.broken[4:8]) == {"reading its shard failed twice: its process died"}
+    monkeypatch.undo()
+    monkeypatch.setattr(reading, "SHARD", 4)
+    rows = counted(monkeypatch)
+    assert read(root, tmp_path / "s").whole.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert rows == [4, 5, 6, 7]

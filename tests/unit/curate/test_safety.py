@@ -15,6 +15,7 @@ from dinoforge.base.errors import ConfigError, DataError, UserError
 from dinoforge.curate.embeddings import LAYOUT, Embeddings
 from dinoforge.curate.engine import Done
 from dinoforge.curate.examples import dropped_examples
+from dinoforge.curate.executors.run import Lost, Shards, here
 from dinoforge.curate.images import colours_of, read_images
 from dinoforge.curate.safety import table
 from dinoforge.curate.safety.filter import Asked, Filter, Judged, Kind
@@ -118,7 +119,7 @@ def parquet(path, count=6, **columns):
 
 
 def state_of(address, at, how=LAYOUT):
-    pool = read_images(open_source(address), at / "read", name="pool", workers=1)
+    pool = read_images(open_source(address), at / "read", name="pool", crew=here())
     return State(pool, pool.whole, [], None, {}, Embeddings(at / "e", how), at / "parts")
 
 
@@ -256,6 +257,27 @@ def test_the_report_does_not_spread_what_went_for_safety(stage):
 
     assert roughest("exact") > 60
     assert roughest("safety") < 20
+
+
+def test_a_shard_that_is_given_up_is_told_and_judged_by_the_next_start(stage, monkeypatch):
+    whole = stage()
+    for part in stage.state.parts.glob("*.npz"):
+        part.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Shards, "each", lambda _self, work, shards, **_words: iter(
+            [(place, Lost("its process died") if shard.job.rows[0] == 3 else work(shard.job, 1))
+             for place, shard in enumerate(shards)]
+        ))  # fmt: skip
+        lost = stage()
+    assert not lost.lasting
+    gone = np.isin(lost.dropped.row, [3, 4, 5])
+    assert gone.sum() == 3
+    assert set(lost.dropped.reason[gone]) == {safety.UNJUDGED}
+    assert set(lost.arrays["detail"][gone]) == {"bright, its shard failed twice: its process died"}
+    again = stage()
+    assert stage.calls == [3]
+    assert again.lasting
+    assert again.dropped.row.tolist() == whole.dropped.row.tolist()
 
 
 def test_a_filter_that_answers_too_little_is_told(stage, monkeypatch):

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dinoforge.curate.components import components, deduplicated
+from dinoforge.curate.components import deduplicated
 from dinoforge.curate.filters import FilterConfig, filtered, measured
 from dinoforge.curate.leaks import leaks
 from dinoforge.data.decode import Broken
 from dinoforge.data.sources.toy import open_toy
 from dinoforge.features.copies import describe, thumbnail
-from dinoforge.features.pairs import LAYOUT_DUPLICATE, LAYOUT_LEAK, LayoutConfig, layout_pairs
+from dinoforge.features.pairs import LAYOUT_DUPLICATE, LAYOUT_LEAK, LayoutConfig, components, layout_pairs
 
 MILD = {"exact", "jpeg", "resize", "colour", "crop up to 30 %", "flip"}
 

@@ -153,7 +153,11 @@ def _onnx(config: ModelConfig) -> _Opened:
     except ImportError:
         raise ConfigError("safety.model.file= of ONNX needs ONNX Runtime: pip install 'dinoforge[onnx]'.") from None
     try:
-        session = onnxruntime.InferenceSession(str(Path(config.file).expanduser()), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # a share of the cores where shards run side by side
+        session = onnxruntime.InferenceSession(
+            str(Path(config.file).expanduser()), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # a damaged file can raise anything
         told = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise WeightsError(f"safety.model.file={config.file} cannot be opened by ONNX Runtime: {told}") from None

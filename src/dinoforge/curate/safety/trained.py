@@ -20,8 +20,6 @@ from jaxtyping import Bool, Float, Float32
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import DataError, WeightsError
@@ -45,6 +43,8 @@ class Linear:
 
     def scores(self, vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, " N"]:
         """How surely images are of the bad kind, 0 to 1; NaN for an embedding that is no number."""
+        from scipy.special import expit
+
         return expit(_unit(vectors) @ self.weight + self.bias).astype(np.float32)
 
 
@@ -62,6 +62,9 @@ class Measured:
 
 def fit(vectors: Float[np.ndarray, "N D"], bad: Bool[np.ndarray, " N"]) -> Linear:
     """The logistic regression of the bad ones; both kinds weigh the same in sum, however many there are of each."""
+    from scipy.optimize import minimize  # a tenth of a second, which commands that train no filter do not wait
+    from scipy.special import expit
+
     x = _unit(vectors)
     mean = x.mean(axis=0)
     spread = np.sqrt(((x - mean) ** 2).sum(axis=1).mean())  # one number: all channels keep their say

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from dinoforge.base.config import Config
-from dinoforge.curate.components import components, deduplicated, largest
+from dinoforge.curate.components import deduplicated, largest
 from dinoforge.curate.stages.pairs import pairs_found, threshold_of
 from dinoforge.curate.state import Result, Stage, State
-from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE, Pairs
+from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE, Pairs, components
 
 
 class CopiesConfig(Config):

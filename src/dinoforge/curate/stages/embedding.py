@@ -17,16 +17,21 @@ class EmbeddingConfig(Config):
 
 
 def _run(state: State, config: EmbeddingConfig) -> Result:
-    usable, vectors = state.embeddings.of(state.pool, state.alive)
+    known = state.embeddings
+    usable, vectors = known.of(state.pool, state.alive)
     for images in state.seeds:
-        theirs = state.embeddings.of(images, images.whole)[1]
+        theirs = known.of(images, images.whole)[1]
         if theirs.shape[1] != vectors.shape[1]:
             raise DataError(
                 f"{images.source.address} has embeddings of {theirs.shape[1]} channels, the pool of {vectors.shape[1]}."
             )
     gone = np.setdiff1d(state.alive, usable)
     dropped = Dropped.alone(gone, np.full(len(gone), "cannot be embedded"), stage="embedding")
-    return Result(dropped, facts={"embedder": state.embeddings.how.name, "width": int(vectors.shape[1])})
+    lost = known.lost(state.pool, gone)
+    detail = np.asarray([lost.get(row, "") for row in gone.tolist()], dtype=np.str_)
+    lasting = not lost and not any(known.lost(images, images.whole) for images in state.seeds)
+    facts = {"embedder": known.how.name, "width": int(vectors.shape[1])}
+    return Result(dropped, {"detail": detail} if lost else {}, facts, lasting)
 
 
 def depends(state: State, _config: Config) -> Any:

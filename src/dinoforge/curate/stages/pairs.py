@@ -7,14 +7,20 @@ Axes: P pairs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dinoforge.base.config import fingerprint, science
-from dinoforge.base.log import progress, say
+from dinoforge.base.errors import RunError
+from dinoforge.base.log import say
 from dinoforge.curate.components import merged
-from dinoforge.curate.images import Images, read_shard, write_shard
+from dinoforge.curate.executors.run import Lost, Shard
+from dinoforge.curate.executors.task import Held
+from dinoforge.curate.images import Images, read_shard, write_shard, written
 from dinoforge.curate.state import Result, Stage, State
 from dinoforge.curate.why import Dropped
 from dinoforge.features.copies import NAME
@@ -96,10 +102,11 @@ def _by_layout(state: State, config: PairsConfig) -> Way:
     recall = within.recall
     if state.keep_out is not None:
         asked = state.keep_out.whole
-        across = cross_candidates(
-            pool.descriptors[rows], state.keep_out.descriptors[asked],
-            centre=centre_of(pool.descriptors[rows]), config=config,
-        )  # fmt: skip
+        centre = centre_of(pool.descriptors[rows])
+        own, others = (
+            x.astype(np.float32) - centre for x in (pool.descriptors[rows], state.keep_out.descriptors[asked])
+        )
+        across = cross_candidates(own, others, config=config)
         shifted = Candidates(across.left, across.right + len(rows), across.flip, across.recall)
         both = np.concatenate([pool.thumbnails[rows], state.keep_out.thumbnails[asked]])
         cross = _settled(shifted, both, "keep_out", state, config)
@@ -117,24 +124,54 @@ def _settled(candidates: Candidates, thumbnails: np.ndarray, name: str, state: S
     made = fingerprint(
         [_VERSION, science(config), state.pool.fingerprint, keep_out, state.alive.tolist(), len(candidates), PART]
     )
-    found = []
-    with progress(f"compare {name}", len(candidates), unit="pairs") as tick:
-        for start in range(0, len(candidates), PART):
-            some = candidates.part(slice(start, start + PART))
-            mark = f"{made} {start}"
-            file = state.parts / f"{name}-{start:012}.npz"
-            held = read_shard(file)
-            if held is None or str(held["mark"]) != mark:
-                pairs = settled(some, thumbnails, config=config, workers=state.workers)
-                held = {
-                    "mark": np.asarray(mark), "left": pairs.left, "right": pairs.right, "similarity": pairs.similarity
-                }  # fmt: skip
-                write_shard(file, held)
-            else:
-                say(f"{file} is taken over.")
-            found.append(Pairs(held["left"], held["right"], held["similarity"]))
-            tick(start + len(some))
-    return merged(found)
+    parts, kept = state.parts.absolute(), state.crew.mapped(thumbnails)
+    jobs = [
+        _Comparing(kept, candidates.part(slice(start, start + PART)), config, parts / f"{name}-{start:012}.npz",
+                   f"{made} {start}")
+        for start in range(0, len(candidates), PART)
+    ]  # fmt: skip
+    found = [_there(job) for job in jobs]
+    for job, part in zip(jobs, found, strict=True):
+        if part is not None:
+            say(f"{state.parts / job.file.name} is taken over.")
+    places = [place for place, part in enumerate(found) if part is None]
+    shards = [
+        Shard(jobs[place].file.stem, len(jobs[place].candidates), jobs[place], jobs[place].file) for place in places
+    ]
+    for number, lost in state.crew.each(_compare, shards, title=f"compare {name}", total=len(candidates), unit="pairs"):
+        if isinstance(lost, Lost):
+            raise RunError(
+                f"pairs {shards[number].name} cannot be compared: {lost.why}. Is there memory left? Take fewer workers."
+            )
+        found[places[number]] = _pairs(written(jobs[places[number]].file, jobs[places[number]].mark))
+    return merged([part for part in found if part is not None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparing:
+    """A part to settle."""
+
+    thumbnails: Held[np.ndarray]
+    candidates: Candidates
+    config: LayoutConfig
+    file: Path
+    mark: str
+
+
+def _there(job: _Comparing) -> Pairs | None:
+    held = read_shard(job.file)
+    return None if held is None or str(held["mark"]) != job.mark else _pairs(held)
+
+
+def _pairs(held: Mapping[str, np.ndarray]) -> Pairs:
+    return Pairs(held["left"], held["right"], held["similarity"])
+
+
+def _compare(job: _Comparing, processes: int) -> None:
+    """Settle a part and write its pairs."""
+    pairs = settled(job.candidates, job.thumbnails.get(), config=job.config, workers=processes)
+    arrays = {"left": pairs.left, "right": pairs.right, "similarity": pairs.similarity}
+    write_shard(job.file, {"mark": np.asarray(job.mark), **arrays})
 
 
 def _equal(pool: Images, rows: np.ndarray, keep_out: Images, asked: np.ndarray) -> Pairs:

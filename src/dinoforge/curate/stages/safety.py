@@ -7,24 +7,31 @@ Axes: n rows of the pool, b boxes of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, create_model
 
 from dinoforge.base.config import Config, fingerprint, science
-from dinoforge.base.errors import ConfigError, DataError
-from dinoforge.base.log import progress, say
+from dinoforge.base.errors import ConfigError, DataError, WeightsError
+from dinoforge.base.log import say
 from dinoforge.curate.embeddings import Embedder
-from dinoforge.curate.images import SHARD, colours_of, read_shard, write_shard
+from dinoforge.curate.executors.run import Lost, Shard
+from dinoforge.curate.executors.task import Held, Kept
+from dinoforge.curate.images import SHARD, colours_of, read_shard, write_shard, written
 from dinoforge.curate.safety.filter import LONGEST, NEEDS, Asked, Filter, Judged, about
 from dinoforge.curate.safety.table import SAFETY
 from dinoforge.curate.state import Result, Stage, State
 from dinoforge.curate.why import Dropped
 from dinoforge.data.decode import Broken
+from dinoforge.data.look import printable
+from dinoforge.data.sources.source import Source
 
 UNJUDGED = "cannot be judged"
 """Why an image goes that a filter could not look at: what nobody looked at is not safe."""
@@ -52,6 +59,8 @@ class Found:
 
     keep: np.ndarray
     reason: np.ndarray
+    lost: np.ndarray
+    """Why a row's shard was given up; empty where it was not."""
     scores: np.ndarray
     counts: np.ndarray
     """Boxes of each row."""
@@ -70,7 +79,13 @@ class Found:
         every = np.concatenate([np.zeros((0, 4), np.float32), *(box.reshape(-1, 4) for box in boxes)])
         reason = np.where(judged.keep, "", judged.reason).astype(np.str_)
         counts = np.asarray([len(box) for box in boxes], np.int64)
-        return cls(judged.keep, reason, judged.scores.astype(np.float32), counts, every.clip(0, 1).astype(np.float32))
+        lost = np.full(len(reason), "", dtype=np.str_)
+        return cls(
+            judged.keep, reason, lost, judged.scores.astype(np.float32), counts, every.clip(0, 1).astype(np.float32)
+        )
+
+
+_WRITTEN = tuple(name for name in Found.__slots__ if name != "lost")
 
 
 def _chosen(config: Any) -> dict[str, Config]:
@@ -88,15 +103,18 @@ def _run(state: State, config: Any) -> Result:
     _check(filters, state.embeddings.how)
     pool, rows = state.pool, state.alive
     reason = np.full(len(pool), "", dtype="<U64")
-    detail = np.full(len(pool), "", dtype="<U64")
+    detail = np.full(len(pool), "", dtype=object)
+    lasting = True
     boxes: list[tuple[np.ndarray, np.ndarray, bool]] = []
     told: list[dict[str, Any]] = []
     for name, one in filters.items():
         before = len(rows)
-        found = _judged(name, one, state, rows, science(getattr(config, name)))
+        found = _judged(name, one, state, rows, getattr(config, name))
         gone = rows[~found.keep]
         reason[gone] = found.reason[~found.keep]
-        detail[gone] = [_detail(name, score) for score in found.scores[~found.keep].tolist()]
+        told_of = zip(found.scores[~found.keep].tolist(), found.lost[~found.keep].tolist(), strict=True)
+        detail[gone] = [f"{name}, {why}" if why else _detail(name, score) for score, why in told_of]
+        lasting = lasting and not (found.lost != "").any()
         boxes.append((np.repeat(rows, found.counts), found.boxes, one.blurs))
         told.append(
             {"name": name, **about(one), "judged": before, "dropped": len(gone), "boxes": len(found.boxes),
@@ -105,8 +123,8 @@ def _run(state: State, config: Any) -> Result:
         rows = rows[found.keep]
     gone = np.flatnonzero(reason != "")
     dropped = Dropped.alone(gone, reason[gone], stage="safety")
-    arrays = {"detail": detail[gone], **_places(boxes)}
-    return Result(dropped, arrays, {"filters": told})
+    arrays = {"detail": detail[gone].astype(np.str_), **_places(boxes)}
+    return Result(dropped, arrays, {"filters": told}, lasting)
 
 
 def _detail(name: str, score: float) -> str:
@@ -122,44 +140,94 @@ def _places(found: list[tuple[np.ndarray, np.ndarray, bool]]) -> dict[str, np.nd
     return {"box_row": row[order], "boxes": boxes[order], "blurred": blurred[order]}
 
 
-def _judged(name: str, one: Filter, state: State, rows: np.ndarray, settings: Any) -> Found:
+def _judged(name: str, one: Filter, state: State, rows: np.ndarray, settings: Config) -> Found:
     """What a filter says of the rows. Shards that an earlier start judged are taken over."""
     if one.needs == "url":
         return Found.of(one.judge(_asked(state, rows)))
     if one.needs == "embedding":
         return _by_embedding(one, state, rows)
-    mark = fingerprint([name, settings, about(one)])
-    parts = [Found.of(Judged.of(np.zeros(0, bool), ""))]
-    with progress(f"{name}", len(rows)) as tick:
-        done = 0
-        for number in np.unique(rows // SHARD):
-            some = rows[rows // SHARD == number]
-            file = state.parts / f"{name}-{int(number) * SHARD:010}.npz"
-            made = fingerprint([mark, some.tolist(), state.pool.sha256[some].tolist()])
-            held = read_shard(file)
-            if held is None or str(held["mark"]) != made:
-                parts.append(Found.joined([_looked(one, state, batch) for batch in _batches(some)]))
-                write_shard(file, {"mark": np.asarray(made), **{n: getattr(parts[-1], n) for n in Found.__slots__}})
-            else:
-                parts.append(Found(*(held[n] for n in Found.__slots__)))
-            done += len(some)
-            tick(done)
-    return Found.joined(parts)
+    mark = fingerprint([name, science(settings), about(one)])
+    kept, source = Kept(one, lambda: partial(_filter, name, settings, about(one))), state.crew.kept(state.pool.source)
+    jobs = []
+    for number in np.unique(rows // SHARD):
+        some = rows[rows // SHARD == number]
+        file = state.parts.absolute() / f"{name}-{int(number) * SHARD:010}.npz"
+        made = fingerprint([mark, some.tolist(), state.pool.sha256[some].tolist()])
+        jobs.append(_Looking(kept, source, some, _asked(state, some), file, made))
+    parts = [_there(job) for job in jobs]
+    places = [place for place, part in enumerate(parts) if part is None]
+    shards = [
+        Shard(f"{jobs[at].asked.url[0]} to {jobs[at].asked.url[-1]}", len(jobs[at].rows), jobs[at], jobs[at].file)
+        for at in places
+    ]
+    for number, found in state.crew.each(_look_at, shards, title=name, total=len(rows)):
+        job = jobs[places[number]]
+        parts[places[number]] = (
+            _given_up(job, found) if isinstance(found, Lost) else _found(written(job.file, job.mark))
+        )
+    return Found.joined([Found.of(_NONE), *(part for part in parts if part is not None)])
 
 
-def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-    return (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+_NONE = Judged.of(np.zeros(0, bool), "")
+
+
+def _given_up(job: _Looking, lost: Lost) -> Found:
+    why = f"its shard failed twice: {printable(lost.why)}"
+    return replace(_all_of(job.rows, job.rows[:0], _NONE), lost=np.full(len(job.rows), why))
+
+
+def _filter(name: str, settings: Config, known: dict[str, Any]) -> Filter:
+    """The same filter in another process.
+
+    Raises:
+        WeightsError: It is made of other files there.
+    """
+    found = SAFETY[name].make(settings)
+    if about(found) != known:
+        raise WeightsError(f"safety.{name} is made of other files on {gethostname()}; give the same to all machines.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """A shard to judge."""
+
+    one: Held[Filter]
+    source: Held[Source]
+    rows: np.ndarray
+    asked: Asked
+    """All rows, without what is to be read of them."""
+    file: Path
+    mark: str
+
+
+def _there(job: _Looking) -> Found | None:
+    """What an earlier start, or another process, found; None where there is nothing, or of other images."""
+    held = read_shard(job.file)
+    return None if held is None or str(held["mark"]) != job.mark else _found(held)
+
+
+def _found(held: Mapping[str, np.ndarray]) -> Found:
+    return Found(lost=np.full(len(held["keep"]), "", dtype=np.str_), **{name: held[name] for name in _WRITTEN})
+
+
+def _look_at(job: _Looking, _processes: int) -> None:
+    """Judge a shard and write what was found."""
+    found = Found.joined([_looked(job, slice(at, at + _AT_ONCE)) for at in range(0, len(job.rows), _AT_ONCE)])
+    write_shard(job.file, {"mark": np.asarray(job.mark), **{name: getattr(found, name) for name in _WRITTEN}})
 
 
 def _by_embedding(one: Filter, state: State, rows: np.ndarray) -> Found:
     usable, vectors = state.embeddings.of(state.pool, rows)
     asked = _asked(state, usable, embeddings=vectors)
-    return _all_of(rows, usable, _answer(one, asked))
+    lost = state.embeddings.lost(state.pool, np.setdiff1d(rows, usable))
+    why = np.asarray([lost.get(row, "") for row in rows.tolist()], dtype=np.str_)
+    return replace(_all_of(rows, usable, _answer(one, asked)), lost=why)
 
 
-def _looked(one: Filter, state: State, rows: np.ndarray) -> Found:
+def _looked(job: _Looking, batch: slice) -> Found:
     """What a filter says of a batch that is read for it, the next image while one is decoded."""
-    source = state.pool.source
+    one, source, rows = job.one.get(), job.source.get(), job.rows[batch]
     read: Callable[[int], Any] = source.encoded if one.needs == "bytes" else lambda row: colours_of(
         source.picture(row), longest=LONGEST
     )  # fmt: skip
@@ -176,7 +244,8 @@ def _looked(one: Filter, state: State, rows: np.ndarray) -> Found:
     good = np.asarray([thing is not None for thing in things], dtype=bool)
     known = [thing for thing in things if thing is not None]
     word = "files" if one.needs == "bytes" else "images"
-    return _all_of(rows, rows[good], _answer(one, _asked(state, rows[good], **{word: known})))
+    asked = Asked(job.asked.url[batch][good], job.asked.sha256[batch][good], **{word: known})  # type: ignore[arg-type]
+    return _all_of(rows, rows[good], _answer(one, asked))
 
 
 def _answer(one: Filter, asked: Asked) -> Judged:
@@ -201,7 +270,7 @@ def _all_of(rows: np.ndarray, judged: np.ndarray, answer: Judged) -> Found:
     keep, reason = np.zeros(len(rows), bool), np.full(len(rows), UNJUDGED, dtype="<U64")
     scores, counts = np.full(len(rows), np.nan, np.float32), np.zeros(len(rows), np.int64)
     keep[place], reason[place], scores[place], counts[place] = some.keep, some.reason, some.scores, some.counts
-    return Found(keep, reason, scores, counts, some.boxes)
+    return Found(keep, reason, np.full(len(rows), "", dtype=np.str_), scores, counts, some.boxes)
 
 
 def _asked(state: State, rows: np.ndarray, **things: Any) -> Asked:

@@ -1,0 +1,1 @@
+"""What shards of a curation run on, a file each."""
