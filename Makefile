@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-long check gpu-check clean
+.PHONY: demo test test-long check gpu-check speedrun clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoforge demo out=demo-out
@@ -23,6 +23,10 @@ check: $(VENV)/installed-dev
 # On a machine with a CUDA device; writes gpu-check.json. Without an installation: PYTHONPATH=src python3 bench/gpu_check.py
 gpu-check: $(VENV)/installed-dev
 	$(BIN)/python bench/gpu_check.py
+
+# How many seconds of training until the toy world is known; appends to speedrun.jsonl. docs/records.md has the table.
+speedrun: $(VENV)/installed
+	$(BIN)/python bench/speedrun.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dinoforge needs Python 3.11 or newer: make PYTHON=python3.11")'

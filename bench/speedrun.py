@@ -1,0 +1,87 @@
+"""The speed-run: how many seconds of training until a backbone knows the toy world; one JSON line, appended to a log.
+
+``python bench/speedrun.py [LOG] [SETTING=VALUE …]``: the task is fixed (4,000 pictures of ``toy://species``, 800 of them of
+individuals that are not trained on; the k-NN accuracy of the last backbone, 10 neighbours among 2,000, 600 asked, of at least
+TARGET); the settings of `pretrain` are yours. What counts is ``seconds``: training, probes and checkpoints, from a fresh
+start. The line holds all that a record needs: settings, a fingerprint of the source, versions, hardware, date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dinoforge
+from dinoforge.base.files import append_line
+from dinoforge.base.hardware import cores, processor, versions
+
+DATA = "toy://species?images=4000&seed=0"
+TARGET = 0.36
+WORDS: dict[str, Any] = {"recipe": "vit_micro.toy", "seed": 0}
+FIXED = {
+    "data": DATA, "probe": DATA, "probe.neighbours": 10, "probe.train_rows": 2_000, "probe.test_rows": 600,
+}  # fmt: skip
+"""The task; no setting of yours changes it."""
+FRESH = ("init", "teacher", "distil", "continuation", "retention", "config")
+"""Settings that begin so bring what was learnt before, or may: a start is fresh."""
+
+
+def source() -> str:
+    """16 hexadecimal digits of all our Python files."""
+    digest, root = hashlib.sha256(), Path(dinoforge.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()} ".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def commit() -> str | None:
+    """The commit that is checked out, with ``+`` where files differ from it; None outside a repository."""
+    root = str(Path(__file__).parent)
+    found = subprocess.run(
+        ["git", "-C", root, "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
+
+
+def settings(given: Iterable[str]) -> dict[str, Any]:
+    """What was typed, over what is tried by default.
+
+    Raises:
+        SystemExit: A word is no setting, or one that the task fixes.
+    """
+    words = dict(WORDS)
+    for word in given:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise SystemExit(f"Settings are written key=value; got {word!r}.")
+        if key in FIXED or key in {"out", "data.source", "probe.source"} or key.startswith(FRESH):
+            raise SystemExit(f"The task fixes {key}; the speed-run takes settings of how to train.")
+        words[key] = value
+    return words
+
+
+def run(words: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train once, from the start."""
+    done = dinoforge.pretrain(out=folder, **FIXED, **words)
+    knn = done.knn["last"] if done.knn else 0.0
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}", "reached": knn >= TARGET, "knn": knn, "seconds": round(done.seconds, 1),
+        "images": done.images, "images_per_second": round(done.images_per_second, 1), "target": TARGET, "settings": words,
+        "task": FIXED, "commit": commit(), "source": source(), "cores": cores(), "processor": processor(), **versions(),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    log = [word for word in sys.argv[1:2] if "=" not in word]
+    with tempfile.TemporaryDirectory() as place:
+        line = run(settings(sys.argv[1 + len(log) :]), Path(place) / "run")
+    append_line(Path(log[0] if log else "speedrun.jsonl"), line)
+    print(json.dumps(line))

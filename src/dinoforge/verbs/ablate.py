@@ -1,0 +1,280 @@
+"""``ablate``: a study of the paper in miniature, from its settings to its table and its plot."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinoforge.base.config import differences
+from dinoforge.base.errors import ConfigError, Interrupted, RunError, unknown
+from dinoforge.base.files import place_for, read_lines, write_json, write_lines, write_text
+from dinoforge.base.hardware import cores, processor, versions
+from dinoforge.base.interrupt import interruptible
+from dinoforge.base.log import say
+from dinoforge.recipes.studies import STUDIES
+from dinoforge.recipes.study import FORMS, Arm, Column, Sign, Stage, Study, filled
+from dinoforge.report.study import Panel, drawn
+from dinoforge.runs import pretrain
+from dinoforge.verbs.curate import curate
+from dinoforge.verbs.distil import distil
+from dinoforge.verbs.evaluate import evaluate
+
+_VERBS: dict[str, Callable[..., Any]] = {"curate": curate, "pretrain": pretrain, "distil": distil}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An arm of one seed."""
+
+    arm: str
+    seed: int
+    scores: dict[str, float]
+    """By column."""
+    date: str
+    """When it was judged."""
+    machine: str
+    """Where, and with what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A sign, and what was seen of it."""
+
+    sign: Sign
+    difference: float
+    """Mean over seeds of the better arm's score less the worse one's; of two that are to be the same, the largest share by
+    which they differ."""
+    seeds: int
+    """In how many seeds it holds."""
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ablated:
+    """What a study came to."""
+
+    study: str
+    form: str
+    rows: list[Row]
+    signs: list[Found]
+    table: str
+    """The file with the table in Markdown, as docs/records.md has it."""
+    plot: str
+
+    def text(self) -> str:
+        """The table."""
+        return Path(self.table).read_text(encoding="utf-8")
+
+
+def ablate(*, study: str, out: str, form: str = "quick") -> Ablated:
+    """Run a study of the paper in miniature: its arms with several seeds, judged alike, in a table beside the paper's numbers.
+
+    What is run is written down before the first run (study.json). The same command goes on where it stopped.
+
+    Args:
+        study: STUDIES.
+        out: Folder of the study: study.json, a folder of runs for every seed, rows.jsonl, table.md, plot.svg.
+        form: quick: one seed, some minutes on two cores, to see it run. record: three seeds, hours. gpu: larger, for one GPU.
+    """
+    if study not in STUDIES:
+        raise unknown("study", study, list(STUDIES))
+    if form not in FORMS:
+        raise unknown("form", form, list(FORMS))
+    asked, folder = STUDIES[study](), Path(out)
+    _put_down(asked, form, folder / "study.json")
+    rows = list[Row]()
+    for number, (seed, arm) in enumerate(asked.pairs(form)):
+        say(f"{study}, seed {seed}: {arm.name} ({number + 1} of {len(asked.arms) * len(asked.forms[form].seeds)})")
+        rows.append(_row(asked, form, arm, seed=seed, folder=folder))
+    write_lines(folder / "rows.jsonl", [asdict(row) for row in rows])
+    signs = [seen(sign, asked, rows) for sign in asked.signs]
+    write_text(folder / "plot.svg", drawn(asked.question, _panels(asked, rows)))
+    write_text(folder / "table.md", written(asked, form, rows, signs))
+    return Ablated(study, form, rows, signs, str(folder / "table.md"), str(folder / "plot.svg"))
+
+
+ablate.__doc__ = (ablate.__doc__ or "").replace(
+    "STUDIES", "; ".join(f"{name}: {function().question}" for name, function in STUDIES.items())
+)
+
+
+def _put_down(study: Study, form: str, path: Path) -> None:
+    """Write down what will be run, or see that it is what was written down before.
+
+    Raises:
+        ConfigError: There is another study, or the same with other settings.
+    """
+    said = json.loads(json.dumps({"form": form, "study": asdict(study)}))
+    if not path.exists():
+        place_for(path)
+        write_json(path, said)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        before["study"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is not what ablate writes there; give another out.") from None
+    if before != said:
+        changed = "; ".join(differences(before, said)[:3])
+        raise ConfigError(f"{path.parent} holds another study ({changed}); give another out.")
+
+
+def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path) -> Row:
+    """Do an arm's stages, as far as they are not done, and judge its backbone; once."""
+    place = folder / f"seed{seed}"
+    known_already = place / "rows" / f"{arm.stages[-1].name}.json"
+    if known_already.exists():
+        return Row(**json.loads(known_already.read_text(encoding="utf-8")))
+    known = {**study.forms[form].words, "seed": seed, "folder": str(place)}
+    run = place
+    for stage in arm.stages:
+        run = place / stage.name
+        _do(stage, filled(stage.words, known) | {"out": str(run)})
+    scores = place / "scores" / f"{arm.stages[-1].name}.jsonl"
+    place_for(scores)
+    found = {
+        column.name: _score(column, run, filled({**column.words, **_own(arm, column)}, known), scores=scores)
+        for column in study.columns
+    }
+    row = Row(arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", _machine())
+    place_for(known_already)
+    write_json(known_already, asdict(row))
+    return row
+
+
+def _own(arm: Arm, column: Column) -> dict[str, Any]:
+    """The arm's settings that are of the column's task."""
+    return {key: value for key, value in arm.judged.items() if key.partition(".")[0] == column.task}
+
+
+def _do(stage: Stage, words: Mapping[str, Any]) -> None:
+    """One command, here or by several processes.
+
+    Raises:
+        UserError: What the command raises.
+    """
+    if stage.ranks == 1:
+        _VERBS[stage.verb](**words)
+        return
+    if (Path(words["out"]) / "summary.json").exists():
+        return
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(stage.ranks), "-m", "dinoforge"]
+    command = [sys.executable, *start, stage.verb, *(f"{key}={value}" for key, value in words.items())]
+    say(shlex.join(command))
+    with interruptible("the ranks write a checkpoint"), subprocess.Popen(command) as ranks:
+        try:
+            status = ranks.wait()
+        except Interrupted:
+            ranks.terminate()  # leaving the block waits for them
+            raise
+    if status:
+        raise RunError(f"{stage.verb} on {stage.ranks} ranks ended with {status}; what it said stands above.")
+
+
+def _score(column: Column, run: Path, words: dict[str, Any], *, scores: Path) -> float:
+    """Of an arm in a column.
+
+    Raises:
+        UserError: What ``evaluate`` raises, or that it gives no such score.
+    """
+    if column.task == "run":
+        return _recorded(column.score, run)
+    words |= {"features": str(scores.parents[1] / "features"), "out": str(scores), "precision": "fp32"}
+    found = evaluate(backbone=str(run), tasks=column.task, **words).scores
+    for score in found:
+        if score.name == column.score:
+            return score.value
+    raise RunError(f"{column.task} of {run} has no {column.score}; it has {', '.join(score.name for score in found)}.")
+
+
+def _recorded(what: str, run: Path) -> float:
+    """What a run wrote down of itself: the loss of its last step, or the operations of its plan."""
+    if what == "loss":
+        return float(read_lines(run / "metrics.jsonl")[-1]["losses"]["total"])
+    return float(json.loads((run / "plan.json").read_text(encoding="utf-8"))["flops"])
+
+
+def values(rows: list[Row], arm: str, column: str) -> np.ndarray:
+    """Scores of an arm in a column, ``[seeds]``."""
+    return np.asarray([row.scores[column] for row in rows if row.arm == arm])
+
+
+def seen(sign: Sign, study: Study, rows: list[Row]) -> Found:
+    """Whether a sign is as expected: by the mean over seeds; two that are to be the same, in every seed."""
+    better, worse = (values(rows, arm, sign.column) for arm in (sign.better, sign.worse))
+    if sign.within is not None:
+        apart = np.abs(better - worse) / np.abs(worse)
+        return Found(sign, float(apart.max()), int((apart <= sign.within).sum()), bool((apart <= sign.within).all()))
+    (column,) = (one for one in study.columns if one.name == sign.column)
+    difference = better - worse
+    ahead = difference if column.higher_is_better else -difference
+    return Found(sign, float(difference.mean()), int((ahead > 0).sum()), bool(ahead.mean() > 0))
+
+
+def written(study: Study, form: str, rows: list[Row], signs: list[Found]) -> str:
+    """The study as docs/records.md has it: command, machine, table with all seeds, signs."""
+    papers = list(dict.fromkeys(name for arm in study.arms for name in arm.paper))
+    dates, machines = (list(dict.fromkeys(getattr(row, what) for row in rows)) for what in ("date", "machine"))
+    head = ["arm", *(column.name for column in study.columns), *(f"paper: {name}" for name in papers)]
+    lines = [
+        f"## {study.question} (`{study.name}`, {', '.join(dates)})",
+        "",
+        f"`dinoforge ablate study={study.name} form={form} out=DIR`; {'; '.join(machines)}. Seeds "
+        f"{', '.join(map(str, study.forms[form].seeds))}: mean ± standard deviation (each). The paper: {study.paper}.",
+        "",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+    ]
+    for arm in study.arms:
+        cells = [_cell(values(rows, arm.name, column.name)) for column in study.columns]
+        cells += [f"{arm.paper[name]:g}" if name in arm.paper else "" for name in papers]
+        lines.append(f"| {' | '.join([arm.name, *cells])} |")
+    lines += ["", *(f"- {_told(one, len(study.forms[form].seeds))}" for one in signs)]
+    return "\n".join(lines) + "\n"
+
+
+def _panels(study: Study, rows: list[Row]) -> list[Panel]:
+    return [
+        Panel(column.name, {arm.name: values(rows, arm.name, column.name).tolist() for arm in study.arms})
+        for column in study.columns
+    ]
+
+
+def _machine() -> str:
+    known = versions()
+    where = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{cores()} cores of {processor()} ({known['cpu']})"
+    )
+    return f"{where}, Python {known['python']}, torch {known['torch']}"
+
+
+def _cell(found: np.ndarray) -> str:
+    if len(found) == 1:
+        return f"{found[0]:.4g}"
+    return f"{found.mean():.4g} ± {found.std(ddof=1):.2g} ({', '.join(f'{value:.4g}' for value in found)})"
+
+
+def _told(found: Found, seeds: int) -> str:
+    sign = found.sign
+    verdict = "as expected" if found.holds else "NOT as expected"
+    if sign.within is not None:
+        return (
+            f"{sign.better} and {sign.worse}, {sign.column}: {verdict}, they differ by {found.difference:.2g} of it at most "
+            f"(the same within {sign.within:g})."
+        )
+    return (
+        f"{sign.better} over {sign.worse}, {sign.column}: {verdict}, by {found.difference:+.4g} on average, in {found.seeds} "
+        f"of {seeds} seeds."
+    )

@@ -1,0 +1,169 @@
+"""`ablate`: what it writes down, does once, and says of what it saw; by hand and on a study of seconds."""
+
+import json
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+import dinoforge
+from dinoforge.base.errors import ConfigError, Interrupted, RunError
+from dinoforge.recipes.studies import STUDIES
+from dinoforge.recipes.study import Arm, Column, Form, Sign, Stage, Study, filled
+from dinoforge.verbs import ablate as verb
+from dinoforge.verbs.ablate import Row, seen, written
+
+WORLD = "toy://species?images={pictures}&size=32&seed={seed}"
+TINY = {
+    "recipe": "vit_micro.toy", "data": WORLD, "seed": "{seed}", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
+    "objective.head.prototypes": 32, "objective.head.hidden": 16, "objective.head.bottleneck": 8, "objective.group": 4,
+    "plan.batch": 4, "plan.images": 8, "plan.learning_rate.warmup": 0, "data.augment.local_views": 1, "precision": "fp32",
+    "workers": 0,
+}  # fmt: skip
+HERE = "2026-01-02", "one core"
+ROWS = [
+    Row("old", 0, {"k-NN": 0.2, "loss": 4.0}, *HERE), Row("new", 0, {"k-NN": 0.5, "loss": 4.1}, *HERE),
+    Row("old", 1, {"k-NN": 0.4, "loss": 5.0}, "2026-01-03", "two cores"), Row("new", 1, {"k-NN": 0.3, "loss": 5.0}, *HERE),
+]  # fmt: skip
+
+
+def study(**changed):
+    first = Stage("first", "pretrain", TINY)
+    facts = {
+        "name": "tiny", "question": "Is more better?", "paper": "Table 0",
+        "arms": (Arm("old", (first,), {"IN-1k linear": 70.5}),
+                 Arm("new", (first, Stage("more", "distil", {**TINY, "teacher": "{folder}/first", "plan.images": 12})))),
+        "columns": (Column("k-NN", "knn", "accuracy", {"data": WORLD, "knn.neighbours": 3}),
+                    Column("loss", "run", "loss", higher_is_better=False)),
+        "signs": (Sign("new", "old", "k-NN"), Sign("new", "old", "loss")),
+        "forms": {"quick": Form((0,), {"pictures": 40}), "record": Form((0, 1), {"pictures": 40})},
+    }  # fmt: skip
+    return Study(**facts | changed)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", study)
+
+
+def test_from_settings_to_table_and_again(tiny, tmp_path, monkeypatch):
+    """Shared stages are done once, the second time nothing is; what stands in the table is what the runs and evaluate say."""
+    done, began = [], []
+    for name in ("pretrain", "distil"):
+        real = verb._VERBS[name]
+        monkeypatch.setitem(
+            verb._VERBS, name, lambda real=real, **words: began.append(words["out"]) or done.append(real(**words))
+        )
+    out = tmp_path / "out"
+    found = dinoforge.ablate(study="tiny", form="record", out=str(out))
+    assert [(row.arm, row.seed) for row in found.rows] == [("old", 0), ("new", 0), ("old", 1), ("new", 1)]
+    for row in found.rows:
+        run = out / f"seed{row.seed}" / {"old": "first", "new": "more"}[row.arm]
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        again = dinoforge.evaluate(backbone=str(run), data=filled({"d": WORLD}, {"pictures": 40, "seed": row.seed})["d"],
+                                   features="none", precision="fp32", **{"knn.neighbours": 3})  # fmt: skip
+        assert row.scores == {"k-NN": again.scores[0].value, "loss": last["losses"]["total"]}
+    assert [one.resumed_from for one in done] == [0, 2, 0, 0, 2, 0]  # the second arm finds the first stage done
+    text = (out / "table.md").read_text()
+    assert text == found.text()
+    losses = [row.scores["loss"] for row in found.rows if row.arm == "old"]
+    assert (
+        f"{statistics.mean(losses):.4g} ± {statistics.stdev(losses):.2g} ({losses[0]:.4g}, {losses[1]:.4g}) | 70.5 |"
+        in text
+    )
+    assert (out / "plot.svg").read_text().count("<svg") == 1
+    done.clear()
+    assert dinoforge.ablate(study="tiny", form="record", out=str(out)).rows == found.rows
+    assert not done  # nothing is trained or judged again
+    assert [json.loads(line)["arm"] for line in (out / "rows.jsonl").read_text().splitlines()] == ["old", "new"] * 2
+
+
+def test_signs_by_hand():
+    """The mean over seeds decides; lower is better of a loss; two that are to be the same must be so in every seed."""
+    better, cheaper = (seen(sign, study(), ROWS) for sign in study().signs)
+    assert math.isclose(better.difference, 0.1)
+    assert (better.seeds, better.holds) == (1, True)
+    assert math.isclose(cheaper.difference, 0.05)
+    assert (cheaper.seeds, cheaper.holds) == (0, False)
+    for within, holds, seeds in ((0.03, True, 2), (0.02, False, 1)):
+        same = seen(Sign("new", "old", "loss", within=within), study(), ROWS)
+        assert math.isclose(same.difference, 0.1 / 4)
+        assert (same.holds, same.seeds) == (holds, seeds)
+
+
+def test_the_table_shows_every_seed_and_what_was_not_expected():
+    text = written(study(), "record", ROWS, [seen(sign, study(), ROWS) for sign in study().signs])
+    assert "| arm | k-NN | loss | paper: IN-1k linear |" in text
+    assert "| old | 0.3 ± 0.14 (0.2, 0.4) | 4.5 ± 0.71 (4, 5) | 70.5 |" in text
+    assert "- new over old, k-NN: as expected, by +0.1 on average, in 1 of 2 seeds." in text
+    assert "- new over old, loss: NOT as expected, by +0.05 on average, in 0 of 2 seeds." in text
+    assert "(`tiny`, 2026-01-02, 2026-01-03)" in text
+    assert "`dinoforge ablate study=tiny form=record out=DIR`; one core; two cores. Seeds 0, 1" in text
+
+
+def test_one_seed_has_no_deviation():
+    assert verb._cell(np.asarray([0.25])) == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"study": "compnents"}, "Unknown study 'compnents'.*components"),
+        ({"study": "tiny", "form": "fast"}, "Unknown form 'fast'"),
+    ],
+)
+def test_unknown_words_are_one_line(tiny, tmp_path, words, message):
+    with pytest.raises(ConfigError, match=message):
+        dinoforge.ablate(**words, out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_written_down_stays(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(
+        verb, "_row", lambda asked, form, arm, *, seed, folder: Row(arm.name, seed, {"k-NN": 0.5, "loss": 1.0}, *HERE)
+    )
+    dinoforge.ablate(study="tiny", out=str(out))
+    with pytest.raises(ConfigError, match=r"out holds another study \(form +quick -> record.*\); give another out"):
+        dinoforge.ablate(study="tiny", form="record", out=str(out))
+    (out / "study.json").write_text("[]")
+    with pytest.raises(RunError, match=r"study\.json is not what ablate writes there"):
+        dinoforge.ablate(study="tiny", out=str(out))
+
+
+def test_a_score_that_evaluate_does_not_give(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(verb, "_do", lambda stage, words: None)
+    monkeypatch.setattr(verb, "evaluate", lambda **words: dinoforge.verbs.evaluate.Evaluated([], []))
+    with pytest.raises(RunError, match=r"knn of .* has no accuracy"):
+        dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
+
+
+def test_what_a_stage_raises_is_said(monkeypatch, tmp_path):
+    wrong = Arm("old", (Stage("first", "pretrain", {**TINY, "data": "toy://nothing"}),))
+    monkeypatch.setitem(STUDIES, "tiny", lambda: study(arms=(wrong,), signs=()))
+    with pytest.raises(ConfigError, match="Unknown toy world"):
+        dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
+
+
+def test_ranks_that_fail_are_said(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(verb.sys, "executable", "/bin/false")
+    monkeypatch.setattr(verb, "say", commands.append)
+    with pytest.raises(RunError, match="pretrain on 2 ranks ended with 1"):
+        verb._do(Stage("a", "pretrain", {}, ranks=2), {"out": str(tmp_path / "a"), "plan.images": 8})
+    assert commands[0].endswith(f"-m dinoforge pretrain out={tmp_path / 'a'} plan.images=8")
+    assert "--nproc-per-node 2" in commands[0]
+
+
+def test_interrupted_ranks_are_told(tmp_path, monkeypatch):
+    """SIGTERM to the study reaches its ranks, and the study ends as interrupted when they have ended."""
+    told, program = tmp_path / "told", tmp_path / "ranks.sh"
+    program.write_text(
+        f"#!/bin/bash\ntrap 'echo yes > {told}; exit 1' TERM\nsleep 0.5\nkill -TERM $PPID\nsleep 30 &\nwait\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(verb.sys, "executable", str(program))
+    with pytest.raises(Interrupted, match="SIGTERM received"):
+        verb._do(Stage("a", "pretrain", {}, ranks=2), {"out": str(tmp_path / "a")})
+    assert told.read_text() == "yes\n"

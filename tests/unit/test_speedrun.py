@@ -1,0 +1,46 @@
+"""The speed-run: its task cannot be changed by a setting, and its line says what a record needs."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+SPEC = importlib.util.spec_from_file_location("bench_speedrun", BENCH / "speedrun.py")
+SPEEDRUN = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(SPEEDRUN)
+TINY = {
+    "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2, "objective.head.prototypes": 32, "plan.batch": 8,
+    "plan.images": 16, "objective.group": 8, "data.augment.local_views": 1, "precision": "fp32", "workers": 0,
+    "plan.learning_rate.warmup": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "word", ["data=toy://species?images=9", "probe.test_rows=1", "init=B", "teacher=RUN", "distil.teacher=RUN", "quick"]
+)
+def test_the_task_stays(word):
+    with pytest.raises(SystemExit, match=r"The task fixes|written key=value"):
+        SPEEDRUN.settings([word])
+
+
+def test_a_line(tmp_path, monkeypatch):
+    small = "toy://species?images=80&size=32"
+    monkeypatch.setattr(SPEEDRUN, "FIXED", SPEEDRUN.FIXED | {"data": small, "probe": small})
+    line = SPEEDRUN.run(SPEEDRUN.settings(["plan.batch=8"]) | TINY, tmp_path / "run")
+    assert line["images"] == 16
+    assert line["reached"] == (line["knn"] >= SPEEDRUN.TARGET)
+    assert line["settings"]["recipe"] == "vit_micro.toy"
+    assert len(line["source"]) == 16
+    assert {"date", "commit", "torch", "cores", "processor", "seconds"} <= line.keys()
+
+
+def test_the_source_has_another_name_when_a_file_changes(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.py").write_text("x = 1\n")
+    monkeypatch.setattr(SPEEDRUN.dinoforge, "__file__", str(tmp_path / "__init__.py"))
+    before = SPEEDRUN.source()
+    (tmp_path / "a" / "b.py").write_text("x = 2\n")
+    changed = SPEEDRUN.source()
+    (tmp_path / "a" / "b.py").rename(tmp_path / "a" / "c.py")
+    assert len({before, changed, SPEEDRUN.source()}) == 3
