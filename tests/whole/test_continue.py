@@ -3,13 +3,19 @@
 import json
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy, interpolate
 
 import dinoforge
 from dinoforge.base.errors import ConfigError, SentinelStop
 from dinoforge.base.files import read_lines
+from dinoforge.data.sources.table import open_source
+from dinoforge.model.vit import Vit
+from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
+from dinoforge.recipes.table import recipe
 from dinoforge.train.checkpoint import Checkpoints
 
 TINY = {
@@ -135,15 +141,41 @@ def test_what_cannot_be_is_one_line(start, tmp_path, settings, message):
 
 SEEDS = (0, 1, 2)
 FIGURE = {"workers": 1, "precision": "fp32", "plan.probe_images": 4_000}
-"""Fixed before the first run: the recipes as they are, on 4,000 pictures of 48 pixels of each world, half as many images seen as
-the start saw."""
+"""Settings of seed 0 were tried, seeds 1 and 2 came after: the recipes as they are, on 4,000 pictures of 48 pixels of each world."""
 
 
 def knn(run, world):
     found = dinoforge.evaluate(
-        backbone=str(run), data=world, train_rows=2_000, test_rows=600, precision="fp32", **{"knn.neighbours": 10}
-    )
+        backbone=str(run), data=world, train_rows=2_000, test_rows=600, precision="fp32", features="none",
+        **{"knn.neighbours": 10},
+    )  # fmt: skip
     return 100 * found.scores[0].value
+
+
+def schooled(path, data, *, seed, steps=600, batch=64):
+    """A backbone of the micro recipe with a skill that can be lost: trained with labels, which minutes without do not come near."""
+    source = open_source(f"{data}&split=train")
+    images = torch.stack([torch.from_numpy(source.pixels(row)) for row in range(len(source))]).permute(0, 3, 1, 2) / 255
+    labels, rng = torch.from_numpy(source.columns["label"]).long(), np.random.default_rng(seed)
+    config, preprocessing = recipe("vit_micro.toy").backbone, Preprocessing(short_side=48, side=48)
+    module, head = Vit(config), torch.nn.Linear(config.width, int(labels.max()) + 1)
+    module.init_weights(torch.Generator().manual_seed(seed))
+    learnt = [*module.parameters(), *head.parameters()]
+    adamw = torch.optim.AdamW(learnt, weight_decay=0.05)
+    rate = torch.optim.lr_scheduler.OneCycleLR(adamw, 1.5e-3, total_steps=steps, pct_start=0.1)
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (preprocessing.mean, preprocessing.std))
+    for _ in range(steps):
+        rows, side = torch.from_numpy(rng.integers(0, len(images), batch)), int(rng.integers(34, 49))
+        top, left = rng.integers(0, 49 - side, 2)
+        seen = interpolate(images[rows, :, top : top + side, left : left + side], size=(48, 48), mode="bilinear")
+        seen = seen.flip([axis for axis in (2, 3) if rng.random() < 0.5])
+        light = torch.from_numpy(rng.uniform(0.75, 1.25, (batch, 1, 1, 1))).float()
+        loss = cross_entropy(head(module((seen * light - mean) / std).image), labels[rows])
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        rate.step()
+    save_backbone(path, Backbone(module, config, preprocessing, {"labels of": data}))
 
 
 @pytest.mark.long
@@ -153,10 +185,10 @@ def test_guarded_it_keeps_its_old_skill_and_learns_the_new_one(lasting, unchecke
     rows = []
     for seed in SEEDS:
         old, new = (f"toy://{world}?images=4000&size=48&seed={seed}" for world in ("species", "minerals"))
-        words = FIGURE | {"seed": seed}
         start, plain, guarded = (lasting / f"{name}{seed}" for name in ("start", "plain", "guarded"))
-        dinoforge.pretrain(out=start, data=old, probe=old, recipe="vit_micro.toy", **words)
-        words |= {"data": new, "probe": new, "init": str(start), "plan.images": 16_000}
+        if not start.exists():
+            schooled(start, old, seed=seed)
+        words = FIGURE | {"seed": seed, "data": new, "probe": new, "init": str(start), "plan.images": 16_000}
         dinoforge.pretrain(out=plain, recipe="vit_micro.toy", **words)
         watched = {
             "retention": old,

@@ -155,7 +155,8 @@ def test_a_mineral_is_the_union_of_its_solids():
 
 
 def test_ground_is_its_sum_of_waves():
-    ground = meadow(numpy_generator(0, "ground", 0))
+    creature = WORLDS["species"].body(0, numpy_generator(0, "body", 0))
+    ground = meadow(creature, numpy_generator(0, "ground", 0))
     axis = np.linspace(-1, 1, 9, dtype=np.float32)
     first, second = ground.colours.astype(float)
     for row, y in enumerate(axis):

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
-from scipy import ndimage
 from torch import Tensor
 
 _SPAN = 8
@@ -135,4 +134,6 @@ def _stretch(side: int, factor: float) -> Float[Tensor, "S S"]:
 
 def _gaussian(pixels: Shaped[np.ndarray, "Y X 3"], sigma: float) -> Float[np.ndarray, "Y X 3"]:
     """Blurred bytes on the scale 0 to 1; the kernel reaches four widths, edges are repeated."""
+    from scipy import ndimage
+
     return ndimage.gaussian_filter((pixels / 255).astype(np.float32), (sigma, sigma, 0), mode="nearest", truncate=4)

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from scipy import ndimage
 
 
 def contrast(
@@ -28,6 +27,8 @@ def elastic_transform(
     pixels: UInt8[np.ndarray, "S S 3"], level: tuple[float, ...], rng: np.random.Generator
 ) -> Float[np.ndarray, "S S 3"]:
     """Level: strength and width of the field that displaces pixels, and how far three points move before, in pixels."""
+    from scipy import ndimage
+
     strength, sigma, reach = level
     side = pixels.shape[0]
     middle, arm = side // 2, side // 3
@@ -46,6 +47,8 @@ def elastic_transform(
 @lru_cache(maxsize=16)
 def _smoothing(side: int, sigma: float) -> Float[np.ndarray, "S S"]:
     """A Gaussian along an axis, edges mirrored, as a matrix: its kernel is longer than the axis."""
+    from scipy import ndimage
+
     found: np.ndarray = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=3)
     return found
 

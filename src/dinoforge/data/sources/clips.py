@@ -23,6 +23,7 @@ from dinoforge.data.film import evenly, frames_of
 from dinoforge.data.sources.options import scheme_of
 from dinoforge.data.sources.paths import Paths
 from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.storage import ask_fence
 from dinoforge.data.toyworld.pollution import png
 
 _RECENT = 4
@@ -106,6 +107,7 @@ class Films(Clips):
         """
         place = self._files.place(row)
         if not scheme_of(place):
+            ask_fence(place)
             return frames_of(place, count)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"video{PurePosixPath(place.partition('?')[0]).suffix}"

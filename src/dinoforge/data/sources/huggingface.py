@@ -17,7 +17,7 @@ from dinoforge.data.sources.parquet import named_classes
 from dinoforge.data.sources.paths import at_home
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source
-from dinoforge.data.sources.storage import Disk
+from dinoforge.data.sources.storage import Disk, ask_fence
 
 
 class HuggingFace(Source):
@@ -107,11 +107,16 @@ def open_huggingface(place: str, given: Mapping[str, str]) -> Source:
         raise DataError(
             f"{address} is no data set that save_to_disk wrote; a folder of images has a path without hf://."
         )
+    if on_disk:
+        ask_fence(str(local))
     try:
         found = datasets.load_from_disk(str(local)) if on_disk else datasets.load_dataset(place, name=options.config)
     except Exception as error:  # the library and the hub's client raise errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{address} cannot be opened: {reason}") from None
+    for rows in (found.values() if isinstance(found, Mapping) else [found]) if on_disk else ():
+        for file in rows.cache_files:  # a list in the folder names them, and may name any
+            ask_fence(file["filename"])
     name = place.rstrip("/").rpartition("/")[2]
     if not isinstance(found, Mapping):
         return HuggingFace(address, found, name, options, None)

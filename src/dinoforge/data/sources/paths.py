@@ -17,7 +17,7 @@ from dinoforge.data.ground_truth import ground_truth
 from dinoforge.data.sources.bucket import bucket
 from dinoforge.data.sources.options import WEB, Options, scheme_of
 from dinoforge.data.sources.source import Source, file_stamp
-from dinoforge.data.sources.storage import Disk, Storage
+from dinoforge.data.sources.storage import Disk, Storage, ask_fence
 from dinoforge.data.sources.web import Web
 
 
@@ -134,7 +134,10 @@ class Paths(Source):
             where = joined(self._base, str(self._where[row]))
         except Broken:
             return None
-        return None if scheme_of(where) else file_stamp(where)
+        if scheme_of(where):
+            return None
+        ask_fence(where)
+        return file_stamp(where)
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The mask or depth map that the row names."""

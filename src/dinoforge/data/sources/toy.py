@@ -207,7 +207,8 @@ class Pictures(Source):
     def _id(self, row: int) -> str:
         """Names all that the picture depends on."""
         config, rows = self._config, self._rows
-        place = f"{self._world}/{config.seed}/{config.size}"
+        edition = WORLDS[self._world].edition
+        place = f"{self._world}{f'.{edition}' if edition > 1 else ''}/{config.seed}/{config.size}"
         place += f"x{config.objects}" if config.objects > 1 else ""
         place += f"/skew{config.imbalance:g}" if config.imbalance > 1 else ""
         role = ROLES[rows.role[row]]

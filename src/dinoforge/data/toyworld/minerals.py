@@ -1,8 +1,8 @@
 """Stones and crystals of twelve kinds on a tray or in rubble: another domain than the creatures.
 
 A kind is a habit (which solid: prism, plate, needles, grapes …) with a texture (bands, veins, grains, facets …). An
-individual has its own angles and faces, its own grain. Colours are muted, grounds are grey and rough, faces catch the light
-one by one.
+individual has its own angles and faces, its own grain, and lies in rock of its own hue, which most minerals of a kind share.
+Colours are muted, grounds are rough and pale, faces catch the light one by one.
 
 Axes: S solids of a body, F faces of a solid, G grapes, Y by X pixels.
 """
@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from dinoforge.data.toyworld.scene import Body, Colour, Light, Line, Paint, Plane, Surface, blend
+from dinoforge.data.toyworld.scene import Body, Colour, Light, Line, Paint, Plane, Surface, blend, of_hue
 from dinoforge.data.toyworld.world import World
 
 Solids = Float[np.ndarray, "S F 3"]
@@ -36,6 +36,11 @@ class Kind:
     bevel: float
     """How far the slanting faces reach inwards from the outline, in radii; the rest is a flat top."""
 
+
+TYPICAL = 0.8
+"""Share of minerals that lie in the rock of their kind; the others in any."""
+ROCK_SPREAD = 0.03
+"""Standard deviation of its hue, in turns of the wheel; the next kind's is 1/12 away."""
 
 KINDS = (
     Kind("agate", "pebble", "bands", 4.0, 0.25),
@@ -130,6 +135,8 @@ class Mineral:
     pitch: float
     gloss: float
     """How much faces differ under the light."""
+    rock: float
+    """Hue of the rock that it lies in, in turns of the wheel."""
 
     def surface(self, u: Plane, v: Plane, sun: tuple[float, float]) -> Surface:
         """Faces or grapes under a texture; each face has one brightness."""
@@ -237,6 +244,7 @@ TEXTURES = {"bands": _bands, "clear": _clear, "sectors": _sectors, "layers": _la
 def mineral(label: int, rng: np.random.Generator) -> Mineral:
     """An individual of ``KINDS[label]``."""
     kind = KINDS[label]
+    rock = label / len(KINDS) + rng.normal(0, ROCK_SPREAD)
     return Mineral(
         label=label,
         kind=kind,
@@ -245,6 +253,7 @@ def mineral(label: int, rng: np.random.Generator) -> Mineral:
         table=rng.random((_CELLS, _CELLS), dtype=np.float32),
         pitch=kind.pitch * rng.uniform(0.88, 1.12),
         gloss=rng.uniform(0.15, 0.3),
+        rock=rock if rng.random() < TYPICAL else rng.random(),
     )
 
 
@@ -275,7 +284,7 @@ def _spread(size: int, cells: int) -> Float[np.ndarray, "Y n"]:
 
 @dataclass(frozen=True, slots=True)
 class Rubble:
-    """Rough ground: random heights at three scales between two near greys."""
+    """Rough ground: random heights at three scales between two pale colours."""
 
     heights: tuple[Float[np.ndarray, "_ _"], ...]
     colours: Paint
@@ -289,14 +298,17 @@ class Rubble:
         return blend(1 / (1 + np.exp(-total)), self.colours)
 
 
-def rubble(rng: np.random.Generator) -> Rubble:
-    """From smooth to coarse by chance."""
+def rubble(body: Body, rng: np.random.Generator) -> Rubble:
+    """From smooth to coarse by chance, of the hue of the mineral's own rock, pale or full, dark or light."""
+    assert isinstance(body, Mineral)
     heights = tuple(
         (rng.uniform(0.2, 2.0) * rng.standard_normal((cells, cells), dtype=np.float32)).astype(np.float32)
         for cells in (4, 13, 37)
     )
-    grey = rng.uniform(0.05, 0.9, (2, 1))
-    return Rubble(heights, np.clip(grey + 0.08 * rng.standard_normal((2, 3)), 0, 1).astype(np.float32))
+    colours = [
+        of_hue(body.rock + rng.normal(0, 0.02), rng.uniform(0.15, 0.5), rng.uniform(0.15, 0.9)) for _ in range(2)
+    ]
+    return Rubble(heights, np.stack(colours))
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,4 +345,4 @@ def lamp(rng: np.random.Generator) -> Light:
     )
 
 
-WORLD = World("minerals", tuple(kind.name for kind in KINDS), mineral, muted_colours, rubble, ledge, lamp)
+WORLD = World("minerals", tuple(kind.name for kind in KINDS), mineral, muted_colours, rubble, ledge, lamp, edition=2)

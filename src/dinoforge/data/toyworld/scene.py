@@ -29,6 +29,12 @@ FRONT = 0.8
 """Distance of what is in front of all things."""
 
 
+def of_hue(hue: float, saturation: float, value: float) -> Colour:
+    """Red, green and blue of a hue (1 is once around the wheel), a saturation and a value (HSV)."""
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue) % 6
+    return (value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Surface:
     """A body in its own coordinates, all ``[Y X]``."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from dinoforge.data.toyworld.scene import Body, Colour, Light, Line, Paint, Plane, Surface, blend
+from dinoforge.data.toyworld.scene import Body, Colour, Light, Line, Paint, Plane, Surface, blend, of_hue
 from dinoforge.data.toyworld.world import World
 
 
@@ -139,12 +139,6 @@ def coat_colours(body: Body, rng: np.random.Generator) -> Paint:
     return np.stack([light, dark] if rng.random() < 0.5 else [dark, light])
 
 
-def of_hue(hue: float, saturation: float, value: float) -> Colour:
-    """Red, green and blue of a hue (1 is once around the wheel), a saturation and a value (HSV)."""
-    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue) % 6
-    return (value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class Meadow:
     """A few waves between two colours: meadow, sand or water, never two the same."""
@@ -163,8 +157,8 @@ class Meadow:
         return blend(1 / (1 + np.exp(-heights)), self.colours)
 
 
-def meadow(rng: np.random.Generator) -> Meadow:
-    """Four waves of any direction under a contrast of its own."""
+def meadow(_body: Body, rng: np.random.Generator) -> Meadow:
+    """Whatever the creature: four waves of any direction under a contrast of its own."""
     turn, contrast = rng.uniform(0, 2 * np.pi, 4), rng.uniform(0.5, 3.0)
     frequency = rng.uniform(0.5, 9.0, 4)
     waves = [

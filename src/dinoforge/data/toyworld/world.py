@@ -29,9 +29,12 @@ class World:
     """An individual of the class with that number."""
     paint: Callable[[Body, Draw], Paint]
     """Two colours of an individual in one picture."""
-    ground: Callable[[Draw], Ground]
+    ground: Callable[[Body, Draw], Ground]
+    """Under the first of some individuals."""
     front: Callable[[Draw], Front]
     light: Callable[[Draw], Light]
+    edition: int = 1
+    """Goes up where pictures of the same numbers change: ids tell, and so no feature of the old ones is taken for theirs."""
 
     def arrange(self, bodies: Sequence[Body], rng: Draw) -> Layout:
         """A picture of these individuals: places, colours, light and surroundings are drawn.
@@ -39,7 +42,7 @@ class World:
         The first one is kept in sight: layouts that hide more than 1 - ``SHARE_SEEN`` of it are drawn again, and in
         the end it is put nearest with nothing in front.
         """
-        ground, light = self.ground(rng), self.light(rng)
+        ground, light = self.ground(bodies[0], rng), self.light(rng)
         for _ in range(_ATTEMPTS):
             things = self._things(bodies, rng)
             layout = Layout(things, ground, self.front(rng) if rng.random() < 0.5 else None, light)
