@@ -1,5 +1,7 @@
 """Shapes and types in signatures are executed in the tests; see pyproject for the marks."""
 
+import functools
+import gc
 import os
 import sys
 from importlib.util import find_spec
@@ -7,15 +9,19 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 sys.path[:0] = [str(Path(__file__).parent / "golden"), str(Path(__file__).parent)]
+
+# Every process that tests start would compile the product again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The tests marked gpu also run on machines that have no beartype, with shapes unchecked.
 BEARTYPE = find_spec("beartype") is not None
 if BEARTYPE:
-    # An int may stand where a float is asked for (PEP 484's tower), as in every annotated call.
-    _hook = install_import_hook("dinoforge", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    import shapes
+
+    _hook = shapes.install()
 
 from servers import object_storage, web  # noqa: E402, F401 - fixtures of several folders of tests
 
@@ -30,6 +36,17 @@ def _own_cache(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forecast_once():
+    """Runs of the same settings are forecast once, which is a third of the time of a run of a few small steps."""
+    from dinoforge.recipes import cost
+
+    found = cost.forecast
+    cost.forecast = functools.cache(found)
+    yield
+    cost.forecast = found
 
 
 @pytest.fixture
@@ -71,3 +88,9 @@ def pytest_configure(config):
         # The hook hands beartype annotations that PEP 585 renamed; not ours to change.
         ignored = "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
         config.addinivalue_line("filterwarnings", ignored)
+
+
+def pytest_collection_finish():
+    """What importing left is there to the end: no garbage collection need look through it, as every run of training asks for."""
+    gc.collect()
+    gc.freeze()

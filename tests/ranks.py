@@ -11,6 +11,10 @@ import time
 import traceback
 
 import torch
+import torch._dynamo  # with what follows, what a rank imports when it first steps: once here, not in each that is forked
+import torch.distributed.checkpoint
+import torch.distributed.fsdp
+import torch.distributed.tensor
 
 from dinoforge.base import dist
 

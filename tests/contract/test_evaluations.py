@@ -30,7 +30,7 @@ FAST = {
 """Settings without which a contract would take minutes; and objects that jump are looked for everywhere."""
 ALLOWED = {"top5": 5, "delta1": 2, "delta2": 3, "delta3": 5}
 """Of how many of the classes one answer may be right."""
-SHAPES = {"image": (), "blocks": (3,), "patches": (2, 2), "norms": (), "gem": (2,)}
+SHAPES = {"image": (), "tokens": (5,), "blocks": (3,), "patches": (2, 2), "norms": (), "gem": (2,)}
 
 
 class Told(GivenEyes):
@@ -117,23 +117,28 @@ def of_maps(evaluation, config):
     return [lambda of=of: evaluation.measure(painted_eyes(of, CLASSES + 1), sides, config) for of in backbones]
 
 
-@pytest.fixture(params=list(EVALUATIONS))
+@pytest.fixture(params=list(EVALUATIONS), scope="module")
 def measured(request):
-    """What an evaluation says of both backbones."""
-    evaluation = EVALUATIONS[request.param]
-    config = evaluation.config(**FAST.get(request.param, {}))
+    """Measures of both backbones by an evaluation, and what they say when first asked."""
+    name, measures = request.param, measures_of(request.param)
+    return name, measures, [measure() for measure in measures]
+
+
+def measures_of(name):
+    evaluation = EVALUATIONS[name]
+    config = evaluation.config(**FAST.get(name, {}))
     if evaluation.needs in MAPS:
-        return request.param, of_maps(evaluation, config)
+        return of_maps(evaluation, config)
     known, asked = map(clips if evaluation.needs == "clips" else images, ("train", "test"))
     if evaluation.needs == "asked":
-        known = ASKED[request.param]()
+        known = ASKED[name]()
     sides = Sides(known, known, itself=True) if evaluation.needs in {"images", "asked"} else Sides(known, asked)
-    return request.param, [lambda of=of: evaluation.measure(Told(of), sides, config) for of in (knows, same)]
+    return [lambda of=of: evaluation.measure(Told(of), sides, config) for of in (knows, same)]
 
 
 def test_the_best_for_one_that_knows_and_chance_for_one_that_tells_nothing_apart(measured):
-    name, (perfect, constant) = measured
-    best, chance = ({score.name: score for score in measure()} for measure in (perfect, constant))
+    name, _, said = measured
+    best, chance = ({score.name: score for score in scores} for scores in said)
     assert best.keys() == chance.keys()
     shares = [name for name, score in best.items() if score.unit == "fraction"]
     assert shares
@@ -149,9 +154,8 @@ def test_the_best_for_one_that_knows_and_chance_for_one_that_tells_nothing_apart
 
 
 def test_a_score_says_what_it_is(measured):
-    name, (perfect, constant) = measured
-    for measure in (perfect, constant):
-        scores = measure()
+    name, measures, said = measured
+    for measure, scores in zip(measures, said, strict=True):
         assert len({score.name for score in scores}) == len(scores) > 0
         for score in scores:
             assert (score.task, bool(score.protocol), bool(score.unit)) == (name, True, True)

@@ -1,5 +1,6 @@
 """The command line: what it prints where, and with which status."""
 
+import dataclasses
 import importlib
 import json
 
@@ -156,6 +157,25 @@ def test_numbers_json_cannot_hold_become_null(capsys):
     assert capsys.readouterr().out == "x: nan\nrows:\n  y=1\n"
 
 
+def test_what_is_served_is_told_first_and_then_waited_for(capsys):
+    """Who reads the answer asks what it names while the process goes on."""
+    told = []
+
+    @dataclasses.dataclass
+    class Served:
+        url: str
+
+        def wait(self):
+            told.append(capsys.readouterr().out)
+
+    def verb():
+        return Served("http://127.0.0.1:8600/")
+
+    run_verb(verb, [], as_json=True, print_config=False)
+    assert [last(text) for text in told] == [{"url": "http://127.0.0.1:8600/"}]
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_python_has_every_verb_whatever_was_imported_before(verb, tmp_path, monkeypatch):
     """``evaluate``, ``report`` and ``recipes`` are folders too, and stay importable; a typo is told before a file is written."""
@@ -163,7 +183,7 @@ def test_python_has_every_verb_whatever_was_imported_before(verb, tmp_path, monk
     importlib.import_module("dinoforge.evaluate.knn")
     importlib.import_module("dinoforge.report.pca")
     for _ in range(2):
-        with pytest.raises((ConfigError, TypeError), match=r"nonsense|missing a required argument"):
+        with pytest.raises((ConfigError, TypeError), match=r"nonsense|missing 1 required"):
             getattr(dinoforge, verb)(nonsense="1", out="never")
     assert not list(tmp_path.iterdir())
     import dinoforge.evaluate.knn as rules
