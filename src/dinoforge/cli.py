@@ -68,9 +68,11 @@ def run_verb(function: Callable[..., Any], settings: Sequence[str], *, as_json: 
         return  # the first rank says it
     facts = {name: _plain(value) for name, value in result.items()} if isinstance(result, Mapping) else _plain(result)
     if as_json:
-        print(json.dumps(finite(facts), default=str))
-        return
-    print(result.text() if hasattr(result, "text") else _plainly(facts))
+        print(json.dumps(finite(facts), default=str), flush=True)
+    else:
+        print(result.text() if hasattr(result, "text") else _plainly(facts), flush=True)
+    if hasattr(result, "wait"):
+        result.wait()  # what it answered with is there for as long as this process
 
 
 def _plain(value: Any) -> Any:

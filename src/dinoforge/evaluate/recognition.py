@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float64, Int
 from pydantic import Field
-from scipy.special import logsumexp
 from torch import Tensor
 
 from dinoforge.base.config import Config
@@ -39,6 +38,8 @@ def recognised(
     config: RecognitionConfig,
 ) -> tuple[Int[np.ndarray, " Q"], Float64[np.ndarray, " Q"]]:
     """The label of each query, and the log-odds of its probability p, ``log(p / (1 - p))``: many a p itself rounds to 1."""
+    from scipy.special import logsumexp
+
     things, answers, confidence = len(np.unique(labels)), list[np.ndarray](), list[np.ndarray]()
     for _, order, near in rankings(queries, gallery, count=config.neighbours):
         label = labels[order]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import AfterValidator, BeforeValidator, Field
-from scipy.optimize import minimize
 from torch import Tensor
 
 from dinoforge.base.config import Config, Count
@@ -69,6 +68,8 @@ class Logistic:
 
     def fit(self, c: float) -> None:
         """Minimise for one C."""
+        from scipy.optimize import minimize
+
         # Two classes share one vector of weights in the usual form: w and -w of half its length, whose squares add up to half.
         penalty = (2 if len(self.weight) == 2 else 1) / (c * len(self._x))
         options = {"maxiter": self._config.iterations, "maxls": _SEARCHED, "ftol": self._config.tolerance, "gtol": 0.0,

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dinoforge.base.config import Config
@@ -100,6 +99,8 @@ def match(
     A cost weighs like the loss: minus the probability of the target's class, and cross-entropy and dice of the masks at points
     drawn evenly.
     """
+    from scipy.optimize import linear_sum_assignment
+
     points = torch.rand(1, config.points, 2, generator=generator).to(masks.device)
     weight = _weight(target.ignored[None, None], points)[0, 0]
     said, true = (_at(some[None], points)[0] for some in (masks, target.masks))

@@ -14,7 +14,7 @@ from dinoforge.features.copies import NAME
 from dinoforge.features.descriptors import Descriptors
 from dinoforge.features.extract import vectors
 from dinoforge.model.sscd import PREPROCESSING, is_file, open_descriptor
-from dinoforge.verbs.embedding import embedder
+from dinoforge.verbs.embedding import Elsewhere, embedder
 from dinoforge.verbs.opening import extraction, told
 
 
@@ -39,7 +39,9 @@ def describer(address: str, precision: str, *, trust_sha256: str | None) -> Embe
 
     seen = PREPROCESSING.model_dump(mode="json")
     weights = f"{found.name} with preprocessing {seen}"
-    return Embedder(found.name, f"{weights} {how.precision}", embed, weights)
+    mark = f"{weights} {how.precision}"
+    elsewhere = Elsewhere(describer, (address, how.precision), mark, (("trust_sha256", trust_sha256),))
+    return Embedder(found.name, mark, embed, weights, elsewhere, how.device.type != "cpu")
 
 
 def describer_of(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dinoforge.runs import pretrain
+from dinoforge.verbs.ablate import ablate
 from dinoforge.verbs.attention import attention
 from dinoforge.verbs.contains import contains
 from dinoforge.verbs.convert import convert
@@ -17,9 +18,11 @@ from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import SETTINGS as OF_EVALUATE
 from dinoforge.verbs.evaluate import evaluate
+from dinoforge.verbs.explore import explore
 from dinoforge.verbs.export import export
 from dinoforge.verbs.match import match
 from dinoforge.verbs.pca import pca
+from dinoforge.verbs.plan import SETTINGS as OF_PLAN
 from dinoforge.verbs.plan import plan
 from dinoforge.verbs.predict import predict
 from dinoforge.verbs.recipes import recipes, schema
@@ -30,12 +33,12 @@ from dinoforge.verbs.stats import stats
 
 _VERBS = (
     doctor, scan, stats, curate, contains, plan, pretrain, distil, convert, evaluate, predict, embed, export, pca, attention,
-    match, report, recipes, schema, demo,
+    match, report, explore, recipes, schema, demo, ablate,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
-VERBS_WITH_RECIPE = frozenset({"plan", "pretrain", "distil"})
+VERBS_WITH_RECIPE = frozenset({"pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
 VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
 """Verbs that several processes started together do as one."""
-VERBS_WITH_SETTINGS: dict[str, Settings] = {"curate": OF_CURATE, "evaluate": OF_EVALUATE}
+VERBS_WITH_SETTINGS: dict[str, Settings] = {"curate": OF_CURATE, "evaluate": OF_EVALUATE, "plan": OF_PLAN}
 """Verbs that take settings of their own besides their keys."""
