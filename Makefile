@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-long check gpu-check speedrun clean
+.PHONY: demo test test-long check docs gpu-check speedrun clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoforge demo out=demo-out
@@ -19,6 +19,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Warnings are errors: a dead link or anchor, a page that is in no list. Open docs/_build/index.html.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 # On a machine with a CUDA device; writes gpu-check.json. Without an installation: PYTHONPATH=src python3 bench/gpu_check.py
 gpu-check: $(VENV)/installed-dev
@@ -43,5 +47,10 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/installed
 
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	touch $@ $(VENV)/installed
+
 clean:
-	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) docs/_build demo-out .pytest_cache .mypy_cache .ruff_cache
