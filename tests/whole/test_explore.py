@@ -4,6 +4,7 @@ import io
 import json
 import re
 import signal
+import socket
 import struct
 import threading
 import zlib
@@ -235,6 +236,30 @@ def test_half_sent_uploads_leave_the_server_up(page):  # noqa: F811
         asked = head(page, "POST /api/upload HTTP/1.1", "Content-Length: 2", *words) + b"{}"
         assert 400 <= sent(page.port, asked)[0] < 500
     assert is_up(page)
+
+
+def test_a_head_has_a_deadline_and_limits_can_be_set(place):  # noqa: F811
+    """Half a head is answered 408, of a first request and of a later one; a connection without a byte is closed."""
+    explored = start(place, **{"web.patience": 0.3, "web.upload_bytes": 1000})
+    port = int(explored.url.rstrip("/").rpartition(":")[2])
+    whole = f"GET /style.css HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    try:
+        assert sent(port, whole[:20])[0] == 408
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            assert silent.recv(1) == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as kept:
+            kept.sendall(whole)
+            assert kept.recv(15) == b"HTTP/1.1 200 OK"
+            kept.sendall(whole[:20])
+            assert b"HTTP/1.1 408" in b"".join(iter(lambda: kept.recv(65_536), b""))
+        with httpx.Client(base_url=explored.url) as client:
+            assert client.post("/api/upload", files={"file": bytes(2000)}).status_code == 413
+    finally:
+        explored.close()
+    with pytest.raises(ConfigError, match=r"web.patience"):
+        start(place, **{"web.patience": 0})
+    with pytest.raises(ConfigError, match=r"Unknown setting 'web.pacience'. Did you mean 'web.patience'\?"):
+        start(place, **{"web.pacience": 1})
 
 
 def test_beyond_this_machine_a_token_is_asked_for(place):  # noqa: F811

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from dinoforge.data.manifest import is_manifest, read_manifest
 from dinoforge.data.sources.options import split_address
+from dinoforge.data.sources.paths import at_home
 from dinoforge.data.sources.source import Source
 from dinoforge.explore.answers import Shown
 
@@ -46,7 +45,7 @@ class Origins:
 
 def _of_manifest(source: Source) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reasons and keys of the images, where the source is a manifest."""
-    path = Path(split_address(source.address)[0])
+    path = at_home(split_address(source.address)[0])
     if not is_manifest(path):
         return None, None
     manifest = read_manifest(path, columns=["id", "uri", "reason"])

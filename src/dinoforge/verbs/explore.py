@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dinoforge.base.config import fingerprint
-from dinoforge.base.errors import ConfigError
+from dinoforge.base.config import fingerprint, paths, with_settings
+from dinoforge.base.errors import ConfigError, unknown
 from dinoforge.base.log import say
 from dinoforge.data.sources.options import shown
 from dinoforge.explore.collection import open_collection
 from dinoforge.explore.membership import Training, training_of
 from dinoforge.explore.roots import open_below
+from dinoforge.explore.web.settings import PageConfig, WebConfig
 from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.extract import reading
+from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.manifests import manifest_at
 from dinoforge.verbs.opening import opened
+from dinoforge.verbs.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Explored:
 def explore(
     *, backbone: str, data: str, host: str = "127.0.0.1", port: str | int = 8600, token: str | None = None,
     manifest: str | None = None, descriptor: str | None = None, trust_sha256: str | None = None, roots: str = "",
-    out: str | None = None,
+    out: str | None = None, **settings: Any,
 ) -> Explored:  # fmt: skip
     """Serve a local page: search by image or by a part of one, parts in colours, matches, near copies, outliers, a map.
 
@@ -84,10 +89,9 @@ def explore(
     from dinoforge.explore.web.app import application
     from dinoforge.explore.web.desk import Desk, Facts
     from dinoforge.explore.web.serve import Server, listening, rules_for
-    from dinoforge.explore.web.settings import WebConfig
     from dinoforge.explore.web.uploads import Uploads
 
-    limits = WebConfig()
+    limits = _limits(settings)
     if token is not None and not _is_token(token):
         raise ConfigError("token must have 16 characters or more, letters, digits, - and _ alone.")
     number = _port(port)
@@ -124,6 +128,35 @@ def _require() -> None:
     for name in ("fastapi", "uvicorn", "python_multipart"):
         if find_spec(name) is None:
             raise ConfigError(f"explore needs {name.replace('_', '-')}: pip install 'dinoforge[explore]'.")
+
+
+def _limits(settings: Mapping[str, Any]) -> WebConfig:
+    """Limits of the page, from what was typed besides the verb's keys."""
+    known = [path for path, _ in paths(PageConfig())]
+    for name in settings:
+        if name not in known:
+            raise unknown("setting", name, [*_own(), *known])
+    return with_settings(PageConfig(), settings).web
+
+
+def _own() -> dict[str, Any]:
+    """Keys of the verb with their defaults."""
+    found = inspect.signature(explore).parameters
+    return {name: one.default for name, one in found.items() if one.kind is one.KEYWORD_ONLY}
+
+
+def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    own = _own()
+    limits = _limits({name: value for name, value in words.items() if name not in own})
+    found = {name: words.get(name, default) for name, default in own.items()} | dict(paths(PageConfig(web=limits)))
+    return {name: (value, "command line" if name in words else "default") for name, value in found.items()}
+
+
+def _lines() -> Iterator[str]:
+    yield from lines_of(PageConfig())
+
+
+SETTINGS = Settings(_described, _lines)
 
 
 def _is_token(token: str) -> bool:

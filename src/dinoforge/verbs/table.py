@@ -18,6 +18,7 @@ from dinoforge.verbs.doctor import doctor
 from dinoforge.verbs.embed import embed
 from dinoforge.verbs.evaluate import SETTINGS as OF_EVALUATE
 from dinoforge.verbs.evaluate import evaluate
+from dinoforge.verbs.explore import SETTINGS as OF_EXPLORE
 from dinoforge.verbs.explore import explore
 from dinoforge.verbs.export import export
 from dinoforge.verbs.match import match
@@ -40,5 +41,7 @@ VERBS_WITH_RECIPE = frozenset({"pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
 VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
 """Verbs that several processes started together do as one."""
-VERBS_WITH_SETTINGS: dict[str, Settings] = {"curate": OF_CURATE, "evaluate": OF_EVALUATE, "plan": OF_PLAN}
+VERBS_WITH_SETTINGS: dict[str, Settings] = {
+    "curate": OF_CURATE, "evaluate": OF_EVALUATE, "plan": OF_PLAN, "explore": OF_EXPLORE,
+}  # fmt: skip
 """Verbs that take settings of their own besides their keys."""

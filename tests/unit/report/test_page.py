@@ -6,6 +6,7 @@ import json
 import re
 from html import unescape
 from html.parser import HTMLParser
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from dinoforge.features.parts import BACKGROUND
 from dinoforge.report.account import read_account
 from dinoforge.report.page import page
 from dinoforge.report.strip import neighbours, recoloured, strip
+from dinoforge.verbs.explore import explore
 
 HOSTILE = (
     """'"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\udcff\u202e&amp;</svg></style>$\\frac$"""
@@ -236,4 +238,6 @@ def test_it_tells_the_command_that_explores(made_run):
     (folder / "backbone").mkdir()
     (folder / "backbone" / "backbone.json").write_text(json.dumps({"fingerprint": "b" * 16}))
     command = f"dinoforge explore backbone={folder} 'data=toy://species?images=60'"
-    assert command in unescape(page(read_account(folder)))
+    text = unescape(page(read_account(folder)))
+    assert command in text
+    assert f'href="http://127.0.0.1:{signature(explore).parameters["port"].default}/"' in text

@@ -60,10 +60,12 @@ class Server:
     def __init__(self, app: App, sock: socket.socket, rules: Rules, *, connections: int) -> None:
         import uvicorn
 
+        from dinoforge.explore.web.heads import hurried
+
         self.url = _address(rules)
         # No access log: it would tell the token.
         config = uvicorn.Config(
-            Guard(app, rules), http="h11", ws="none", lifespan="off", log_level="warning", access_log=False,
+            Guard(app, rules), http=hurried(rules.patience), ws="none", lifespan="off", log_level="warning", access_log=False,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=2, loop="asyncio",
             limit_concurrency=connections,
         )  # fmt: skip

@@ -17,10 +17,18 @@ class WebConfig(Config):
     uploads_kept: int = Field(default=256 * 2**20, ge=1)
     """Bytes of uploaded files in memory at most."""
     patience: float = Field(default=20.0, gt=0)
-    """Seconds between two parts of a body at most; a request that stops half-way is answered 408."""
+    """Seconds that the head of a request may take, and between two parts of its body at most; one that stops half-way is
+    answered 408."""
     upload_seconds: float = Field(default=120.0, gt=0)
     """Seconds that all of a body may take; 20 MiB then need 1.4 megabits a second."""
     connections: int = Field(default=256, ge=1)
     """Connections at a time; beyond them 503 is answered."""
     pictures_kept: int = Field(default=2048, ge=1)
     """Drawn pictures in memory at most, 5 to 50 kB each."""
+
+
+class PageConfig(Config):
+    """What may be set of the page besides where it is served."""
+
+    web: WebConfig = WebConfig()
+    """Its limits."""
