@@ -43,8 +43,8 @@ class RetentionConfig(Config):
     blends: int = Field(default=4, ge=0)
     """Times that the weights of the backbone may be moved towards those that the run began from."""
     blend: float = Field(default=0.5, gt=0, le=1)
-    """Weight of the start each time: weights become ``(1 - blend) * weights + blend * start`` (WiSE-FT, Wortsman et al. 2022,
-    sec. 3)."""
+    """Weight of the start each time, at most: weights become ``(1 - w) * weights + w * start`` (WiSE-FT, Wortsman et al. 2022,
+    sec. 3) with the first w of an eighth, a quarter, half and all of it that will do."""
     stop: bool = True
     """Whether the run stops where all that is spent; false goes on with a warning."""
 

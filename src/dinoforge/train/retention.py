@@ -2,7 +2,7 @@
 
 Now and then the backbone is compared with the one that the run began from, on images of the old kind. Where it has lost more
 than is allowed, one thing is done, and said in one sentence: the learning rate is lowered; when that is spent, the weights are
-moved back towards the start; when that is spent too, the run stops. While it has not, nothing is done.
+moved back towards the start, as little as will do; when that is spent too, the run stops. While it has not, nothing is done.
 """
 
 from __future__ import annotations
@@ -114,11 +114,8 @@ class Retention:
             self.guard.rate *= config.rate_factor
             self._note(step, "slow", f"{why}. On at {self.guard.rate:.3g} of the planned learning rate.")
         elif self._times["blend"] < config.blends:
-            self._blend(config.blend)
-            self._fresh = None
-            self._note(
-                step, "blend", f"{why}. The backbone goes {config.blend:.0%} of the way back to the one it began from."
-            )
+            share = self._back()
+            self._note(step, "blend", f"{why}. The backbone goes {share:.0%} of the way back to the one it began from.")
         elif config.stop:
             sentence = (
                 f"Stopped at step {step}, forgetting: {why}. The learning rate had been lowered {self._times['slow']} times, "
@@ -131,6 +128,16 @@ class Retention:
             raise SentinelStop(sentence)
         elif not self._times["warn"]:
             self._note(step, "warn", f"{why}, and all that may be done about it is spent. The run goes on.")
+
+    def _back(self) -> float:
+        """Move the backbone towards the start, no further than is needed; how far it went."""
+        gone = 0.0
+        for way in (self.config.blend * part for part in (0.125, 0.25, 0.5, 1)):
+            self._blend((way - gone) / (1 - gone))
+            gone, self._fresh = way, None
+            if not self.scores()[LOST]:
+                break
+        return gone
 
     def _note(self, step: int, kind: Kind, what: str) -> None:
         self._times[kind] += 1

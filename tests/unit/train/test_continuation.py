@@ -120,12 +120,17 @@ class Watched:
 
     def __init__(self, tmp_path, *, memory=None, first=0.9, labels=True, warmup=0.1, **settings):
         self.value, self.labels, self.blended, self.told = first, labels, [], []
+        self.first, self.mends = first, False
         self.guard, self.diary = Guard(), Diary(tmp_path / "events.jsonl")
         config = ContinueConfig(warmup=warmup, retention=RetentionConfig(source="x", every=0.1, **settings))
         self.watch = Retention(
-            config, self.diary, measure=self._scores, blend=self.blended.append, guard=self.guard, record=self.told.append,
+            config, self.diary, measure=self._scores, blend=self._blend, guard=self.guard, record=self.told.append,
             steps=100, memory=memory,
         )  # fmt: skip
+
+    def _blend(self, weight):
+        self.blended.append(weight)
+        self.value += self.mends * weight * (self.first - self.value)
 
     def _scores(self):
         return {KNN: self.value, DRIFT: 0.9 - self.value} if self.labels else {DRIFT: 0.9 - self.value}
@@ -164,7 +169,8 @@ def test_acts_in_their_order_within_their_budgets(tmp_path):
     watched.run(range(31, 71), 0.8)
     assert watched.said == [(20, "slow"), (40, "slow"), (50, "blend"), (60, "blend"), (70, "blend")]
     assert watched.guard.rate == pytest.approx(0.01)
-    assert watched.blended == [0.3] * 3
+    left = [math.prod(1 - weight for weight in watched.blended[act : act + 4]) for act in (0, 4, 8)]
+    assert left == pytest.approx([0.7] * 3)  # nothing less would do, so each act goes all the way
     assert "goes 30% of the way back to the one it began from" in watched.diary.acts[-1].sentence
     with pytest.raises(
         SentinelStop, match=r"^Stopped at step 80, forgetting: .* lowered 2 times, the backbone moved back 3"
@@ -172,6 +178,17 @@ def test_acts_in_their_order_within_their_budgets(tmp_path):
         watched.run(range(71, 100), 0.8)
     assert [done.step for done in watched.told] == [80]
     assert watched.said[-1] == (80, "stop")
+
+
+def test_it_goes_back_no_further_than_is_needed(tmp_path):
+    """3.5 points are lost and a blend gives its share of them back: an eighth of the half is too little, a half of it enough."""
+    watched = Watched(tmp_path, slowdowns=0)
+    watched.mends = True
+    watched.run([20], 0.865)
+    assert math.prod(1 - weight for weight in watched.blended) == pytest.approx(0.75)
+    assert watched.value == pytest.approx(0.9 - 0.035 * 0.75)
+    assert "goes 25% of the way back" in watched.diary.acts[-1].sentence
+    assert watched.watch.scores()[LOST] == 0
 
 
 def test_after_the_last_step_no_rate_is_lowered(tmp_path):
@@ -216,9 +233,9 @@ def test_what_was_measured_is_not_measured_again_until_it_changed(tmp_path):
     assert watched.watch.scores()[KNN] == 0.9  # of the same step
     watched.run([21], 0.5)
     assert watched.watch.scores() == {KNN: 0.5, DRIFT: 0.4, LOST: 1.0}
+    watched.mends = True
     watched.run([30], 0.5)  # is blended
-    watched.value = 0.88
-    assert watched.watch.scores()[LOST] == 0
+    assert watched.watch.scores()[KNN] == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
