@@ -5,10 +5,16 @@
 is a process of its own, and begins from nothing.
 
 ``stages`` are the seconds between one stage's line and the next; ``cpu_seconds`` is user and system time of the command and of
-all that it started, looked up five times a second, so that of each of them at most a fifth is missed;
-``peak_bytes`` the most that the command itself held, ``peak_bytes_of_workers`` the most that any other one did. ``growth`` is
-that of ``peak_bytes`` from the first pool to the last, ``cpu_by_processes`` each engine's processor time in times that of
-``processes``, at the last.
+all that it started, looked up five times a second, so that of each of them at most a fifth is missed.
+
+``held_bytes`` is the most memory of the command itself that nobody can take from it: anonymous and shared pages (``RssAnon``
+and ``RssShmem``), looked up as often; ``held_by_stage`` the same between the stages' lines, named by
+the line before. ``peak_bytes`` is the kernel's own
+high water mark (``VmHWM``), into which pages of mapped files count that were looked at: the columns of the pool, which lie on
+the disk and which the system drops as any other file's once it needs the room. So ``growth``, from the first pool to the last,
+is that of ``held_bytes``; that of the other is ``growth_with_files``. ``held_bytes_of_workers`` and ``peak_bytes_of_workers``
+are the most of any other process; ``cpu_by_processes`` each engine's processor time in times that of ``processes``, at the last
+pool.
 """
 
 from __future__ import annotations
@@ -56,21 +62,23 @@ def measured(engine: str, images: int, *, workers: int, shard: int, folder: Path
         [sys.executable, "-c", _ALONE, str(shard), *(f"{name}={value}" for name, value in words.items())],
         env={**os.environ, _MARK: mark.partition("=")[2]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    watch = _Watch(mark.encode())
+    watch = _Watch(mark.encode(), process.pid)
     watch.start()
-    stages = _timed(process)
+    stages = _timed(process, watch)
     answer = process.communicate()[0]
     watch.over.set()
     watch.join()
     if process.returncode:
         sys.exit(f"{engine} with {images:,} images ended with status {process.returncode}.")
     facts = json.loads(answer.splitlines()[-1])
-    others = [peak for pid, peak in watch.peak.items() if pid != process.pid]
+    others = [pid for pid in watch.peak if pid != process.pid]
     return {
         "engine": engine, "images": images, "workers": workers, "kept": facts["kept"], "seconds": round(facts["seconds"], 1),
         "cpu_seconds": round(sum(watch.cpu.values()), 1), "stages": {name: round(took, 1) for name, took in stages.items()},
         "images_per_second": {name: round(images / max(took, 1e-3)) for name, took in stages.items()},
-        "peak_bytes": watch.peak[process.pid], "peak_bytes_of_workers": max(others, default=0),
+        "held_bytes": watch.held[process.pid], "held_by_stage": watch.held_by_stage, "peak_bytes": watch.peak[process.pid],
+        "held_bytes_of_workers": max((watch.held[pid] for pid in others), default=0),
+        "peak_bytes_of_workers": max((watch.peak[pid] for pid in others), default=0),
         "manifest": sha256((out / "manifest.parquet").read_bytes()).hexdigest()[:16],
     }  # fmt: skip
 
@@ -78,10 +86,12 @@ def measured(engine: str, images: int, *, workers: int, shard: int, folder: Path
 class _Watch(Thread):
     """Looks up processor time and memory of all processes that were started with a mark in their environment."""
 
-    def __init__(self, mark: bytes) -> None:
+    def __init__(self, mark: bytes, first: int) -> None:
         super().__init__(daemon=True)
-        self.mark, self.over = mark, Event()
-        self.cpu, self.peak = dict[int, float](), dict[int, int]()
+        self.mark, self.first, self.over = mark, first, Event()
+        self.cpu, self.peak, self.held = dict[int, float](), dict[int, int](), dict[int, int]()
+        self.stage, self.held_by_stage = "read and filters", dict[str, int]()
+        """The stage that runs, as who reads the command's lines knows it, and what the command held in each."""
 
     def run(self) -> None:
         while not self.over.wait(0.2):
@@ -92,13 +102,20 @@ class _Watch(Thread):
 
     def _look(self, place: Path) -> None:
         user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
-        held = re.search(r"VmHWM:\s+(\d+) kB", (place / "status").read_text())
-        self.cpu[int(place.name)] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-        self.peak[int(place.name)] = 1024 * int(held[1]) if held else 0
+        status = (place / "status").read_text()
+        bytes_of = {
+            name: 1024 * int(kilo) for name, kilo in re.findall(r"(VmHWM|RssAnon|RssShmem):\s+(\d+) kB", status)
+        }
+        pid, held = int(place.name), bytes_of.get("RssAnon", 0) + bytes_of.get("RssShmem", 0)
+        self.cpu[pid] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        self.peak[pid] = bytes_of.get("VmHWM", 0)
+        self.held[pid] = max(self.held.get(pid, 0), held)
+        if pid == self.first:
+            self.held_by_stage[self.stage] = max(self.held_by_stage.get(self.stage, 0), held)
 
 
-def _timed(process: subprocess.Popen[str]) -> dict[str, float]:
-    """Seconds of each stage, by when its line comes; what is read counts until the first of these."""
+def _timed(process: subprocess.Popen[str], watch: _Watch) -> dict[str, float]:
+    """Seconds of each stage, by when its line comes; what is read counts until the first of these. The watch is told."""
     stages: dict[str, float] = {}
     last: float | None = None
     assert process.stderr is not None
@@ -110,6 +127,7 @@ def _timed(process: subprocess.Popen[str]) -> dict[str, float]:
             now = time.monotonic()
             name = "read and filters" if name == "filters" else name
             stages[name], last = now - last, now
+            watch.stage = f"after {name}"
     stages["write"] = time.monotonic() - (last or time.monotonic())
     return stages
 
@@ -126,13 +144,19 @@ def main(words: dict[str, str]) -> None:
                 results.append(measured(engine, images, workers=workers, shard=shard, folder=Path(folder)))
                 print(results[-1], file=sys.stderr, flush=True)
     at = {(one["engine"], one["images"]): one for one in results}
-    growth = {name: round(at[name, sizes[-1]]["peak_bytes"] / at[name, sizes[0]]["peak_bytes"], 2) for name in engines}
+    growth, mapped = (
+        {name: round(at[name, sizes[-1]][kind] / at[name, sizes[0]][kind], 2) for name in engines}
+        for kind in ("held_bytes", "peak_bytes")
+    )
     base = at.get(("processes", sizes[-1]))
     times = (
         {name: round(at[name, sizes[-1]]["cpu_seconds"] / base["cpu_seconds"], 2) for name in engines} if base else {}
     )
     same = all(len({at[name, size]["manifest"] for name in engines}) == 1 for size in sizes)
-    about = {"shard": shard, "bounds": BOUNDS, "growth": growth, "cpu_by_processes": times, "same_manifest": same}
+    about = {
+        "shard": shard, "bounds": BOUNDS, "growth": growth, "growth_with_files": mapped, "cpu_by_processes": times,
+        "same_manifest": same,
+    }  # fmt: skip
     print(json.dumps({"bench": "curate_engines", **about, "results": results, "device": processor(), **versions()}))
 
 

@@ -1,6 +1,11 @@
 """Fixtures of the tests that run the product as a user does."""
 
+import os
+import secrets
+import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,3 +34,27 @@ def started():
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """End after the test what it started and what that started, which all know a mark."""
+    mark = secrets.token_hex(8)
+    monkeypatch.setenv("DINOFORGE_SWEPT", mark)
+    yield
+    end = time.monotonic() + 30
+    while (left := _marked(mark.encode())) and time.monotonic() < end:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    assert not left
+
+
+def _marked(mark):
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"DINOFORGE_SWEPT=" + mark in (place / "environ").read_bytes():
+                found.append(int(place.name))
+    return found

@@ -1,6 +1,12 @@
-"""``dinoforge`` with shards of so few images that a small pool has many: ``small_shards.py SHARD PART VERB …``."""
+"""``dinoforge`` with shards of so few images that a small pool has many: ``small_shards.py SHARD PART VERB …``.
 
+``$READS`` names a reader of ``reads.py`` for them.
+"""
+
+import os
 import sys
+
+import reads
 
 import dinoforge.curate.embeddings
 import dinoforge.curate.images
@@ -19,4 +25,6 @@ def shrink(shard, part, put=setattr):
 
 if __name__ == "__main__":
     shrink(int(sys.argv[1]), int(sys.argv[2]))
+    if "READS" in os.environ:
+        dinoforge.curate.images._read = getattr(reads, os.environ["READS"])
     main(sys.argv[3:])

@@ -115,6 +115,19 @@ def test_a_curation_of_a_curation(tmp_path):
         dinoforge.curate(pool=manifest, retrieve="all", out=str(tmp_path / "c"))
 
 
+def test_ids_of_a_manifest_are_unique_though_those_of_its_pool_are_not(tmp_path):
+    dinoforge.scan(data="toy://species?images=9&size=48", out=str(tmp_path / "m.parquet"), workers=1)
+    table = pq.read_table(tmp_path / "m.parquet")
+    names = table.column("id").to_pylist()
+    place = table.schema.get_field_index("id")
+    table = table.set_column(place, table.schema.field(place), [[*names[:5], names[0], *names[6:]]])
+    pq.write_table(table, tmp_path / "m.parquet")
+    dinoforge.curate(pool=str(tmp_path / "m.parquet"), retrieve="all", out=str(tmp_path / "c"), workers=1)
+    ids = [row["id"] for row in rows(tmp_path / "c" / "manifest.parquet")]
+    assert sum(name.endswith(names[0]) for name in ids) == 2
+    assert len(set(ids)) == len(ids)
+
+
 def test_contains_finds_copies_by_kind(tmp_path):
     small(tmp_path / "c", retrieve="all", seeds=None)
     whole = dinoforge.contains(in_=str(tmp_path / "c"), images=SMALL.format(split="train"))
@@ -314,7 +327,9 @@ def test_what_safety_dropped_is_written_down(place, capsys):
 
 def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path):
     words = ("curate", f"pool={SMALL.format(split='train')}", f"seeds={SEEDS}", f"out={tmp_path / 'c'}", "--json")
-    full = finish(start(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))))
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))}
+    # Python would leave compiled modules that the limit cuts short.
+    full = finish(start(*words, environment={"PYTHONDONTWRITEBYTECODE": "1"}, **limited))
     assert full.code == 2
     assert "no space left. Free some and run again." in full.facts["error"]
     assert "Traceback" not in full.err

@@ -7,8 +7,9 @@ Axes: n rows of a source, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from dinoforge.base.errors import DataError, RunError
 from dinoforge.base.log import say
 from dinoforge.curate.executors.run import Lost, Shard, Shards, here
 from dinoforge.curate.executors.task import Held, Kept
+from dinoforge.curate.flat import spilled
 from dinoforge.curate.images import SHARD, Images, read_shard, write_shard, written
 from dinoforge.data.sources.source import Source
 from dinoforge.features.copies import NAME, WIDTH
+from dinoforge.features.mapped import blocks
 
 Embed = Callable[[Source], tuple[Float32[np.ndarray, "n D"], Int[np.ndarray, " n"]]]
 """Embeddings of the rows of a source that can be used, and those rows."""
@@ -68,18 +71,22 @@ class Embeddings:
     def of(
         self, images: Images, rows: Int[np.ndarray, " n"]
     ) -> tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m D"]]:
-        """Those of the rows that can be embedded, and their embeddings.
+        """Those of the rows that can be embedded, and their embeddings, which lie on the disk.
 
         Raises:
             DataError: Not one can be.
         """
         if self.how.embed is None:
-            return rows, images.descriptors[rows].astype(np.float32)
+            some = (images.descriptors[rows[at : at + SHARD]] for at in range(0, len(rows), SHARD))
+            return rows, spilled(self.folder, (len(rows), images.descriptors.shape[1]), np.float32, parts=some)
         title = images.name
         shards = [rows[rows // SHARD == number] for number in np.unique(rows // SHARD)]
         files = [self._file(images, int(some[0]) // SHARD) for some in shards]
-        held = [self._held(file, self._mark(images, some), title) for file, some in zip(files, shards, strict=True)]
-        missing = [np.setdiff1d(some, part["rows"]) if part else some for some, part in zip(shards, held, strict=True)]
+        marks = [self._mark(images, some) for some in shards]
+        held = [self._held(file, mark, title) for file, mark in zip(files, marks, strict=True)]
+        missing = [
+            some if there is None else np.setdiff1d(some, there) for some, there in zip(shards, held, strict=True)
+        ]
         places = [place for place, some in enumerate(missing) if len(some)]
         for number, found in self._computed(images, [(missing[place], files[place]) for place in places], len(rows)):
             place = places[number]
@@ -88,13 +95,33 @@ class Embeddings:
                     ((title, row) for row in missing[place].tolist()), f"embedding its shard failed twice: {found.why}"
                 )
             else:
-                held[place] = written(files[place], self._mark(images, shards[place]), missing[place])
-        parts = [_chosen(part, some) for part, some in zip(held, shards, strict=True) if part]
-        usable = np.concatenate([np.zeros(0, np.int64), *(place for place, _ in parts)])
+                held[place] = written(files[place], marks[place], missing[place], columns=["rows"])["rows"]
+        there = [
+            (file, mark, np.intersect1d(some, rows_of))
+            for file, mark, some, rows_of in zip(files, marks, shards, held, strict=True)
+            if rows_of is not None
+        ]
+        return self._gathered(images, rows, there)
+
+    def _gathered(
+        self, images: Images, rows: Int[np.ndarray, " n"], there: Sequence[tuple[Path, str, Int[np.ndarray, " s"]]]
+    ) -> tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m D"]]:
+        """What the files hold of their rows, one file after the other. Another run may add rows to them meanwhile."""
+        known = [written(file, mark, some, columns=["rows", "usable"])["usable"] for file, mark, some in there]
+        orders = [_order(one, some) for one, (_, _, some) in zip(known, there, strict=True)]
+        usable = np.concatenate(
+            [np.zeros(0, np.int64), *(one[order] for one, order in zip(known, orders, strict=True))]
+        )
         if not len(usable):
             why = next(iter(self.lost(images, rows).values()), "")
             raise DataError(f"No image of {images.source.address} could be embedded{why and f'; {why}'}.")
-        return usable, np.concatenate([vectors for place, vectors in parts if len(place)]).astype(np.float32)
+        parts = (
+            held["vectors"][_order(held["usable"], some)]
+            for (file, mark, some), order in zip(there, orders, strict=True) if len(order)
+            for held in [written(file, mark, some, columns=["rows", "usable", "vectors"])]
+        )  # fmt: skip
+        first = next(parts)
+        return usable, spilled(self.folder, (len(usable), first.shape[1]), np.float32, parts=chain([first], parts))
 
     def lost(self, images: Images, rows: Int[np.ndarray, " n"]) -> dict[int, str]:
         """Those of the rows whose shard was given up since this began, with the reason; another start tries them again."""
@@ -114,9 +141,10 @@ class Embeddings:
                 f"{len(lost):,} images of {images.source.address} have no descriptor; {next(iter(lost.values()))}. The same "
                 "command tries it again."
             )
-        found = np.zeros((len(rows), vectors.shape[1]), np.float32)
-        found[np.searchsorted(rows, usable)] = vectors
-        return found
+        if len(usable) == len(rows):
+            return vectors
+        parts = (_filled(some, usable, vectors) for some in blocks(rows))
+        return spilled(self.folder, (len(rows), vectors.shape[1]), np.float32, parts=parts)
 
     def _file(self, images: Images, number: int) -> Path:
         return self.folder.absolute() / images.name / f"{number * SHARD:010}.npz"
@@ -140,11 +168,12 @@ class Embeddings:
             for some, file in parts
         ]  # fmt: skip
         yield from self.crew.each(
-            _embed, shards, title=f"embed {images.name}", total=total,
+            _embed, shards, title=f"embed {images.name}", total=total, network=True,
             here=elsewhere is None or (self.crew.opened.local and how.on_gpu),
         )  # fmt: skip
 
-    def _held(self, file: Path, mark: str, title: str) -> dict[str, np.ndarray] | None:
+    def _held(self, file: Path, mark: str, title: str) -> Int[np.ndarray, " n"] | None:
+        """The rows that a file holds; None where it holds none of these images by these weights."""
         held = read_shard(file)
         if held is not None and str(held["mark"]) != mark:
             if title not in self._told:
@@ -152,18 +181,27 @@ class Embeddings:
                 say(f"{file.parent} holds embeddings {'by other weights' if other else 'of other images'}; made anew.")
                 self._told.add(title)
             return None
-        return held
+        return None if held is None else held["rows"]
 
 
 def _nowhere() -> Any:
     raise AssertionError("this embedder stays in its process")
 
 
-def _chosen(held: dict[str, np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the rows that have an embedding, in their order, and these."""
-    order = np.argsort(held["usable"], kind="stable")
-    order = order[np.isin(held["usable"][order], rows)]
-    return held["usable"][order], held["vectors"][order] if len(order) else np.zeros((0, 0), np.float16)
+def _filled(
+    rows: Int[np.ndarray, " n"], usable: Int[np.ndarray, " m"], vectors: Float32[np.ndarray, "m D"]
+) -> Float32[np.ndarray, "n D"]:
+    """Vectors of some rows, zeros where there is none."""
+    found = np.zeros((len(rows), vectors.shape[1]), np.float32)
+    mine = np.isin(rows, usable)
+    found[mine] = vectors[np.searchsorted(usable, rows[mine])]
+    return found
+
+
+def _order(usable: Int[np.ndarray, " u"], rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Places of those of the rows that have an embedding, in the order of the rows."""
+    order = np.argsort(usable, kind="stable")
+    return order[np.isin(usable[order], rows)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What the stages know of every image of a source: its file's facts, its measures, its thumbnail and its descriptor.
 
 Images are read once, shard after shard; a shard is a function of its rows alone, lies on the disk, and is read again only
-where its images are not those that it was made of.
+where its images are not those that it was made of. What all shards hold is then mapped, column by column (``flat``).
 
 Axes: N rows of a source, n of them in a shard, D numbers of a descriptor.
 """
@@ -12,7 +12,7 @@ import hashlib
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,12 @@ from jaxtyping import Float16, Float64, Int, Shaped, UInt8
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError, RunError
-from dinoforge.base.files import write_atomic
+from dinoforge.base.files import clear_leftovers, write_atomic
 from dinoforge.base.log import say
 from dinoforge.curate.executors.run import Lost, Shard, Shards
 from dinoforge.curate.executors.task import Held
 from dinoforge.curate.filters import Measured, measured
+from dinoforge.curate.flat import column_file, forget_columns, read_columns, write_columns
 from dinoforge.data.journal import FACTS
 from dinoforge.data.look import Seen, looked, printable
 from dinoforge.data.manifest import Manifest, firsts, keys
@@ -45,6 +46,10 @@ _VERSION = 1
 _MEASURES = Measured.__slots__
 _SHOWN = 90.0
 """Seconds until what one machine wrote is seen by another, at most: NFS keeps what it knows of a folder for 60."""
+
+
+_Parts = Callable[..., Iterator[Mapping[str, np.ndarray]]]
+"""Of named columns, what each shard holds."""
 
 
 class Taken(NamedTuple):
@@ -79,11 +84,13 @@ def colours_of(picture: Picture, *, longest: int) -> UInt8[np.ndarray, "Y X 3"]:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """All rows of a source, those included that are no images."""
+    """All rows of a source, those included that are no images. Arrays are mapped: what is not asked for is not held."""
 
     name: str
     """What its folders are called."""
     source: Source
+    folder: Path
+    """Of the files of its arrays."""
     sha256: Shaped[np.ndarray, " N"]
     """Empty where the file could not be read."""
     sizes: Int[np.ndarray, "N 4"]
@@ -107,8 +114,19 @@ class Images:
         """Changes with any image, its name or its label."""
         digest = hashlib.sha256(f"{_VERSION} {NAME} {WIDTH} {self.source.fingerprint}".encode())
         for column in (self.sha256, self.broken):
-            digest.update("\n".join(column.tolist()).encode("utf-8", "backslashreplace"))
+            for start in range(0, len(column), SHARD):
+                text = "\n".join(column[start : start + SHARD].tolist())
+                digest.update(f"{chr(10) if start else ''}{text}".encode("utf-8", "backslashreplace"))
         return digest.hexdigest()[:16]
+
+    def file(self, name: str) -> Path:
+        """Where one of the arrays lies, for other processes."""
+        return column_file(self.folder, name)
+
+    def keys(self, rows: Int[np.ndarray, " n"]) -> Any:
+        """SHA-256 of some rows as pyarrow texts."""
+        parts = [self.sha256[rows[start : start + SHARD]].tolist() for start in range(0, len(rows), SHARD)]
+        return pa.chunked_array([pa.array(part, pa.string()) for part in parts], pa.string())
 
     @cached_property
     def pixels(self) -> Int[np.ndarray, " N"]:
@@ -119,11 +137,12 @@ class Images:
         """The measures of some rows."""
         return [Measured(*line) for line in self.measures[rows].tolist()]
 
-    def manifest(self) -> Manifest:
-        """The whole images as a scan lists them; row n of it is ``whole[n]``."""
-        kept = self.whole
+    def manifest(self, rows: Int[np.ndarray, " n"] | None = None) -> Manifest:
+        """Some rows, which are images, as a scan of no others lists them; all that are images by default."""
+        kept, place = self.whole if rows is None else rows, np.full(len(self), -1)
+        place[kept] = np.arange(len(kept))
         found = Found(
-            self.source, self._facts(), np.arange(len(self)), {}, kept, firsts(pa.array(self.sha256[kept].tolist())),
+            self.source, self._facts(kept), place, {}, kept, firsts(self.keys(kept)),
             read=len(self), reused=0, new=0, changed=0, vanished=0,
         )  # fmt: skip
         tables = list(found.tables())
@@ -132,16 +151,21 @@ class Images:
         made = {"by_name": sorted(self.source.by_name)}
         return Manifest(pa.concat_tables(tables), made)
 
-    def _facts(self) -> Any:
-        none = self.sizes[:, 0] < 0
-        numbers = {
-            name: pa.array(self.sizes[:, place], FACTS.field(name).type, mask=none)
+    def _facts(self, rows: Int[np.ndarray, " n"]) -> Any:
+        sizes = self.sizes[rows]
+        columns: dict[str, Any] = {
+            name: pa.array(sizes[:, place], FACTS.field(name).type)
             for place, name in enumerate(("width", "height", "channels", "bytes"))
         }
-        texts = {"sha256": self.sha256.tolist(), "broken": [reason or None for reason in self.broken.tolist()]}
-        stamps = [self.source.stamp(row) for row in range(len(self))]
-        columns = {**numbers, **texts, "id": keys(self.source.columns["id"]), "stamp": stamps}
-        return pa.table([pa.array(columns[field.name], field.type) for field in FACTS], schema=FACTS)
+        columns |= {"sha256": self.keys(rows), "id": keys(self.source.columns["id"]).take(pa.array(rows))}
+        columns["stamp"] = pa.array((self.source.stamp(row) for row in rows.tolist()), pa.string())
+        return pa.table(
+            [
+                columns[field.name].cast(field.type) if field.name in columns else pa.nulls(len(rows), field.type)
+                for field in FACTS
+            ],
+            schema=FACTS,
+        )
 
 
 def read_images(source: Source, folder: Path, *, name: str, crew: Shards) -> Images:
@@ -161,23 +185,34 @@ def read_images(source: Source, folder: Path, *, name: str, crew: Shards) -> Ima
     marks = [_mark(source, ids, *span) for span in spans]
     files = [folder.absolute() / f"{start:010}.npz" for start, _ in spans]
     held = [_held(file, mark) for file, mark in zip(files, marks, strict=True)]
-    stale = sum(part is None and file.exists() for part, file in zip(held, files, strict=True))
+    stale = sum(not there and file.exists() for there, file in zip(held, files, strict=True))
     if stale:
         say(f"{name}: {stale} of {len(files)} shards in {folder} were made of other images; they are read again.")
-    missing = [place for place, part in enumerate(held) if part is None]
+    missing = [place for place, there in enumerate(held) if not there]
     kept = crew.kept(source)
     shards = [
         Shard(named(source, *spans[place]), spans[place][1] - spans[place][0],
               _Reading(kept, *spans[place], ids[slice(*spans[place])], marks[place], files[place]), files[place])
         for place in missing
     ]  # fmt: skip
+    lost: dict[int, str] = {}
+    flat = folder.absolute() / "flat"
+    if missing:
+        forget_columns(flat)
     for number, found in crew.each(_read, shards, title=f"read {name}", total=len(source)):
-        place = missing[number]
-        lost = found.why if isinstance(found, Lost) else None
-        held[place] = written(files[place], marks[place]) if lost is None else _lost(ids[slice(*spans[place])], lost)
+        if isinstance(found, Lost):
+            lost[missing[number]] = found.why
     for stray in sorted(set(folder.absolute().glob("*.npz")) - set(files)):
         stray.unlink()  # of a source that was longer
-    return _joined(name, source, [part for part in held if part is not None])
+
+    def parts(*columns: str) -> Iterator[Mapping[str, np.ndarray]]:
+        for place, (file, mark) in enumerate(zip(files, marks, strict=True)):
+            if place in lost:
+                yield _lost(ids[slice(*spans[place])], lost[place])
+            else:
+                yield written(file, mark, columns=columns)
+
+    return _joined(name, source, flat, parts, fingerprint(marks), again=bool(missing))
 
 
 def named(source: Source, start: int, stop: int) -> str:
@@ -217,10 +252,10 @@ def _mark(source: Source, ids: list[str | None], start: int, stop: int) -> str:
     return fingerprint([_VERSION, NAME, WIDTH, source.address, ids[start:stop], stamps])
 
 
-def _held(file: Path, mark: str) -> Mapping[str, np.ndarray] | None:
-    """A shard that is there and is of these images, else None; one with images that may be found otherwise is not."""
+def _held(file: Path, mark: str) -> bool:
+    """Whether a shard is there, whole, and of these images; one with images that may be found otherwise is not."""
     part = read_shard(file)
-    return part if part is not None and str(part["mark"]) == mark and bool(part["lasting"].all()) else None
+    return part is not None and str(part["mark"]) == mark and bool(part["lasting"].all())
 
 
 def _shard(seen: list[Seen], ids: list[str | None], mark: str) -> dict[str, np.ndarray]:
@@ -250,9 +285,35 @@ def _shard(seen: list[Seen], ids: list[str | None], mark: str) -> dict[str, np.n
     }  # fmt: skip
 
 
-def _joined(name: str, source: Source, parts: list[Mapping[str, np.ndarray]]) -> Images:
-    columns = ("sha256", "sizes", "broken", "measures", "thumbnails", "descriptors")
-    return Images(name, source, *(np.concatenate([part[column] for part in parts]) for column in columns))
+_COLUMNS = {
+    "sha256": ((), "<U64"), "sizes": ((4,), np.int64), "broken": ((), "<U1"), "measures": ((len(_MEASURES),), np.float64),
+    "thumbnails": ((SIDE, SIDE, 3), np.uint8), "descriptors": ((WIDTH,), np.float16),
+}  # fmt: skip
+"""By name: axes behind the rows, and the kind of number. Texts of ``broken`` are as long as the longest."""
+
+
+def _joined(name: str, source: Source, folder: Path, parts: _Parts, key: str, *, again: bool) -> Images:
+    """What all shards hold.
+
+    Args:
+        key: Of the shards.
+        again: Whether one was just read; else columns that were made of the same ones are taken over.
+    """
+    held = None if again else read_columns(folder, _COLUMNS, key=key)
+    if held is None:
+        clear_leftovers(folder.parent, folder.name)
+        longest, lasting = 1, True
+        for part in parts("broken", "lasting"):
+            longest, lasting = max(longest, part["broken"].dtype.itemsize // 4), lasting and bool(part["lasting"].all())
+        kinds = {**_COLUMNS, "broken": ((), f"<U{longest}")}
+        # Another start may find otherwise what does not last: such columns have no key.
+        write_columns(folder, kinds, len(source), parts=parts(*_COLUMNS), key=key if lasting else "")
+        held = read_columns(folder, _COLUMNS)
+        if held is None:
+            raise RunError(
+                f"{folder} cannot be read as it was written; out= must lie on a disk whose files can be mapped."
+            )
+    return Images(name, source, folder, **held)
 
 
 def write_shard(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -264,28 +325,35 @@ def write_shard(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomic(file, lambda handle: np.savez(handle, **arrays))  # type: ignore[arg-type]
 
 
-def read_shard(file: Path) -> dict[str, np.ndarray] | None:
-    """Named arrays, None where there are none or the file is damaged. No code in it is run."""
+def read_shard(file: Path, columns: Collection[str] = ()) -> dict[str, np.ndarray] | None:
+    """Named arrays, None where there are none or the file is damaged. No code in it is run.
+
+    Args:
+        columns: Those that are read; all by default.
+    """
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
+            return {name: held[name] for name in columns or held.files}
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
         return None
 
 
-def written(file: Path, mark: str, rows: Int[np.ndarray, " n"] | None = None) -> dict[str, np.ndarray]:
+def written(
+    file: Path, mark: str, rows: Int[np.ndarray, " n"] | None = None, *, columns: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """What another process has written. A file system over a network may take its time to show it.
 
     Args:
         mark: That it was made of; an older file may be seen for a while.
         rows: That it must hold, where some are added to what was there.
+        columns: Those that are read; all by default.
 
     Raises:
         RunError: It is not shown.
     """
     end = time.monotonic() + _SHOWN
     while True:
-        found = read_shard(file)
+        found = read_shard(file, {*columns, "mark"} if columns else ())
         if found is not None and str(found["mark"]) == mark and (rows is None or np.isin(rows, found["rows"]).all()):
             return found
         if time.monotonic() > end:

@@ -9,24 +9,23 @@ Axes: N images, n of them that are hashed, D numbers of a descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-from jaxtyping import Float, Num, Shaped
+from jaxtyping import Num
 from pydantic import Field
 
 from dinoforge.base.config import Config
 from dinoforge.base.random import numpy_generator
 from dinoforge.curate.components import deduplicated
 from dinoforge.curate.why import Dropped
+from dinoforge.features.compressed import Rows
 from dinoforge.features.copies import unit
+from dinoforge.features.mapped import Picked, blocks
 from dinoforge.features.pairs import Pairs, joined
 from dinoforge.features.whiten import BITS, fit_whitening, hash_pairs, pca_hash
 
 STAGE = "near-exact copies"
 _SAMPLE = 100_000
 """Descriptors that the components are fitted to at most."""
-_ROWS_AT_ONCE = 65_536
 
 
 class HashConfig(Config):
@@ -38,9 +37,7 @@ class HashConfig(Config):
     """Cosine of the descriptors that pictures whose hashes meet must have."""
 
 
-def hash_copies(
-    descriptors: Float[np.ndarray, "N D"], *, size: Num[np.ndarray, " N"] | None, config: HashConfig
-) -> Dropped:
+def hash_copies(descriptors: Rows, *, size: Num[np.ndarray, " N"] | None, config: HashConfig) -> Dropped:
     """All images but the representative of each group of near-exact copies, see ``deduplicated``.
 
     Flat pictures, whose descriptors are zeros, are copies of nothing.
@@ -50,9 +47,9 @@ def hash_copies(
     return Dropped(dropped.row, reason, dropped.against, dropped.similarity, STAGE)
 
 
-def near_exact(descriptors: Float[np.ndarray, "N D"], *, config: HashConfig) -> Pairs:
+def near_exact(descriptors: Rows, *, config: HashConfig) -> Pairs:
     """The pairs that link near-exact copies; of rows with equal hashes each is compared with the first alone."""
-    rows = np.flatnonzero(np.concatenate([np.zeros(0, bool), *(part.any(axis=1) for part in _parts(descriptors))]))
+    rows = np.flatnonzero(np.concatenate([np.zeros(0, bool), *(part.any(axis=1) for part in blocks(descriptors))]))
     if len(rows) < 2:
         return joined(rows[:0], rows[:0], np.zeros(0, np.float32))
     sample = rows
@@ -60,16 +57,11 @@ def near_exact(descriptors: Float[np.ndarray, "N D"], *, config: HashConfig) -> 
         sample = np.sort(numpy_generator(0, "hash sample").choice(rows, _SAMPLE, replace=False))
     # So many vectors span no more directions; signs along any other would be those of rounding.
     width = min(BITS, descriptors.shape[1], len(sample) - 1)
-    whitening = fit_whitening(descriptors[sample], width=width, whiten=False)
-    hashes = np.concatenate([pca_hash(descriptors[some], whitening) for some in _parts(rows)])
+    whitening = fit_whitening(Picked(descriptors, sample), width=width, whiten=False)
+    hashes = np.concatenate([pca_hash(descriptors[some], whitening) for some in blocks(rows)])
     left, right = rows[hash_pairs(hashes, distance=config.distance)]
     cosines = [
         np.einsum("nd,nd->n", *(unit(descriptors[side].astype(np.float32)) for side in (one, other)))
-        for one, other in zip(_parts(left), _parts(right), strict=True)
+        for one, other in zip(blocks(left), blocks(right), strict=True)
     ]
     return joined(left, right, np.concatenate([np.zeros(0, np.float32), *cosines])).above(config.similarity)
-
-
-def _parts(rows: Shaped[np.ndarray, "n ..."]) -> Iterator[Shaped[np.ndarray, "m ..."]]:
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield rows[start : start + _ROWS_AT_ONCE]

@@ -78,7 +78,7 @@ def _unique(table: Any) -> Any:
 def _kept(state: State, pool: Images) -> Any:
     """The rows of the pool that are in."""
     alive = state.alive
-    manifest = pool.manifest().select(np.searchsorted(pool.whole, alive)).replaced("copy_of", None)
+    manifest = pool.manifest(alive).replaced("copy_of", None)
     columns = {"reason": np.full(len(alive), "kept", dtype=object), "times": np.ones(len(alive), np.int64)}
     columns |= _retrieved(state)
     columns |= _found(state)

@@ -17,7 +17,8 @@ from dinoforge.curate import shards
 from dinoforge.curate.embeddings import Embedder, Embeddings
 from dinoforge.curate.engine import Done, run_stages
 from dinoforge.curate.executors.run import Shards
-from dinoforge.curate.images import Images, read_images
+from dinoforge.curate.flat import spilled
+from dinoforge.curate.images import SHARD, Images, read_images
 from dinoforge.curate.output import BROKEN, counted, dropped_table, manifest_table, write_dropped
 from dinoforge.curate.settings import Curation
 from dinoforge.curate.stages.pairs import measure_of
@@ -102,7 +103,7 @@ def curated(
         "verb": "curate", "by_name": by_name, "descriptors": "descriptors",
         **{name: summary[name] for name in _MADE},
     }  # fmt: skip
-    write_descriptors(out / "descriptors", _descriptors(state, settings, table["id"].to_pylist()))
+    write_descriptors(out / "descriptors", _descriptors(state, settings, table["id"].to_pylist(), folder))
     write_manifest(out / "manifest.parquet", [table], made=made)
     shards.tidy(out, files)
     return Curated(state, done, summary)
@@ -160,16 +161,27 @@ class _Files:
         return source.encoded(int(rows[row - self._starts[part]]))
 
 
-def _descriptors(state: State, settings: Curation, ids: list[str]) -> Descriptors:
+def _together(parts: Sequence[tuple[np.ndarray, np.ndarray]], kind: Any, folder: Path) -> np.ndarray:
+    """Some rows of several arrays, on the disk."""
+    shape = (sum(len(rows) for _, rows in parts), *parts[0][0].shape[1:])
+    some = (array[rows[at : at + SHARD]] for array, rows in parts for at in range(0, len(rows), SHARD))
+    return spilled(folder, shape, kind, parts=some)
+
+
+def _descriptors(state: State, settings: Curation, ids: list[str], folder: Path) -> Descriptors:
     """Of the manifest's rows, in its order."""
     parts = _listed(state, settings)
     measure, known = measure_of(state), state.descriptions
     learnt = measure is not None and known is not None
+    vectors = [
+        (known.dense(*part), np.arange(len(part[1]))) if learnt and known else (part[0].descriptors, part[1])
+        for part in parts
+    ]
     return Descriptors(
         np.asarray(ids, dtype=np.str_),
-        np.concatenate([images.sha256[rows] for images, rows in parts]),
-        np.concatenate([images.thumbnails[rows] for images, rows in parts]),
-        np.concatenate([known.dense(*part) if learnt and known else part[0].descriptors[part[1]] for part in parts]),
+        _together([(images.sha256, rows) for images, rows in parts], "<U64", folder),
+        _together([(images.thumbnails, rows) for images, rows in parts], np.uint8, folder),
+        _together(vectors, np.float16, folder),
         known.how.name if learnt and known else NAME,
         measure,
     )

@@ -89,7 +89,7 @@ def write_descriptors(path: Path, found: Descriptors) -> None:
         RunError: The folder cannot be written.
     """
     with new_folder(path) as folder, explained(path):
-        np.save(folder / "descriptors.npy", found.values.astype(np.float16))
+        np.save(folder / "descriptors.npy", found.values.astype(np.float16, copy=False))
         np.save(folder / "thumbnails.npy", found.thumbnails)
         table = {"id": found.ids.tolist(), "sha256": found.sha256.tolist()}
         pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in table.items()}),

@@ -19,7 +19,9 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.random import numpy_generator
 from dinoforge.features.exact import knn, unit_rows
 
-_ROWS_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 16_384
+_NUMBERS_AT_ONCE = 1_048_576
+"""In float64, of all vectors, channels after channels: the sum of a channel is the same in whatever company."""
 GREEDY = 4096
 """Clusters up to which centres begin where k-means++ puts them. It reads all vectors once for every centre, one after the
 other, with no product of matrices to be quick at: for the 100,000 clusters of DINOv2, app. A, that many times. Above, they
@@ -96,7 +98,9 @@ def _means(x: np.ndarray, assignment: np.ndarray, centres: np.ndarray, *, spheri
     held = np.flatnonzero(counts)
     starts = (np.cumsum(counts) - counts)[held]
     means = centres.copy()
-    means[held] = np.add.reduceat(x[order].astype(np.float64), starts, axis=0) / counts[held, None]
+    wide = max(1, _NUMBERS_AT_ONCE // max(len(x), 1))
+    for some in (slice(start, start + wide) for start in range(0, x.shape[1], wide)):
+        means[held, some] = np.add.reduceat(x[order, some].astype(np.float64), starts, axis=0) / counts[held, None]
     return unit_rows(means) if spherical else means
 
 
@@ -104,7 +108,8 @@ def _first_centres(x: np.ndarray, clusters: int, rng: np.random.Generator) -> np
     """k-means++ (Arthur and Vassilvitskii 2007), the best of 2 + ln K draws each time, as Vo et al. do."""
     trials = 2 + int(math.log(clusters))
     chosen = [int(rng.integers(len(x)))]
-    square = (x.astype(np.float64) ** 2).sum(axis=1)
+    parts = (x[start : start + _ROWS_AT_ONCE] for start in range(0, len(x), _ROWS_AT_ONCE))
+    square = np.concatenate([(part.astype(np.float64) ** 2).sum(axis=1) for part in parts])
     nearest = _distances(x, square, chosen)[0]
     while len(chosen) < clusters:
         total = nearest.cumsum()

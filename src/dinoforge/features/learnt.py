@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Int
 from dinoforge.base.errors import DataError
 from dinoforge.base.random import numpy_generator
 from dinoforge.features.copies import unit
+from dinoforge.features.mapped import Picked, blocks
 from dinoforge.features.pairs import NEIGHBOURS, Pairs, joined
 from dinoforge.features.search import Neighbours, SearchConfig, search, self_search
 from dinoforge.features.whiten import Whitening, fit_whitening, score_normalised
@@ -40,15 +41,13 @@ class Measure:
         x = unit(vectors.astype(np.float32))
         if self.whitening is None or not len(x):
             return x
-        placed: np.ndarray = self.whitening(x) * x.any(axis=1, keepdims=True)
-        return placed
+        return np.concatenate([self.whitening(some) * some.any(axis=1, keepdims=True) for some in blocks(x)])
 
     def bias(self, placed: Float32[np.ndarray, "Q K"], config: SearchConfig) -> Float32[np.ndarray, " Q"]:
         """What is taken off the similarities of each query."""
         if self.background is None:
             return np.zeros(len(placed), np.float32)
-        near = search(placed, self.background, count=RANKS, config=config).similarity
-        return -score_normalised(np.zeros(len(placed), np.float32), near, neighbours=RANKS)
+        return bias_of(search(placed, self.background, count=RANKS, config=config))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it by name, for a file."""
@@ -62,6 +61,11 @@ class Measure:
         """What ``arrays`` gave."""
         whitening = Whitening(arrays["mean"], arrays["directions"]) if "mean" in arrays else None
         return Measure(whitening, arrays.get("background"))
+
+
+def bias_of(near: Neighbours) -> Float32[np.ndarray, " Q"]:
+    """The mean similarity of each query to its ``RANKS`` nearest of the background."""
+    return -score_normalised(np.zeros(len(near.index), np.float32), near.similarity, neighbours=RANKS)
 
 
 def fit_measure(
@@ -82,7 +86,7 @@ def fit_measure(
             )
         if len(rows) > _SAMPLE:
             rows = np.sort(numpy_generator(0, "whitening sample").choice(rows, _SAMPLE, replace=False))
-        whitening = fit_whitening(unit(vectors[rows].astype(np.float32)), width=width)
+        whitening = fit_whitening(Picked(vectors, rows, lambda some: unit(some.astype(np.float32))), width=width)
     plain = Measure(whitening)
     if background is None:
         return plain
@@ -107,7 +111,7 @@ def learnt_pairs(
 ) -> tuple[Pairs, float]:
     """All pairs among images whose cosine is above a number, with their similarities, and the recall of the search."""
     x = measure.placed(vectors)
-    found = _found(self_search(x, count=count, threshold=above, config=config), measure.bias(x, config), above)
+    found = found_above(self_search(x, count=count, threshold=above, config=config), measure.bias(x, config), above)
     return joined(found.left, found.right, found.similarity), found.recall
 
 
@@ -132,10 +136,11 @@ def placed_across(
     above: float, config: SearchConfig, count: int = NEIGHBOURS,
 ) -> Found:  # fmt: skip
     """The same of descriptors that are placed already, see ``Measure``."""
-    return _found(search(x, y, count=count, threshold=above, config=config), measure.bias(x, config), above)
+    return found_above(search(x, y, count=count, threshold=above, config=config), measure.bias(x, config), above)
 
 
-def _found(near: Neighbours, bias: Float32[np.ndarray, " Q"], above: float) -> Found:
+def found_above(near: Neighbours, bias: Float32[np.ndarray, " Q"], above: float) -> Found:
+    """The neighbours whose cosine is above a number, the bias of their query taken off."""
     query, rank = np.nonzero(near.similarity > above)
     similarity = near.similarity[query, rank] - bias[query]
     return Found(query, near.index[query, rank], similarity.astype(np.float32), near.recall)

@@ -13,7 +13,9 @@ from pydantic import Field
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import DataError
+from dinoforge.features.compressed import Rows
 from dinoforge.features.copies import Thumbnails, mirrored
+from dinoforge.features.mapped import blocks
 from dinoforge.features.search import Neighbours, SearchConfig, search, self_search
 from dinoforge.features.verify import VerifyConfig, aligned_similarity
 
@@ -123,10 +125,14 @@ class Candidates:
         return Candidates(self.left[some], self.right[some], self.flip[some], self.recall)
 
 
-def centre_of(descriptors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:
-    """The mean of all pictures and their mirror images: around it, cosines of unlike pictures scatter around 0."""
-    x = descriptors.astype(np.float32)
-    mean = x.mean(axis=0) if len(x) else np.zeros(x.shape[1], np.float32)
+def centre_of(descriptors: Rows) -> Float32[np.ndarray, " D"]:
+    """The mean of all pictures and their mirror images: around it, cosines of unlike pictures scatter around 0.
+
+    Args:
+        descriptors: ``[N D]``; some thousand at a time are in memory.
+    """
+    total = sum((some.astype(np.float64).sum(axis=0) for some in blocks(descriptors)), np.zeros(descriptors.shape[1]))
+    mean = (total / max(len(descriptors), 1)).astype(np.float32)
     return (mean + mirrored(mean[None])[0]) / 2
 
 
@@ -161,10 +167,11 @@ def _candidates(rows: list[tuple[np.ndarray, np.ndarray]], recalls: list[float])
     return Candidates(left, right, flip, min(recalls))
 
 
-def settled(candidates: Candidates, thumbnails: Thumbnails, *, config: LayoutConfig, workers: int = 1) -> Pairs:
+def settled(candidates: Candidates, thumbnails: Rows, *, config: LayoutConfig, workers: int = 1) -> Pairs:
     """The candidates that the comparison of ``verify`` found promising, each pair once with its aligned similarity.
 
     Args:
+        thumbnails: ``[N 32 32 3]``, uint8; read are those of candidates.
         workers: Processes that compare; they change nothing of the result.
     """
     similarity = aligned_similarity(

@@ -39,7 +39,7 @@ class SearchConfig(Config):
     recall: float = Field(default=0.99, gt=0, le=1)
     """Share of the true pairs that must be found, as measured on a sample; else the search is widened."""
     sample: int = Field(default=2000, ge=1)
-    """Queries of each search that are also answered by brute force."""
+    """Queries of each search that are also answered by brute force; where there are no more, that is the answer."""
     training: int = Field(default=128, ge=SMALLEST_TRAINING)
     """Vectors a cell that the index is trained on, as far as there are so many; never below 64."""
     seed: int = Field(default=0, ge=0)
@@ -72,9 +72,10 @@ def search(
 ) -> Neighbours:
     """The ``count`` nearest rows of the database for each query, fewer where it has fewer.
 
-    Above ``exact_below`` vectors, an inverted file with 4-bit product codes proposes candidates, whose cosines are then
-    computed from the vectors: no similarity that is given comes from a code. How many true pairs are missed is measured
-    in every search, against brute force on a sample of its own queries, and the search is widened until they are few enough.
+    Above ``exact_below`` vectors, and ``sample`` queries, an inverted file with 4-bit product codes proposes candidates, whose
+    cosines are then computed from the vectors: no similarity that is given comes from a code. How many true pairs are missed is
+    measured in every search, against brute force on a sample of its own queries, and the search is widened until they are few
+    enough.
 
     Args:
         threshold: Pairs above this cosine are those that must not be missed; what lies below is found as it comes, or not:
@@ -106,7 +107,7 @@ def _search(
         empty = (len(queries), count)
         return Neighbours(np.zeros(empty, np.int64), np.zeros(empty, np.float32), 1.0, "exact")
     with threads(config.threads):
-        if len(database) < config.exact_below or not cells_for(len(database)):
+        if by_brute_force(queries, database, config):
             found = nearest_of_all(queries, database, count + itself)
             return Neighbours(*(_without_self(*found, np.arange(len(queries))) if itself else found), 1.0, "exact")
         return _approximate(queries, database, count, threshold, config=config, itself=itself)
@@ -126,6 +127,11 @@ def checked(queries: Rows, database: Rows, count: int, *, itself: bool) -> int:
             "both must come from one descriptor."
         )
     return max(min(count, len(database) - itself), 0)
+
+
+def by_brute_force(queries: Rows, database: Rows, config: SearchConfig) -> bool:
+    """Whether all are compared: an index is no gain among few vectors, nor for queries that its sample would ask anyway."""
+    return len(database) < config.exact_below or not cells_for(len(database)) or len(queries) <= config.sample
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The search of ``search`` over files, each part of it a task of any ``concurrent.futures.Executor``.
+"""The search of ``search`` over files, each part of it a task: of ``executor.map`` of any ``concurrent.futures.Executor``.
 
 One index is trained on a sample of all shards; each shard of the database is then encoded by a task, and each part of the
 queries is searched by a task, which reads the codes of one shard after the other, keeps the best candidates of all, and
@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -31,13 +30,14 @@ from pydantic import Field
 from dinoforge.base.config import Config, Count, fingerprint, science
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import write_atomic
-from dinoforge.features.compressed import Candidates, Compressed, Probes, Width, best, candidates_in, cells_for
+from dinoforge.features.compressed import Candidates, Compressed, Probes, Width, best, candidates_in
 from dinoforge.features.exact import ROWS_AT_ONCE, nearest_of_all, nearest_of_both, parts
+from dinoforge.features.mapped import Stacked, mapped
 from dinoforge.features.recall import Found, Sample, Scored, wide_enough
-from dinoforge.features.search import Neighbours, SearchConfig, Sought, checked, sampled, threads, told
+from dinoforge.features.search import Neighbours, SearchConfig, Sought, by_brute_force, checked, sampled, threads, told
 
-Job = TypeVar("Job")
-Answer = TypeVar("Answer")
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Runs a task on every job and gives the answers in the order of the jobs, as ``Executor.map`` does. Both can be pickled."""
 
 
 class ShardedConfig(Config):
@@ -48,50 +48,17 @@ class ShardedConfig(Config):
     the codes of all shards: many tasks read much."""
 
 
-class Stacked:
-    """Vectors in several ``.npy`` files, ``[n D]`` each, as if they were one array; read where they are asked for.
+def _vectors(paths: Sequence[Path]) -> Stacked:
+    """Vectors in several ``.npy`` files, ``[n D]`` each.
 
     Raises:
         DataError: A file that is none, or whose width is another.
     """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-        self._arrays = [_mapped(path) for path in self.paths]
-        self.starts = np.cumsum([0, *map(len, self._arrays)])
-        widths = [array.shape[1] for array in self._arrays]
-        self.shape = (int(self.starts[-1]), widths[0] if widths else 0)
-        for path, width in zip(self.paths, widths, strict=True):
-            if width != widths[0]:
-                raise DataError(f"{path} holds vectors of {width} channels, {self.paths[0]} of {widths[0]}.")
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
-        found = np.empty((len(numbers), self.shape[1]), np.float32)
-        shard = np.searchsorted(self.starts, numbers, side="right") - 1
-        for place in np.unique(shard):
-            some = shard == place
-            found[some] = self._arrays[place][numbers[some] - self.starts[place]]
-        return found
-
-    @property
-    def key(self) -> str:
-        """Of the files: names, sizes and times of the last change."""
-        stats = [(str(path.resolve()), path.stat()) for path in self.paths]
-        return fingerprint([[path, found.st_size, found.st_mtime_ns] for path, found in stats])
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is no .npy file of vectors: {error}.") from None
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise DataError(f"{path} holds {array.dtype} of shape {list(array.shape)}; vectors are floats in two axes.")
-    return array
+    for path in paths:
+        array = mapped(path)
+        if array.ndim != 2 or array.dtype.kind != "f":
+            raise DataError(f"{path} holds {array.dtype} of shape {list(array.shape)}; vectors are floats in two axes.")
+    return Stacked(paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +87,7 @@ class ShardedNeighbours:
 
 def sharded_search(
     queries: Sequence[Path], database: Sequence[Path], *, count: int, threshold: float = -1.0, config: SearchConfig,
-    sharded: ShardedConfig, folder: Path, executor: Executor,
+    sharded: ShardedConfig, folder: Path, each: Each,
 ) -> ShardedNeighbours:  # fmt: skip
     """What ``search`` finds in the vectors of files, see above.
 
@@ -128,20 +95,20 @@ def sharded_search(
         queries: ``.npy`` files of vectors.
         database: The same; one shard each.
         folder: Where tasks leave what they made; readable wherever they run, as the vectors are.
-        executor: Runs the tasks, which can be pickled.
+        each: Runs the tasks.
 
     Raises:
         ConfigError, DataError: As ``search``; or a file that holds no vectors.
     """
-    return _Shared(queries, database, count, threshold, config, sharded, folder, executor, itself=False).run()
+    return _Shared(queries, database, count, threshold, config, sharded, folder, each, itself=False).run()
 
 
 def sharded_self_search(
     vectors: Sequence[Path], *, count: int, threshold: float = -1.0, config: SearchConfig, sharded: ShardedConfig,
-    folder: Path, executor: Executor,
+    folder: Path, each: Each,
 ) -> ShardedNeighbours:  # fmt: skip
     """What ``self_search`` finds in the vectors of files, see ``sharded_search``."""
-    return _Shared(vectors, vectors, count, threshold, config, sharded, folder, executor, itself=True).run()
+    return _Shared(vectors, vectors, count, threshold, config, sharded, folder, each, itself=True).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +122,11 @@ class _Shared:
     config: SearchConfig
     sharded: ShardedConfig
     folder: Path
-    executor: Executor
+    each: Each
     itself: bool
 
     def run(self) -> ShardedNeighbours:
-        queries, database = Stacked(self.queries), Stacked(self.database)
+        queries, database = _vectors(self.queries), _vectors(self.database)
         count = checked(queries, database, self.count, itself=self.itself)
         made = [science(self.config), self.count, self.threshold, self.itself, queries.key, database.key]
         index = fingerprint([self.config.training, self.config.seed, database.key])
@@ -169,13 +136,10 @@ class _Shared:
         )  # fmt: skip
         each = -(-self.sharded.queries // ROWS_AT_ONCE) * ROWS_AT_ONCE
         ranges = [(start, min(start + each, len(queries))) for start in range(0, len(queries), each)]
-        if count < 1 or not ranges or len(database) < self.config.exact_below or not cells_for(len(database)):
-            return ShardedNeighbours(tuple(self._each(partial(_answered_exactly, job), ranges)), 1.0, "exact")
+        if count < 1 or not ranges or by_brute_force(queries, database, self.config):
+            return ShardedNeighbours(tuple(self.each(partial(_answered_exactly, job), ranges)), 1.0, "exact")
         recall, about, width = self._prepared(job, queries, database)
-        return ShardedNeighbours(tuple(self._each(partial(_answered, job, width), ranges)), recall, about)
-
-    def _each(self, work: Callable[[Job], Answer], jobs: Sequence[Job]) -> list[Answer]:
-        return list(self.executor.map(work, jobs))
+        return ShardedNeighbours(tuple(self.each(partial(_answered, job, width), ranges)), recall, about)
 
     def _prepared(self, job: _Job, queries: Stacked, database: Stacked) -> tuple[float, str, Width]:
         """The codes of all shards made, and how widely they are to be searched."""
@@ -185,17 +149,17 @@ class _Shared:
                 index.save(job.trained)
             index = Compressed.load(job.trained)
         shards = range(len(database.paths))
-        self._each(partial(_encoded, job), shards)
+        list(self.each(partial(_encoded, job), shards))
         sought = Sought(queries, database, job.count, self.itself)
         rows = sampled(len(queries), self.config)
         asked = sought.asked(rows)
-        found: list[Found] = self._each(partial(_nearest_in, job, asked), shards)
+        found: list[Found] = list(self.each(partial(_nearest_in, job, asked), shards))
         nearest = reduce(partial(nearest_of_both, count=job.count + self.itself), found)
         sample = Sample(rows, sought.true(rows, nearest), self.threshold, self.itself)
 
         def search(some: Int[np.ndarray, " n"], width: Width) -> Scored:
             asked, most = sought.asked(some), sought.most(width)
-            proposed: list[Candidates] = self._each(partial(_proposed, job, asked, most, width), shards)
+            proposed: list[Candidates] = list(self.each(partial(_proposed, job, asked, most, width), shards))
             return sought.nearest(some, asked, best(proposed, most))
 
         recall, width = wide_enough(
@@ -240,7 +204,7 @@ def _encoded(job: _Job, shard: int) -> None:
     """The codes of a shard's rows, made unless they are there."""
     if job.codes(shard).exists():
         return
-    rows, first = _mapped(job.database[shard]), int(Stacked(job.database).starts[shard])
+    rows, first = mapped(job.database[shard]), int(Stacked(job.database).starts[shard])
     with threads(job.threads):
         index = Compressed.load(job.trained, first=first)
         for start, some in parts(rows):
@@ -252,7 +216,7 @@ def _nearest_in(job: _Job, asked: Float32[np.ndarray, "Q D"], shard: int) -> Fou
     """The truth about the sample, in a shard."""
     first = int(Stacked(job.database).starts[shard])
     with threads(job.threads):
-        return nearest_of_all(asked, _mapped(job.database[shard]), job.count + job.itself, first=first)
+        return nearest_of_all(asked, mapped(job.database[shard]), job.count + job.itself, first=first)
 
 
 def _proposed(job: _Job, asked: Float32[np.ndarray, "n D"], most: int, width: Width, shard: int) -> Candidates:

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from dinoforge.base.config import Config
 from dinoforge.base.processes import spread
+from dinoforge.features.compressed import Rows
 from dinoforge.features.copies import SIDE, Thumbnails
 
 _COARSE, _FINE = 16, 24
@@ -65,7 +66,7 @@ class _Windows:
 
 
 def aligned_similarity(
-    thumbnails: Thumbnails,
+    thumbnails: Rows,
     left: Int[np.ndarray, " P"],
     right: Int[np.ndarray, " P"],
     *,
@@ -76,6 +77,7 @@ def aligned_similarity(
     """Correlation of the detail of each pair where they coincide best, -1 to 1; -1 where it does not look promising.
 
     Args:
+        thumbnails: ``[N 32 32 3]``, uint8; read are those of the pairs.
         mirror: The pairs of which one picture is looked at with left and right exchanged.
         workers: Processes that compare; they change nothing of the result.
     """
@@ -87,7 +89,7 @@ def aligned_similarity(
 
 
 def _aligned(
-    thumbnails: Thumbnails,
+    thumbnails: Rows,
     left: Int[np.ndarray, " P"],
     right: Int[np.ndarray, " P"],
     mirror: Bool[np.ndarray, " P"] | None,
@@ -133,7 +135,7 @@ def _aligned(
 
 
 def _wholes(
-    thumbnails: Thumbnails, rows: Int[np.ndarray, " n"], flip: Bool[np.ndarray, " n"]
+    thumbnails: Rows, rows: Int[np.ndarray, " n"], flip: Bool[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n 3 T T"]:
     chosen = thumbnails[rows]
     chosen[flip] = chosen[flip, :, ::-1]

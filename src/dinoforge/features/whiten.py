@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.features.compressed import Rows
 from dinoforge.features.copies import unit
+from dinoforge.features.mapped import blocks
 
 _SMALLEST = 1e-6
 """Share of the largest variance below which a direction is noise, and is not blown up."""
@@ -39,10 +41,13 @@ class Whitening:
         return unit(self.project(vectors))
 
 
-def fit_whitening(vectors: Float[np.ndarray, "N D"], *, width: int, whiten: bool = True) -> Whitening:
+def fit_whitening(vectors: Rows, *, width: int, whiten: bool = True) -> Whitening:
     """The ``width`` directions of largest variance, each scaled to variance 1, or only turned where ``whiten`` is false.
 
     Directions are signed so that their largest number is positive: the same vectors give the same hash bits anywhere.
+
+    Args:
+        vectors: ``[N D]``, float; some thousand at a time are in memory.
 
     Raises:
         ConfigError: More directions than channels.
@@ -52,9 +57,9 @@ def fit_whitening(vectors: Float[np.ndarray, "N D"], *, width: int, whiten: bool
         raise ConfigError(f"whitening to {width} channels takes 1 to the {vectors.shape[1]} that the descriptor has.")
     if len(vectors) < 2:
         raise DataError(f"whitening is fitted to at least 2 vectors; got {len(vectors)}.")
-    x = vectors.astype(np.float64)
-    mean = x.mean(axis=0)
-    variance, axes = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+    mean = sum(some.astype(np.float64).sum(axis=0) for some in blocks(vectors)) / len(vectors)
+    away = (some.astype(np.float64) - mean for some in blocks(vectors))
+    variance, axes = np.linalg.eigh(sum(x.T @ x for x in away) / len(vectors))
     variance, axes = variance[::-1][:width], axes.T[::-1][:width]
     axes = axes * np.sign(axes[np.arange(width), np.abs(axes).argmax(axis=1)])[:, None]
     if whiten:

@@ -209,7 +209,8 @@ def _stages(config: CurationPlanConfig, rates: Rates, device: Hardware | None) -
     pool, unique, apart = (round(config.pool_size * share) for share in (1, UNIQUE, APART))
     width = config.width
     yield StageCost(
-        stage="read", images=pool, core_hours=pool * config.megapixels * rates.read / 3600, disk_bytes=pool * 3_300,
+        stage="read", images=pool, core_hours=pool * config.megapixels * rates.read / 3600,
+        disk_bytes=2 * pool * 3_300,  # shards, and the columns of all of them
         network_bytes=pool * config.image_bytes, memory_bytes=2**30,
     )  # fmt: skip
     yield _computed(

@@ -45,7 +45,7 @@ from dinoforge.verbs.sharing import engine_for
 from dinoforge.verbs.train_filter import KEYS, TrainedFilter, refuse_other
 from dinoforge.verbs.train_filter import train_filter as trained
 
-_SHARING = ("workers", "engine")
+_SHARING = ("workers", "engine", "address", "gpus_per_task")
 """Keys that say where shards run, and so are in no manifest."""
 
 
@@ -77,7 +77,8 @@ def curate(  # noqa: PLR0913 - the keys of the verb
     *, out: str, pool: str | None = None, seeds: str | Sequence[str] | None = None, keep_out: str | None = None,
     retrieve: str | None = None, include_seeds: str | bool = False, stages: str | Sequence[str] | None = None,
     backbone: str | None = None, precision: str = "auto", workers: str | int | None = None,
-    train_filter: str | None = None, engine: str = "processes", **settings: Any,
+    train_filter: str | None = None, engine: str = "processes", address: str | None = None,
+    gpus_per_task: str | float | None = None, **settings: Any,
 ) -> Curated | TrainedFilter:  # fmt: skip
     """Choose from a pool what is worth learning from, and write down why each image is in or out.
 
@@ -101,23 +102,29 @@ def curate(  # noqa: PLR0913 - the keys of the verb
         backbone: What embeds images for retrieval, balance and trained filters: as in embed. Without one, a descriptor that
             needs no weights.
         precision: Of backbone and descriptor: auto, fp32 or bf16.
-        workers: Shards under way at once, each in a process of its own; all cores by default. Results do not depend on it.
+        workers: Shards under way at once: processes on this machine, all cores by default; of a cluster, all that it has.
+            Results do not depend on it.
         train_filter: In place of pool: train a filter for safety of your own. A folder with two folders in it, keep and drop,
             of some dozens of images each, gives one in out= that drops what is like those in drop, and says how well images
             that were held out are told apart. Takes out, backbone, precision and workers alone. Then: curate pool= …
             safety.trained.folder=, with the same backbone.
-        engine: What runs the shards: processes, or inline (this process alone). Results do not depend on it.
+        engine: What runs the shards: processes (of this machine), inline (this process), ray or slurm. Results do not depend
+            on it.
+        address: Of a cluster of Ray that is there, HOST:PORT; without one, ray uses this machine.
+        gpus_per_task: GPUs of each task that runs backbone or descriptor, for ray and slurm: 1, or a share, 0.5 (ray).
     """
     if train_filter is not None:
-        others = {"pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages}
-        others |= {"engine": None if engine == "processes" else engine}
+        others: dict[str, object] = {
+            "pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages, "address": address,
+            "engine": None if engine == "processes" else engine, "gpus_per_task": gpus_per_task,
+        }  # fmt: skip
         given_too = [name for name, value in others.items() if value is not None]
         refuse_other([*given_too, *(["include_seeds"] if include_seeds is not False else []), *settings])
         return trained(train_filter, out, backbone=backbone, precision=precision, workers=workers)
     return _curated(
         {"pool": pool, "seeds": seeds, "keep_out": keep_out, "retrieve": retrieve, "stages": stages, "backbone": backbone,
          "include_seeds": None if include_seeds is False else include_seeds, **settings},
-        out, precision, {"engine": engine, "workers": workers},
+        out, precision, {"engine": engine, "workers": workers, "address": address, "gpus_per_task": gpus_per_task},
     )  # fmt: skip
 
 
@@ -127,7 +134,8 @@ def _curated(words: Mapping[str, Any], out: str, precision: str, sharing: Mappin
     config, given = settle(words)
     names = _stages(config, given)
     folder = Path(out)
-    engine = engine_for(folder=folder / "stages" / SENT, **sharing)
+    networks = config.backbone is not None or config.descriptor is not None
+    engine = engine_for(folder=folder / "stages" / SENT, networks=networks, **sharing)
     _free(folder, [config.pool, *config.seeds, *(one for one in (config.keep_out, config.background) if one)])
     if config.shards.images is not None:
         free(folder / FOLDER)

@@ -59,6 +59,23 @@ def test_rows_are_embedded_once_and_missing_ones_are_added(tmp_path, pool):
     np.testing.assert_array_equal(again[1], vectors)
 
 
+def test_rows_that_another_run_took_away_are_no_zeros(tmp_path, pool, monkeypatch):
+    """A job of a run that was killed may write a file once more, of other rows, after this one has looked at it."""
+    calls, gathered = [], Embeddings._gathered
+    Embeddings(tmp_path / "e", embedder(calls)).of(pool, np.asarray([0, 1]))
+    (file,) = (tmp_path / "e").rglob("*.npz")
+    fewer = file.read_bytes()
+
+    def overtaken(self, *words):
+        file.write_bytes(fewer)
+        return gathered(self, *words)
+
+    monkeypatch.setattr(Embeddings, "_gathered", overtaken)
+    monkeypatch.setattr(reading, "_SHOWN", 0.1)
+    with pytest.raises(RunError, match="is not seen here"):
+        Embeddings(tmp_path / "e", embedder(calls)).of(pool, np.arange(4))
+
+
 def test_other_weights_are_never_taken_for_these(tmp_path, pool, capsys):
     calls = []
     Embeddings(tmp_path / "e", embedder(calls)).of(pool, np.arange(20))
@@ -86,7 +103,7 @@ def test_without_weights_the_descriptor_serves(tmp_path, pool):
     rows, vectors = Embeddings(tmp_path / "e", LAYOUT).of(pool, np.asarray([2, 5]))
     np.testing.assert_array_equal(vectors, pool.descriptors[[2, 5]].astype(np.float32))
     assert rows.tolist() == [2, 5]
-    assert not (tmp_path / "e").exists()
+    assert list((tmp_path / "e").iterdir()) == []
 
 
 def loses(monkeypatch, first):

@@ -1,6 +1,7 @@
 """Shards on an engine: each answered once, one that kills its process twice given up alone, errors in one line."""
 
 import pickle
+import socket
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 import shard_works as works
 from dinoforge.base.errors import ConfigError, DataError, RunError
-from dinoforge.curate.executors import processes, run, task
+from dinoforge.curate.executors import head, processes, ray, run, seam, slurm, task
 from dinoforge.curate.executors.inline import INLINE, Inline
 from dinoforge.curate.executors.processes import PROCESSES
 from dinoforge.curate.executors.run import Lost, Shard, Shards, here, running
@@ -95,6 +96,12 @@ def test_what_a_machine_lost_is_tried_last_and_is_never_given_up(tmp_path, capsy
         each(losing(Deadly(), tmp_path, memory), [-5, 1, 2, 3])
 
 
+def test_a_node_that_takes_many_shards_along_does_not_end_the_run(tmp_path):
+    node = Lost("its node is gone", blame=False, node=True)
+    jobs = list(range(-20, 0))
+    assert each(losing(Deadly(deaths=1), tmp_path, node), jobs) == {at: 2 * job for at, job in enumerate(jobs)}
+
+
 @pytest.mark.parametrize(("fault", "blame"), [(ValueError, True), (MemoryError, False), (OSError, False)])
 def test_whose_fault_a_fault_is(fault, blame):
     outcome = task.done(task.installed(), str(Path.cwd()), pickle.dumps((works.raises, fault, 1)))
@@ -104,7 +111,7 @@ def test_whose_fault_a_fault_is(fault, blame):
 
 def test_errors_of_the_user_end_the_run_and_faults_of_a_shard_do_not(tmp_path, capsys):
     of = crew(Inline(), tmp_path)
-    with pytest.raises(DataError, match=r"^1 is no image\.$"):
+    with pytest.raises(DataError, match=r"^[12] is no image\.$"):
         each(of, [1, 2], works.refuses)
     assert each(of, [1], works.fails) == {0: Lost("ValueError: a bug with 1")}
     assert "given up" in capsys.readouterr().err
@@ -124,10 +131,10 @@ def test_in_this_process_a_fault_is_seen_as_it_is():
 def test_shared_things_are_written_once_and_not_opened_if_changed(tmp_path):
     of = crew(Inline(), tmp_path)
     vectors = np.arange(12.0).reshape(6, 2)
-    for kept in (of.kept(vectors), of.mapped(vectors)):
-        jobs = [(kept, np.asarray([0, 1])), (kept, np.asarray([5]))]
-        assert each(of, jobs, works.total) == {0: 6.0, 1: 21.0}
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy", ".pickle"]
+    kept = of.kept(vectors)
+    jobs = [(kept, np.asarray([0, 1])), (kept, np.asarray([5]))]
+    assert each(of, jobs, works.total) == {0: 6.0, 1: 21.0}
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pickle"]
     sent = pickle.dumps(of.kept(vectors + 1))
     stored = pickle.loads(sent).make
     stored.path.write_bytes(pickle.dumps("something else"))
@@ -224,22 +231,181 @@ def test_one_shard_that_is_left_over_is_sent_too(tmp_path):
 
 
 WRONG = [
-    ({"engine": "proces"}, "Unknown engine 'proces'. Did you mean 'processes'? Known: inline, processes."),
-    ({"engine": "inline", "workers": 2}, "workers=2 has no effect with engine=inline; it is for processes."),
+    ({"engine": "rai"}, "Unknown engine 'rai'. Did you mean 'ray'? Known: inline, processes, ray, slurm."),
+    ({"address": "a:1"}, "address=a:1 has no effect with engine=processes; it is for ray, slurm."),
+    ({"gpus_per_task": 1}, "gpus_per_task=1 has no effect with engine=processes; it is for ray, slurm."),
+    ({"engine": "inline", "workers": 2}, "workers=2 has no effect with engine=inline; it is for processes, ray, slurm."),
+    ({"engine": "ray", "gpus_per_task": "x"}, "gpus_per_task takes a number; got 'x'."),
+    ({"engine": "ray", "gpus_per_task": 1.5}, "gpus_per_task must be a share of one GPU, or a whole number"),
+    ({"engine": "ray", "gpus_per_task": 1, "networks": False}, "gpus_per_task=1 has no effect: neither backbone="),
     ({"workers": "0"}, "workers must be 1 to 1024; got 0."),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG)
 def test_settings_that_would_be_ignored_are_refused(words, message, tmp_path):
-    words = {"engine": "processes", "workers": None, **words}
+    words = {"engine": "processes", "workers": None, "address": None, "gpus_per_task": None, "networks": True, **words}
     with pytest.raises(ConfigError) as error:
         engine_for(folder=tmp_path, **words)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("name", "address"), [("ray", None), ("slurm", "local")])
+def test_a_library_that_is_missing_is_named(name, address, tmp_path, monkeypatch):
+    monkeypatch.setattr(seam, "find_spec", lambda _module: None)
+    message = rf"engine={name} .* pip install 'dinoforge\[{name}\]'"
+    wanted = Wanted(tmp_path / "sent", address=address)
+    with pytest.raises(ConfigError, match=message), running(EXECUTORS[name], wanted):
+        pass
+
+
+BAD = [
+    ("ray", "10.1.2.3:6379", "is open to other machines"),
+    ("ray", "127.0.0.1:1", "address=127.0.0.1:1 cannot be reached: Connection refused. Start Ray there with"),
+    ("ray", "127.0.0.1:many", "address takes HOST or HOST:PORT; got '127.0.0.1:many'."),
+    ("slurm", "there", "address=there is nothing for engine=slurm"),
+    ("slurm", None, "engine=slurm finds no srun here"),
+]
+
+
+@pytest.mark.parametrize(("name", "address", "message"), BAD)
+def test_an_engine_that_cannot_be_had_is_one_line(name, address, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(seam, "find_spec", lambda _module: True)
+    monkeypatch.setattr(slurm.shutil, "which", lambda _name: None)
+    with pytest.raises((ConfigError, RunError)) as error, running(EXECUTORS[name], Wanted(tmp_path, address=address)):
+        pass
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def named(name, *above, text=""):
+    """An exception of a library that need not be there."""
+    kind = Exception
+    for one in (*reversed(above), name):
+        kind = type(one, (kind,), {})
+    return kind(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (named("ObjectStoreFullError", "RayError", text="put failed"), RunError, "the object store of Ray is full"),
+        (named("OutOfDiskError", "RayError"), RunError, "the object store of Ray is full"),
+        (named("RaySystemError", "RayError", text="lost\nthe head"), RunError, "RaySystemError: lost the head"),
+        (named("WorkerCrashedError", "RayError", text="The worker died"), Lost, "its process died"),
+        (named("OutOfMemoryError", "RayError", text="Task was killed"), Lost, "memory ran out"),
+        (
+            named("RayTaskError", "RayError", text="x " * 200 + "ModuleNotFoundError: No module named 'dinoforge'"),
+            ConfigError,
+            "No module named 'dinoforge'",
+        ),
+        (named("NodeDiedError", "RayError"), Lost, "its node is gone"),
+        (
+            named("RayTaskError", "RayError", text="ModuleNotFoundError: No module named"),
+            ConfigError,
+            "no dinoforge like",
+        ),
+    ],
+)
+def test_errors_of_ray_are_one_line_each(error, kind, words):
+    found = ray.explain(error)
+    assert isinstance(found, kind)
+    text = found.why if isinstance(found, Lost) else str(found)
+    assert words in text
+    assert "\n" not in text
+    assert not isinstance(found, Lost) or found.blame == (found.why == "its process died")
+
+
+@pytest.mark.parametrize(
+    ("state", "lost"),
+    [
+        ("FAILED", Lost("its process died")),
+        ("INTERRUPTED", Lost("its process died")),
+        ("OUT_OF_MEMORY", Lost("its job ended without an answer (OUT_OF_MEMORY)", blame=False)),
+        ("TIMEOUT", Lost("its job ended without an answer (TIMEOUT)", blame=False)),
+        ("NODE_FAIL", Lost("its job ended without an answer (NODE_FAIL)", blame=False, node=True)),
+    ],
+)
+def test_only_a_job_that_died_by_itself_counts_against_its_shard(state, lost):
+    error = named("UncompletedJobError", text=f"Job 7 (task: 0)\nhas not produced any output (state: {state})\nlog")
+    assert slurm.explain(error) == lost
+
+
+def test_a_job_that_cannot_be_asked_about_is_an_error_of_its_own():
+    class Job:
+        def done(self):
+            raise OSError("sacct")
+
+    class Jobs:
+        def submit(self, *_args, **_words):
+            return Job()
+
+    pool = slurm.Slurm(Jobs())
+    assert isinstance(pool.submit(works.double, 1, 1).exception(timeout=20), OSError)
+    pool.shutdown()
+
+
+def test_what_is_waited_for_fails_when_the_head_is_lost(monkeypatch):
+    """A listener that closes; what was answered before stays so."""
+    monkeypatch.setattr(head, "_LOOKS", 0.01)
+    monkeypatch.setattr(head, "_SILENT", 0.03)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        of = head.Head(*listener.getsockname())
+        answered, waited, theirs = of.until_lost(done := Future()), of.until_lost(Future()), Future()
+        done.set_result(7)
+        with pytest.raises(TimeoutError):
+            waited.exception(timeout=0.2)
+    assert isinstance(waited.exception(timeout=30), head.HeadLostError)
+    assert answered.result() == 7
+    with pytest.raises(head.HeadLostError):
+        of.until_lost(theirs)
+    assert "the head of the cluster is lost" in str(ray.explain(head.HeadLostError()))
+
+
+class FakeRay:
+    """A cluster of two nodes that live and one that does not."""
+
+    def nodes(self):
+        return [{"Alive": alive, "Resources": {"CPU": 4.0, "GPU": gpus}} for alive, gpus in
+                ((True, 2.0), (True, 1.0), (False, 8.0))]  # fmt: skip
+
+
+def test_a_task_of_ray_gets_no_more_gpus_than_one_living_machine_has(tmp_path, monkeypatch):
+    class Asks(Inline):
+        def __init__(self, head, gpus=0):
+            self.gpus = gpus
+
+    monkeypatch.setattr(ray, "Ray", Asks)
+    monkeypatch.setattr(ray, "same_everywhere", lambda *_args: None)
+    of = head.Head("127.0.0.1", 1)
+    of.leave()
+    with pytest.raises(ConfigError, match=r"^gpus_per_task=3 is more than the 2 GPUs that Ray has on one machine\.$"):
+        ray._room(FakeRay(), of, Wanted(tmp_path, gpus=3))
+    opened = ray._room(FakeRay(), of, Wanted(tmp_path, gpus=0.5))
+    assert (opened.at_once, opened.networks_at_once, opened.networks.gpus) == (8, 6, 0.5)
+    assert ray._room(FakeRay(), of, Wanted(tmp_path, gpus=2)).networks_at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [("head", "head:6379"), ("head:7", "head:7"), ("tls://head", "tls://head:6379"), ("[::1]:7", "[::1]:7")],
+)
+def test_an_address_without_a_port_gets_the_one_that_was_asked(given, full):
+    assert seam.whole(given, port=6379) == full
+
+
+@pytest.mark.parametrize(
+    ("address", "beyond"),
+    [("127.0.0.1:6379", False), ("localhost", False), ("ray://127.0.0.1:10001", False), ("[::1]:6379", False),
+     ("10.0.0.7:6379", True), ("head:6379", True), ("0.0.0.0:1", True)],
+)  # fmt: skip
+def test_which_addresses_others_reach(address, beyond):
+    assert seam.beyond_here(address, port=6379) == beyond
+
+
 def test_every_engine_is_explained():
     for name, engine in EXECUTORS.items():
         assert engine.about, name
-        assert engine.takes <= {"workers"}
+        assert engine.takes <= {"workers", "address", "gpus_per_task"}

@@ -1,5 +1,7 @@
 """Reading in shards: once, again only what changed, and never what is broken twice as something else."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -153,3 +155,60 @@ def test_images_of_a_shard_that_is_given_up_are_set_aside_until_it_can_be_read(t
     rows = counted(monkeypatch)
     assert read(root, tmp_path / "s").whole.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert rows == [4, 5, 6, 7]
+
+
+def test_columns_are_mapped_and_made_once(tmp_path, monkeypatch):
+    """Nothing that is as long as the pool is held; the files are those that others open, and are of these images."""
+    root = folder(tmp_path / "p")
+    found = read(root, tmp_path / "s")
+    for name in ("sha256", "sizes", "broken", "measures", "thumbnails", "descriptors"):
+        array = getattr(found, name)
+        assert isinstance(array.base, np.memmap)
+        assert not array.flags.writeable
+        np.testing.assert_array_equal(np.load(found.file(name)), array)
+    assert found.keys(np.asarray([0, 5, 9])).to_pylist() == found.sha256[[0, 5, 9]].tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "write_columns", None)  # not called
+        assert read(root, tmp_path / "s").fingerprint == found.fingerprint
+    found.file("thumbnails").unlink()
+    found.file("thumbnails").write_bytes(b"\x93NUMPY")
+    np.testing.assert_array_equal(read(root, tmp_path / "s").thumbnails, found.thumbnails)
+    shutil.copytree(tmp_path / "s" / "flat", tmp_path / "old")
+    (root / "6.png").write_bytes((root / "7.png").read_bytes())
+    for _ in range(2):
+        changed = read(root, tmp_path / "s")
+        np.testing.assert_array_equal(changed.thumbnails[6], found.thumbnails[7])
+        shutil.rmtree(
+            tmp_path / "s" / "flat"
+        )  # as if killed when the shards were read and the columns were not yet made
+        shutil.copytree(tmp_path / "old", tmp_path / "s" / "flat")
+    assert (found.thumbnails[6] != found.thumbnails[7]).any()  # who has the old ones mapped keeps them
+
+
+def test_columns_of_a_shard_that_is_read_again_are_made_anew(tmp_path, monkeypatch):
+    """Killed after a damaged shard was read again, under the same stamps, and before its columns were made."""
+    root = folder(tmp_path / "images")
+    read(root, tmp_path / "s")
+    next((tmp_path / "s").glob("*.npz")).write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "write_columns", lambda *_words, **_more: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            read(root, tmp_path / "s")
+    assert not (tmp_path / "s" / "flat" / "key").exists()
+    assert len(read(root, tmp_path / "s").whole) == 9
+
+
+def test_columns_of_what_does_not_last_are_made_anew(tmp_path, monkeypatch):
+    root = folder(tmp_path / "p")
+    whole = reading.looked
+
+    def slow(source, rows, **how):
+        for some in whole(source, rows, **how):
+            yield [one._replace(lasting=False) for one in some]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "looked", slow)
+        read(root, tmp_path / "s")
+    assert (tmp_path / "s" / "flat" / "key").read_text() == ""
+    read(root, tmp_path / "s")
+    assert (tmp_path / "s" / "flat" / "key").read_text() != ""

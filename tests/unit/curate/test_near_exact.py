@@ -8,6 +8,7 @@ import pytest
 
 from dinoforge.curate import near_exact
 from dinoforge.curate.near_exact import HashConfig, hash_copies
+from dinoforge.features import mapped
 from dinoforge.features.copies import describe, thumbnail
 from scenes import scenes
 
@@ -39,7 +40,7 @@ def slow(descriptors, *, config):
 
 @pytest.mark.parametrize(("distance", "similarity"), [(0, 0.99), (2, 0.99), (3, 0.0), (5, 0.9)])
 def test_equals_its_definition(distance, similarity, monkeypatch):
-    monkeypatch.setattr(near_exact, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 7)
     pictures = scenes(80)
     copies = [jpeg(p, 60) for p in pictures[:20]] + [cv2.resize(p, (70, 70)) for p in pictures[:12]]
     # Copies are many enough of few originals to be near in all bits, and some originals are alike.

@@ -95,3 +95,13 @@ def test_very_many_clusters_begin_at_random_and_end_well(monkeypatch):
     assert np.mean([one.distance.sum() for one in found[:3]]) <= 1.03 * theirs
     np.testing.assert_array_equal(found[0].centres, found[3].centres)
     assert not np.array_equal(found[0].centres, found[1].centres)
+
+
+def test_channels_at_once_change_nothing(monkeypatch):
+    x = blobs()
+    one = kmeans(x, clusters=9, seed=0, config=KmeansConfig())
+    monkeypatch.setattr("dinoforge.features.kmeans._NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr("dinoforge.features.kmeans._ROWS_AT_ONCE", 50)
+    other = kmeans(x, clusters=9, seed=0, config=KmeansConfig())
+    np.testing.assert_array_equal(one.assignment, other.assignment)
+    np.testing.assert_allclose(one.centres, other.centres, rtol=1e-6)

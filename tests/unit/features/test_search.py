@@ -92,6 +92,16 @@ def test_compressed_search_measures_and_reaches_its_recall(capfd):
     assert pair_recall(near, true, 0.6) <= either
 
 
+def test_no_index_is_made_for_queries_that_brute_force_answers_anyway(monkeypatch):
+    """As many as the sample of a search: all of it would be answered so."""
+    monkeypatch.setattr(search_module, "_approximate", lambda *_, **__: pytest.fail("an index was made"))
+    x = clustered()
+    found = search(clustered(COMPRESSED.sample, seed=1), x, count=5, config=COMPRESSED)
+    assert (found.how, found.recall) == ("exact", 1.0)
+    with pytest.raises(pytest.fail.Exception):
+        search(clustered(COMPRESSED.sample + 1, seed=1), x, count=5, config=COMPRESSED)
+
+
 def test_similarities_are_those_of_the_vectors_not_of_the_codes():
     x = clustered()
     found = self_search(x, count=8, threshold=0.6, config=COMPRESSED)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.curate.components import merged
 from dinoforge.features import exact
+from dinoforge.features.mapped import Stacked
 from dinoforge.features.pairs import pairs_of
 from dinoforge.features.search import SearchConfig, search, self_search
-from dinoforge.features.sharded import ShardedConfig, Stacked, sharded_search, sharded_self_search
+from dinoforge.features.sharded import ShardedConfig, sharded_search, sharded_self_search
 
 COMPRESSED = SearchConfig(exact_below=1000, sample=200)
 SMALL = ShardedConfig(queries=1)
@@ -57,7 +59,7 @@ def test_pairs_are_those_of_one_search(vectors, tmp_path, cuts, count):
     paths = divided(vectors, cuts, tmp_path)
     with ThreadPoolExecutor(2) as executor:
         found = sharded_self_search(
-            paths, count=count, threshold=0.6, config=COMPRESSED, sharded=SMALL, folder=tmp_path / "made", executor=executor
+            paths, count=count, threshold=0.6, config=COMPRESSED, sharded=SMALL, folder=tmp_path / "made", each=executor.map
         )  # fmt: skip
     assert (found.recall, found.how) == (whole.recall, whole.how)
     assert len(found.parts) == 4
@@ -77,7 +79,7 @@ def test_queries_of_others(vectors, tmp_path, config):
     with ThreadPoolExecutor(1) as executor:
         found = sharded_search(
             divided(asked, [100, 100], tmp_path / "q"), divided(vectors, [700], tmp_path), count=5, config=config,
-            sharded=SMALL, folder=tmp_path / "made", executor=executor,
+            sharded=SMALL, folder=tmp_path / "made", each=executor.map,
         )  # fmt: skip
     for mine, want in zip(all_of(found), (whole.index, whole.similarity), strict=True):
         np.testing.assert_array_equal(mine, want)
@@ -88,7 +90,7 @@ def test_processes_find_the_same_and_make_nothing_twice(vectors, tmp_path, monke
     paths, made = divided(vectors, [900], tmp_path), tmp_path / "made"
     words = {**WORDS, "config": COMPRESSED, "sharded": ShardedConfig(), "folder": made}
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        one = sharded_self_search(paths, **words, executor=executor)
+        one = sharded_self_search(paths, **words, each=executor.map)
     index, similarity = all_of(one)
     whole = self_search(vectors, **WORDS, config=COMPRESSED)
     np.testing.assert_array_equal(index, whole.index)
@@ -97,13 +99,13 @@ def test_processes_find_the_same_and_make_nothing_twice(vectors, tmp_path, monke
     with pytest.raises(DataError, match="damaged"):
         all_of(one)
     with ThreadPoolExecutor(1) as executor:
-        again = sharded_self_search(paths, **words, executor=executor)
+        again = sharded_self_search(paths, **words, each=executor.map)
     np.testing.assert_array_equal(all_of(again)[1], similarity)
     changed = {path for path in made.iterdir() if before.get(path) != path.stat().st_mtime_ns}
     assert changed == {one.parts[0]}
     with ThreadPoolExecutor(1) as executor:
         other = sharded_search(
-            paths[:1], paths, count=3, config=COMPRESSED, sharded=SMALL, folder=made, executor=executor
+            paths[:1], paths, count=3, config=COMPRESSED, sharded=SMALL, folder=made, each=executor.map
         )
     new = {path.name for path in made.iterdir()} - {path.name for path in before}
     assert new == {path.name for path in other.parts}  # the codes were there
@@ -113,9 +115,9 @@ def test_what_was_made_of_other_vectors_is_not_taken(vectors, tmp_path):
     paths = divided(vectors, [900], tmp_path)
     words = {**WORDS, "config": COMPRESSED, "sharded": SMALL, "folder": tmp_path / "made"}
     with ThreadPoolExecutor(1) as executor:
-        first = all_of(sharded_self_search(paths, **words, executor=executor))
+        first = all_of(sharded_self_search(paths, **words, each=executor.map))
         np.save(paths[1], np.roll(vectors[900:], 7, axis=0))
-        second = all_of(sharded_self_search(paths, **words, executor=executor))
+        second = all_of(sharded_self_search(paths, **words, each=executor.map))
     assert (first[0] != second[0]).any()
     want = self_search(np.concatenate([vectors[:900], np.roll(vectors[900:], 7, axis=0)]), **WORDS, config=COMPRESSED)
     np.testing.assert_array_equal(second[0], want.index)
@@ -129,13 +131,13 @@ def test_bad_input_is_one_line(vectors, tmp_path):
     words = {"config": COMPRESSED, "sharded": SMALL, "folder": tmp_path / "made"}
     with ThreadPoolExecutor(1) as executor:
         with pytest.raises(DataError, match=r"narrow.npy holds vectors of 8 channels, .*0.npy of 16"):
-            sharded_self_search([*paths, tmp_path / "narrow.npy"], **WORDS, **words, executor=executor)
+            sharded_self_search([*paths, tmp_path / "narrow.npy"], **WORDS, **words, each=executor.map)
         with pytest.raises(DataError, match="vectors are floats in two axes"):
-            sharded_self_search([tmp_path / "ints.npy"], **WORDS, **words, executor=executor)
+            sharded_self_search([tmp_path / "ints.npy"], **WORDS, **words, each=executor.map)
         with pytest.raises(DataError, match=r"text.npy is no .npy file of vectors"):
-            sharded_self_search([tmp_path / "text.npy"], **WORDS, **words, executor=executor)
+            sharded_self_search([tmp_path / "text.npy"], **WORDS, **words, each=executor.map)
         with pytest.raises(ConfigError, match="1 or more; got 0"):
-            sharded_self_search(paths, count=0, **words, executor=executor)
+            sharded_self_search(paths, count=0, **words, each=executor.map)
     assert not (tmp_path / "made").exists()
 
 
@@ -145,6 +147,15 @@ def test_rows_of_files_are_rows_of_one_array(vectors, tmp_path):
     np.testing.assert_array_equal(stacked[rows], vectors[rows].astype(np.float32))
     np.testing.assert_array_equal(stacked[3:1999], vectors[3:1999].astype(np.float32))
     assert stacked.shape == (2000, 16)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_no_file_stays_open(vectors, tmp_path):
+    """A process may have a thousand, and a large pool has more."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    stacked = Stacked(divided(vectors, list(range(0, 2000, 40)), tmp_path))
+    assert len(stacked[0:2000]) == 2000
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 def test_a_gpu_is_used_where_faiss_has_one(vectors, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import secrets
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from dinoforge.base.errors import RunError, UserError
 from dinoforge.base.files import clear_leftovers, explained, write_atomic
 from dinoforge.base.log import Ticker, progress, say
 from dinoforge.curate.executors.inline import INLINE, Inline
 from dinoforge.curate.executors.seam import Engine, Lost, Opened, Wanted
-from dinoforge.curate.executors.task import Kept, Outcome, Stored, StoredArray, done, installed
+from dinoforge.curate.executors.task import Kept, Outcome, Stored, done, installed
 
 T = TypeVar("T")
 
@@ -60,12 +57,13 @@ class Shards:
 
     def each(
         self, work: Work, shards: Sequence[Shard], *, title: str, total: int, unit: str = "images",
-        here: bool = False,
+        network: bool = False, here: bool = False,
     ) -> Iterator[tuple[int, Any]]:  # fmt: skip
         """The answers of all shards with their places, as they come; ``Lost`` for one that failed twice by its own fault.
 
         Args:
             total: Images, or what ``Shard.size`` counts, of those shards too that are done already.
+            network: Whether it runs a network, for which an engine may give a GPU.
             here: Whether this process must do it.
 
         Raises:
@@ -80,7 +78,7 @@ class Shards:
         # What is a single shard in all begins no process for it. One that is left over does: it may be the one that kills it.
         here = here or self.opened.here or (self.opened.local and len(shards) == 1 and before == 0)
         with progress(title, total, unit=unit, start=before) as tick:
-            answers = self._here(work, shards) if here else self._sent(work, shards, title)
+            answers = self._here(work, shards) if here else self._sent(work, shards, title, network)
             yield from _ticked(answers, shards, before, tick)
 
     def _here(self, work: Work, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
@@ -88,18 +86,17 @@ class Shards:
         for place, shard in enumerate(shards):
             yield place, Inline().submit(work, shard.job, self.opened.processes).result()
 
-    def _sent(self, work: Work, shards: Sequence[Shard], title: str) -> Iterator[tuple[int, Any]]:
+    def _sent(self, work: Work, shards: Sequence[Shard], title: str, network: bool) -> Iterator[tuple[int, Any]]:
         opened = self.opened
-        processes = max(1, opened.processes // min(opened.at_once, len(shards)))
-        yield from _Crew(self.engine, opened.executor, title, shards, work, processes).run(opened.at_once)
+        executor, room = opened.executor, opened.at_once
+        if network and opened.networks is not None:
+            executor, room = opened.networks, opened.networks_at_once or room
+        crew = _Crew(self.engine, executor, title, shards, work, max(1, opened.processes // min(room, len(shards))))
+        yield from crew.run(room)
 
     def kept(self, value: T) -> Kept[T]:
         """Something that all shards need and that can be pickled, a source for one."""
         return Kept(value, lambda: self._stored(value))
-
-    def mapped(self, array: np.ndarray) -> Kept[np.ndarray]:
-        """A large array of which each shard needs a part."""
-        return Kept(array, lambda: self._stored_array(array))
 
     def _stored(self, value: Any) -> Stored:
         held = pickle.dumps(value)
@@ -108,11 +105,6 @@ class Shards:
         if not path.exists():
             write_atomic(path, lambda file: file.write(held))
         return Stored(path, digest)
-
-    def _stored_array(self, array: np.ndarray) -> StoredArray:
-        path = self.folder.absolute() / f"{secrets.token_hex(8)}.npy"
-        write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))
-        return StoredArray(path)
 
 
 def _ticked(
@@ -219,14 +211,14 @@ class _Crew:
         return over
 
     def _patient(self, lost: Sequence[Lost], answered: bool) -> None:
-        """Count the times that all that came was failures, those of one moment as one.
+        """Count the times that all that came was failures, those of one moment as one; a node may take many along.
 
         Raises:
             RunError: Nothing else comes.
         """
         if answered:
             self.row = 0
-        else:
+        elif any(not one.node for one in lost):
             self.row += 1
         if self.row >= PATIENCE:
             raise RunError(

@@ -12,6 +12,7 @@ import platform
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import cv2
-import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -100,6 +100,29 @@ def done(wanted: Mapping[str, str], folder: str, payload: bytes) -> Outcome:
                 fault = f"{type(met).__name__}: {' '.join(str(met).split())[:300]}"
                 blame = not isinstance(met, _MACHINES)
     return Outcome(answer=answer, error=error, fault=fault, blame=blame, said=said.getvalue().splitlines())
+
+
+def same_everywhere(executor: Executor, explain: Callable[[BaseException], Any], name: str) -> None:
+    """See by a first task that a worker has the same package and the same folders.
+
+    Raises:
+        ConfigError: It has not.
+        RunError: There is no answer.
+    """
+    payload = pickle.dumps((_nothing, None, 1))
+    try:
+        error = executor.submit(done, installed(), os.getcwd(), payload).result()["error"]  # noqa: PTH109
+    except Exception as met:
+        found = explain(met)
+        error = (
+            found if isinstance(found, UserError) else RunError(f"engine={name}: the first task failed, {found.why}.")
+        )
+    if error is not None:
+        raise error
+
+
+def _nothing(_job: None, _processes: int) -> None:
+    """What the first task does."""
 
 
 def _other(wanted: Mapping[str, str]) -> UserError | None:
@@ -197,15 +220,3 @@ class Stored:
         if hashlib.sha256(held).hexdigest() != self.sha256:
             raise RunError(f"{self.path} was changed while it was in use; run again.")
         return pickle.loads(held)
-
-
-@dataclass(frozen=True)
-class StoredArray:
-    """An array in a file; what is not looked at is not read, and processes of one machine share what is."""
-
-    path: Path
-
-    def __call__(self) -> np.ndarray:
-        """Map it."""
-        found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return found

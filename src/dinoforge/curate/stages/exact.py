@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from dinoforge.base.config import Config
 from dinoforge.curate.exact import copied
 from dinoforge.curate.state import Result, Stage, State
@@ -14,7 +12,7 @@ class ExactConfig(Config):
 
 
 def _run(state: State, config: ExactConfig) -> Result:
-    return Result(copied(pa.array(state.pool.sha256[state.alive].tolist()), state.alive))
+    return Result(copied(state.pool.keys(state.alive), state.alive))
 
 
 EXACT = Stage(about="files with the same bytes as an earlier one", run=_run, config=ExactConfig)

@@ -7,6 +7,7 @@ import numpy as np
 from dinoforge.curate.filters import STAGE, FilterConfig, filtered, refused
 from dinoforge.curate.state import Result, Stage, State
 from dinoforge.curate.why import Dropped
+from dinoforge.features.mapped import blocks
 
 
 class SourceConfig(FilterConfig):
@@ -20,8 +21,9 @@ class SourceConfig(FilterConfig):
 def _run(state: State, config: SourceConfig) -> Result:
     pool, rows = state.pool, state.alive
     reason = np.full(len(pool), "", dtype="<U24")
-    looks = filtered(pool.measured(rows), rows, config=config)
-    reason[looks.row] = looks.reason
+    for some in blocks(rows):
+        looks = filtered(pool.measured(some), some, config=config)
+        reason[looks.row] = looks.reason
     marks = pool.source.columns.get("robots")
     if config.noai and marks is not None:
         reason[rows[refused(marks[rows])]] = "owner refuses (noai)"

@@ -7,6 +7,7 @@ from typing import Literal
 from dinoforge.curate.near_exact import HashConfig, hash_copies
 from dinoforge.curate.state import Result, Stage, State
 from dinoforge.curate.why import Dropped
+from dinoforge.features.mapped import Picked
 
 
 class HashSettings(HashConfig):
@@ -19,7 +20,7 @@ class HashSettings(HashConfig):
 def _run(state: State, config: HashSettings) -> Result:
     pool, rows = state.pool, state.alive
     size = pool.pixels[rows] if config.keep == "largest" else None
-    found = hash_copies(pool.descriptors[rows], size=size, config=config)
+    found = hash_copies(Picked(pool.descriptors, rows), size=size, config=config)
     return Result(Dropped(rows[found.row], found.reason, rows[found.against], found.similarity, found.stage))
 
 

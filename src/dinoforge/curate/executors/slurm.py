@@ -1,0 +1,115 @@
+"""Shards as jobs of SLURM, given by submitit: extra ``slurm``."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from typing import Any
+
+from dinoforge.base.errors import ConfigError, RunError, UserError
+from dinoforge.curate.executors.seam import Engine, Lost, Opened, Wanted, need
+
+_JOBS = 32
+"""In the queue at once where nothing is said."""
+_MINUTES = 120
+"""That a job may take; a shard takes some."""
+_LOOKS_UP = 1.0
+_NOT_ITS_FAULT = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "REVOKED")
+"""States of a job of SLURM that say nothing of the shard."""
+
+
+class Slurm(Executor):
+    """Every call is a job; whether one has ended is asked every second, which the library answers from files."""
+
+    def __init__(self, jobs: Any) -> None:
+        self._jobs, self._waited = jobs, dict[Future[Any], Any]()
+        self._over = Event()
+        self._watch = Thread(target=self._look, daemon=True)
+        self._watch.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **words: Any) -> Future[Any]:
+        """Queue a job that calls."""
+        future: Future[Any] = Future()
+        self._waited[future] = self._jobs.submit(fn, *args, **words)
+        return future
+
+    def _look(self) -> None:
+        while not self._over.wait(_LOOKS_UP):
+            for future, job in list(self._waited.items()):
+                try:
+                    if not job.done():
+                        continue
+                    answer = job.result()
+                except Exception as error:  # of the job, or of who was asked about it
+                    future.set_exception(error)
+                else:
+                    future.set_result(answer)
+                del self._waited[future]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Cancel what has not ended: shards are whole or absent."""
+        self._over.set()
+        self._watch.join()
+        for job in self._waited.values():
+            with suppress(Exception):
+                job.cancel(check=False)
+
+
+def explain(error: BaseException) -> Lost | UserError:
+    """What an error of submitit's means."""
+    text = str(error)
+    if isinstance(error, OSError) or type(error).__name__ == "FailedSubmissionError":
+        return RunError(f"engine=slurm: a job cannot be queued: {' '.join(text.split())[:200]}")
+    if type(error).__name__ == "UncompletedJobError":
+        state = text.partition("(state: ")[2].partition(")")[0]
+        if any(word in state for word in _NOT_ITS_FAULT):
+            return Lost(
+                f"its job ended without an answer ({state})", blame=False, node="NODE" in state or "BOOT" in state
+            )
+        if "No module named 'dinoforge" not in text:  # what a job wrote stands in it
+            return Lost("its process died")
+    if "No module named" in text or isinstance(error, ImportError):
+        return ConfigError("engine=slurm: a job has no dinoforge like this one; install the same on all machines.")
+    return Lost(f"{type(error).__name__}: {' '.join(text.split())[:200]}")
+
+
+@contextmanager
+def _opened(wanted: Wanted) -> Iterator[Opened]:
+    need("submitit", "slurm")
+    if wanted.address not in {None, "local"}:
+        raise ConfigError(
+            f"address={wanted.address} is nothing for engine=slurm: it takes local, to try it without SLURM, or none."
+        )
+    if wanted.address is None and shutil.which("srun") is None:
+        raise ConfigError("engine=slurm finds no srun here: start it on a machine that can submit jobs.")
+    plain = Slurm(_submitter(wanted, gpus=0))
+    networks = Slurm(_submitter(wanted, gpus=int(wanted.gpus))) if wanted.gpus else None
+    count = wanted.workers or _JOBS
+    try:
+        yield Opened(executor=plain, at_once=count, networks=networks)
+    finally:
+        for one in (plain, networks):
+            if one is not None:
+                one.shutdown()
+
+
+def _submitter(wanted: Wanted, *, gpus: int) -> Any:
+    import submitit
+
+    logging.getLogger("submitit").setLevel(logging.CRITICAL)
+    if wanted.gpus is not None and wanted.gpus != int(wanted.gpus):
+        raise ConfigError(f"gpus_per_task={wanted.gpus:g} is no whole number, and SLURM gives whole GPUs.")
+    jobs = submitit.AutoExecutor(wanted.folder.absolute() / "jobs", cluster=wanted.address or "slurm")
+    jobs.update_parameters(
+        name="dinoforge-curate", timeout_min=_MINUTES, gpus_per_node=gpus, cpus_per_task=1, tasks_per_node=1
+    )
+    return jobs
+
+
+SLURM = Engine(
+    about="jobs of SLURM, one a shard", open=_opened, explain=explain, takes=frozenset({"workers", "address", "gpus_per_task"}),
+)  # fmt: skip
