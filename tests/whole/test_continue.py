@@ -139,9 +139,9 @@ def test_what_cannot_be_is_one_line(start, tmp_path, settings, message):
     assert not (tmp_path / "out").exists()
 
 
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)
 FIGURE = {"workers": 1, "precision": "fp32", "plan.probe_images": 4_000}
-"""The recipes as they are, chosen on seed 0, on 4,000 pictures of 48 pixels of each world."""
+"""The recipes as they are, chosen on seeds 0 to 2, on 4,000 pictures of 48 pixels of each world."""
 
 
 def knn(run, world, seed):
