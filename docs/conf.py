@@ -19,7 +19,8 @@ highlight_language = "none"
 html_theme = "alabaster"
 html_theme_options = {
     "description": "DINOv2 whole",
-    "page_width": "1280px",
+    "page_width": "1080px",
+    "body_max_width": "none",
     "sidebar_width": "240px",
     "fixed_sidebar": True,
 }
