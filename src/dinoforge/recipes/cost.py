@@ -263,6 +263,7 @@ def job(
         precision=precision.precision,
         speed=recipe.speed,
         probe_rows=min(-(-rows // _ranks(there)), Extraction(where).rows_at_once),
+        probe_bank=rows,
         micro_batch=micro_batch,
         ranks=_ranks(there),
         elsewhere=there is not None and not there.here,

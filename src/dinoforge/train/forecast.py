@@ -43,6 +43,10 @@ from dinoforge.train.step import Networks, ObjectiveConfig, teacher_of
 PINNED = 2**26
 """What the C library's allocator holds on a CPU beside tensors and what was there before: small objects of Python and of torch,
 and the memory around them."""
+BANKS = 3
+"""How often the features of a probe are there: as the ranks send them, one after the other, and in order."""
+VOTES = 256
+"""Images of the probe that are compared with all others at once."""
 HOLES = 0.36
 """What it holds besides, as a share of the activations: holes that they leave and small objects keep apart. Both measured on
 runs of vit_micro.toy (at once, and in parts of 16), vit_tiny.small_images at 128 images and ViT-S/14 at 16, fp32 and bf16, freed
@@ -77,6 +81,8 @@ class Job:
     speed: StepSpeed = field(default_factory=StepSpeed)
     probe_rows: int = 0
     """Images whose features the quality probe takes in one forward pass."""
+    probe_bank: int = 0
+    """Images whose features it holds at once, to compare others with."""
     micro_batch: int | None = None
     """Images computed at once, of which a rank's share holds several; null: the share."""
     ranks: int = 1
@@ -241,6 +247,8 @@ def _forecast(job: Job) -> Forecast:
     data += more + more // 4
     # Between forward and backward every rank has the student's weights whole, or one block's; blocks travel in bf16.
     gathered = 0 if job.ranks == 1 or job.speed.sharding == "all" else weights // (2 if job.precision == "bf16" else 1)
+    # Large blocks of their own, which the activations' holes are too small for.
+    compared = 4 * job.probe_bank * (BANKS * student.backbone.width + VOTES)
     memory = Memory(
         runtime=runtime,
         weights=weights // job.ranks,
@@ -249,7 +257,7 @@ def _forecast(job: Job) -> Forecast:
         optimizer=moments // job.ranks,
         activations=moving - gradients + gathered,
         data=data,
-        allocator=PINNED + int(HOLES * moving) if job.on_cpu else 0,
+        allocator=PINNED + int(HOLES * moving) + compared if job.on_cpu else 0,
     )
     if job.elsewhere:
         memory = replace(memory, allocator=int(FRAGMENTED * (memory.total - runtime)))
