@@ -48,8 +48,8 @@ BANKS = 3
 VOTES = 256
 """Images of the probe that are compared with all others at once."""
 HOLES = 0.36
-"""What it holds besides, as a share of the activations: holes that they leave and small objects keep apart. Both measured on
-runs of vit_micro.toy (at once, and in parts of 16), vit_tiny.small_images at 128 images and ViT-S/14 at 16, fp32 and bf16, freed
+"""What it holds besides, as a share of the activations: holes that they leave and small objects keep apart. Both measured
+on runs of vit_micro.toy (at once, in parts of 16), vit_tiny.small_images at 128 images and ViT-S/14 at 16, fp32 and bf16, freed
 memory kept (glibc 2.36, AMD EPYC with AVX512-BF16, one thread, 2026-11-30): shares of 0.1 to 0.6, whole runs within 8 %."""
 
 CONTEXT = 2**30 // 2
