@@ -66,7 +66,9 @@ def test_every_recipe_without_having_its_memory(name):
     config = recipe(name)
     parameters = count(config)
     assert found.memory.weights == 4 * parameters
-    assert found.memory.teacher == found.memory.weights
+    # A frozen teacher whose features are matched is as large as the student where nothing is said, and without its maps.
+    frozen = 4 * parameters - MAPS if matches(config) else 0
+    assert found.memory.teacher == found.memory.weights + frozen
     assert found.memory.optimizer == 2 * found.memory.weights
     assert found.memory.activations > 0
     assert found.flops > 6 * config.plan.batch * parameters  # a global view alone has many tokens
@@ -88,13 +90,22 @@ def test_angles_of_rotary_positions_are_counted():
     assert rotary.flops == table.flops
 
 
+MAPS = 4 * 2 * (384 * 384 + 384)
+"""Bytes of the linear maps of class and patch tokens from one ViT-S to another, with biases."""
+
+
+def matches(config):
+    return config.distil is not None and config.distil.matching is not None
+
+
 def count(config):
     """Parameters by the networks' own list, made without memory."""
-    heads = [config.objective.head, config.objective.patch_head]
+    heads = [] if matches(config) else [config.objective.head, config.objective.patch_head]
     with torch.device("meta"):
         backbone = BACKBONES[config.backbone.kind][1](config.backbone)
         made = [backbone, *(Head(backbone.width, head) for head in heads if head is not None)]
-    return sum(p.numel() for module in made for p in module.parameters())
+    maps = MAPS // 4 if matches(config) else 0
+    return sum(p.numel() for module in made for p in module.parameters()) + maps
 
 
 def test_activations_grow_with_the_batch_and_shrink_in_bf16():
