@@ -5,8 +5,10 @@ Axes: N images, K nearest others of each.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -16,7 +18,7 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.data.sources.source import Source
 from dinoforge.explore.answers import Shown, Tell, untold
 from dinoforge.explore.collection import Collection
-from dinoforge.explore.stored import read_or_make_several
+from dinoforge.explore.stored import read_or_make_part, read_or_make_several
 from dinoforge.features.copies import NAME, SIDE, WIDTH
 from dinoforge.features.described import described
 from dinoforge.features.descriptors import Descriptors
@@ -27,7 +29,11 @@ MOST = 1000
 """Groups, or outliers, that are shown at most."""
 NEIGHBOURS = 10
 """Over so many nearest others the distance of an outlier is the mean (k-NN outlier detection; Angiulli and Pizzuti 2002)."""
-_AT_ONCE = 256
+_AT_ONCE = 1024
+_PARTS = "copies.parts"
+_NOTHING = (
+    np.zeros(0, np.str_), np.zeros(0, np.str_), np.zeros((0, SIDE, SIDE, 3), np.uint8), np.zeros((0, WIDTH), np.float16),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class Outliers:
 
 
 def near_copies(collection: Collection, *, count: int = 100, tell: Tell = untold) -> Copies:
-    """Groups of near copies, by the descriptor that needs no weights; computed once, then stored.
+    """Groups of near copies, by the descriptor that needs no weights; computed once, then stored, part by part.
 
     A group is what hangs together by pairs: of a chain a, b, c, a need not be a copy of c.
 
@@ -82,7 +88,8 @@ def near_copies(collection: Collection, *, count: int = 100, tell: Tell = untold
     """
     _check(count, "groups")
     made_by = fingerprint([collection.fingerprint, NAME, SIDE, WIDTH, LAYOUT_DUPLICATE, LayoutConfig().model_dump()])
-    stored = read_or_make_several(collection.folder / "copies.npz", made_by, lambda: _pairs(collection, tell))
+    stored = read_or_make_several(collection.folder / "copies.npz", made_by, lambda: _pairs(collection, made_by, tell))
+    shutil.rmtree(collection.folder / _PARTS, ignore_errors=True)  # the pairs say all
     pairs = Pairs(stored["left"], stored["right"], stored["similarity"])
     group = components(pairs, images=len(collection))
     first, sizes = np.unique(group, return_counts=True)
@@ -96,9 +103,9 @@ def near_copies(collection: Collection, *, count: int = 100, tell: Tell = untold
     return Copies(groups, len(order), int(sizes[order].sum()), LAYOUT_DUPLICATE)
 
 
-def _pairs(collection: Collection, tell: Tell) -> dict[str, np.ndarray]:
+def _pairs(collection: Collection, made_by: str, tell: Tell) -> dict[str, np.ndarray]:
     """All pairs of near copies, those with the same bytes among them."""
-    found, rows = _described(collection.source, tell)
+    found, rows = _described(collection, made_by, tell)
     tell(0, 1, "compare near copies")
     near = layout_pairs(found.thumbnails, found.values, config=LayoutConfig()).above(LAYOUT_DUPLICATE)
     same = np.asarray([*_same(found.sha256)], np.int64).reshape(-1, 2)
@@ -110,21 +117,25 @@ def _pairs(collection: Collection, tell: Tell) -> dict[str, np.ndarray]:
     return {"left": pairs.left, "right": pairs.right, "similarity": pairs.similarity}
 
 
-def _described(source: Source, tell: Tell) -> tuple[Descriptors, Int[np.ndarray, " n"]]:
+def _described(collection: Collection, made_by: str, tell: Tell) -> tuple[Descriptors, Int[np.ndarray, " n"]]:
     """Descriptors that need no weights of all images that can still be read, and their rows."""
-    empty = np.zeros(0, np.str_)
-    like = Descriptors(empty, empty, np.zeros((0, SIDE, SIDE, 3), np.uint8), np.zeros((0, WIDTH), np.float16))
-    parts, rows = [like], [np.zeros(0, np.int64)]
+    source, parts = collection.source, [_part(Descriptors(*_NOTHING), np.zeros(0, np.int64))]
     for start in range(0, len(source), _AT_ONCE):
         some = np.arange(start, min(start + _AT_ONCE, len(source)))
-        one, usable = described(source.select(some), like=like, workers=0)
-        parts.append(one)
-        rows.append(some[usable])
+        path = collection.folder / _PARTS / f"{start:09d}.npz"
+        parts.append(read_or_make_part(path, made_by, partial(_describe, source, some)))
         tell(int(some[-1]) + 1, len(source), "describe images to find near copies")
-    ids, keys, thumbnails, values = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "sha256", "thumbnails", "values")
-    )
-    return Descriptors(ids, keys, thumbnails, values), np.concatenate(rows)
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Descriptors(whole["ids"], whole["sha256"], whole["thumbnails"], whole["values"]), whole["rows"]
+
+
+def _describe(source: Source, some: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    found, usable = described(source.select(some), like=Descriptors(*_NOTHING), workers=0)
+    return _part(found, some[usable])
+
+
+def _part(found: Descriptors, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    return {name: getattr(found, name) for name in ("ids", "sha256", "thumbnails", "values")} | {"rows": rows}
 
 
 def _same(keys: np.ndarray) -> Iterator[tuple[int, int]]:

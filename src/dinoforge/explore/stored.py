@@ -35,13 +35,17 @@ def see_to(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO],
     if is_of(path, fingerprint):
         return
     with _making, locked(path.parent):
-        if is_of(path, fingerprint):
-            return
-        clear_leftovers(path.parent, path.name)
-        write = make()
-        _note(path).unlink(missing_ok=True)
-        write_atomic(path, write)
-        write_text(_note(path), fingerprint + "\n")
+        _put(path, fingerprint, make)
+
+
+def _put(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO], object]]) -> None:
+    if is_of(path, fingerprint):
+        return
+    clear_leftovers(path.parent, path.name)
+    write = make()
+    _note(path).unlink(missing_ok=True)
+    write_atomic(path, write)
+    write_text(_note(path), fingerprint + "\n")
 
 
 def read_or_make(path: Path, fingerprint: str, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -64,12 +68,28 @@ def read_or_make_several(
     path: Path, fingerprint: str, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Several arrays by name, in memory; see ``read_or_make``."""
+    see_to(path, fingerprint, _several(make))
+    return _read_several(path)
 
+
+def read_or_make_part(
+    path: Path, fingerprint: str, make: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The same of a part, for who is making the whole just now: others wait for that already."""
+    path.parent.mkdir(exist_ok=True)
+    _put(path, fingerprint, _several(make))
+    return _read_several(path)
+
+
+def _several(make: Callable[[], Mapping[str, np.ndarray]]) -> Callable[[], Callable[[BinaryIO], object]]:
     def writer() -> Callable[[BinaryIO], object]:
         made: dict[str, Any] = dict(make())
         return lambda file: np.savez(file, **made)
 
-    see_to(path, fingerprint, writer)
+    return writer
+
+
+def _read_several(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as held:
         return {name: held[name] for name in held.files}
 

@@ -39,6 +39,29 @@ def test_copies_are_looked_for_once(drawn, monkeypatch):
         near_copies(drawn)
 
 
+def test_copies_interrupted_go_on(given, monkeypatch):
+    """Of three parts the last fails; then only that is described, and in the end no part is left."""
+    collection, real, asked = given(np.ones((5, 2, 2, 4))), groups.described, []
+
+    def described(source, **words):
+        asked.append(source.columns["id"].tolist())
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(source, **words)
+
+    monkeypatch.setattr(groups, "described", described)
+    monkeypatch.setattr(groups, "_AT_ONCE", 2)
+    with pytest.raises(KeyboardInterrupt):
+        near_copies(collection)
+    found = near_copies(collection)
+    assert [len(part) for part in asked] == [2, 2, 1, 1]
+    assert asked[3] == asked[2]
+    assert not [*collection.folder.glob("copies.parts*")]
+    monkeypatch.undo()
+    (collection.folder / "copies.npz.of").unlink()
+    assert near_copies(collection) == found
+
+
 def test_groups_of_the_same_bytes_and_of_chains(given, monkeypatch):
     """By hand: rows 0, 1, 2 hang together by two pairs, 4 and 5 have the same bytes."""
     from dinoforge.features.described import Descriptors
