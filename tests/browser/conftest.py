@@ -49,12 +49,12 @@ def opened(browser):
 
 @pytest.fixture
 def logged(browser):
-    """What the page complained of, and what it asked for, since it was opened."""
+    """What the page complained of, and what it asked for, since it was opened; not what the browser's own pages did."""
 
     def logs():
         complaints = [entry for entry in browser.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}]
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return SimpleNamespace(complaints=complaints, asked=[url for url in asked if not url.startswith("data:")])
+        return SimpleNamespace(complaints=complaints, asked=[url for url in asked if not url.startswith(("data:", "chrome:"))])
 
     return logs

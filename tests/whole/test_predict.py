@@ -214,7 +214,7 @@ def test_what_is_written_of_a_head_of_ours(place, tmp_path, capsys):
     code, _, err = call(capsys, *words(place, "heads/mine", tmp_path / "o", "flip=true", "scales=1,1.5"))
     assert code == 0, err
     assert {path.name for path in (tmp_path / "o").iterdir()} == {
-        ".lock", "maps", "pictures", "predict.json", "predictions.jsonl", "quarantine.jsonl"
+        ".lock", "index.html", "maps", "pictures", "predict.json", "predictions.jsonl", "quarantine.jsonl"
     }  # fmt: skip
     for number, size in enumerate([(40, 24), (23, 37), (90, 16)]):
         found = Image.open(tmp_path / "o" / "maps" / "a" / f"{number}.png.png")

@@ -16,10 +16,11 @@ from typing import Any, get_args
 
 from dinoforge.base.config import differences
 from dinoforge.base.errors import ConfigError, RunError
-from dinoforge.base.files import append_line, explained, locked, read_lines, write_json, write_lines
+from dinoforge.base.files import append_line, explained, locked, read_lines, write_json, write_lines, write_text
 from dinoforge.base.hardware import Precision
+from dinoforge.report.predictions import predictions_page
 
-LINES, ABOUT, ASIDE = "predictions.jsonl", "predict.json", "quarantine.jsonl"
+LINES, ABOUT, ASIDE, PAGE = "predictions.jsonl", "predict.json", "quarantine.jsonl", "index.html"
 _PARTS, _BYTES = 16, 200
 """Of a path that is taken as it is, at most."""
 
@@ -107,13 +108,16 @@ class Folder:
         return path
 
     def finish(self, names: Sequence[str], broken: Sequence[tuple[str, str]]) -> None:
-        """Put lines into the order of the images; of images that are gone or broken now there are none, and no files."""
+        """Put lines into the order of the images, and show them; of images that are gone or broken there are none."""
         left = {name for name, _ in broken} | (self._rows.keys() - {*names})
         for name in left & self._rows.keys():
             for file in self._rows.pop(name).get("files", {}).values():
                 (self.path / file).unlink(missing_ok=True)
-        write_lines(self.path / LINES, (self._rows[name] for name in names if name in self._rows))
+        rows = [self._rows[name] for name in names if name in self._rows]
+        write_lines(self.path / LINES, rows)
         write_lines(self.path / ASIDE, ({"id": name, "reason": reason} for name, reason in broken))
+        page = predictions_page(self._legend, rows, name=self._about["images"], quarantined=len(broken))
+        write_text(self.path / PAGE, page)
 
 
 def _safe(part: str) -> bool:
