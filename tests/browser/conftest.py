@@ -55,6 +55,8 @@ def logged(browser):
         complaints = [entry for entry in browser.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}]
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return SimpleNamespace(complaints=complaints, asked=[url for url in asked if not url.startswith(("data:", "chrome:"))])
+        return SimpleNamespace(
+            complaints=complaints, asked=[url for url in asked if not url.startswith(("data:", "chrome:"))]
+        )
 
     return logs
