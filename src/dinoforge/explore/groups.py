@@ -5,7 +5,6 @@ Axes: N images, K nearest others of each.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,7 @@ MOST = 1000
 NEIGHBOURS = 10
 """Over so many nearest others the distance of an outlier is the mean (k-NN outlier detection; Angiulli and Pizzuti 2002)."""
 _AT_ONCE = 1024
-_PARTS = "copies.parts"
+_FILE = "copies.npz"
 _NOTHING = (
     np.zeros(0, np.str_), np.zeros(0, np.str_), np.zeros((0, SIDE, SIDE, 3), np.uint8), np.zeros((0, WIDTH), np.float16),
 )  # fmt: skip
@@ -88,8 +87,7 @@ def near_copies(collection: Collection, *, count: int = 100, tell: Tell = untold
     """
     _check(count, "groups")
     made_by = fingerprint([collection.fingerprint, NAME, SIDE, WIDTH, LAYOUT_DUPLICATE, LayoutConfig().model_dump()])
-    stored = read_or_make_several(collection.folder / "copies.npz", made_by, lambda: _pairs(collection, made_by, tell))
-    shutil.rmtree(collection.folder / _PARTS, ignore_errors=True)  # the pairs say all
+    stored = read_or_make_several(collection.folder / _FILE, made_by, lambda: _pairs(collection, made_by, tell))
     pairs = Pairs(stored["left"], stored["right"], stored["similarity"])
     group = components(pairs, images=len(collection))
     first, sizes = np.unique(group, return_counts=True)
@@ -119,11 +117,14 @@ def _pairs(collection: Collection, made_by: str, tell: Tell) -> dict[str, np.nda
 
 def _described(collection: Collection, made_by: str, tell: Tell) -> tuple[Descriptors, Int[np.ndarray, " n"]]:
     """Descriptors that need no weights of all images that can still be read, and their rows."""
-    source, parts = collection.source, [_part(Descriptors(*_NOTHING), np.zeros(0, np.int64))]
+    source, made_by, parts = (
+        collection.source,
+        f"{made_by} {_AT_ONCE}",
+        [_part(Descriptors(*_NOTHING), np.zeros(0, np.int64))],
+    )
     for start in range(0, len(source), _AT_ONCE):
         some = np.arange(start, min(start + _AT_ONCE, len(source)))
-        path = collection.folder / _PARTS / f"{start:09d}.npz"
-        parts.append(read_or_make_part(path, made_by, partial(_describe, source, some)))
+        parts.append(read_or_make_part(collection.folder / _FILE, start, made_by, partial(_describe, source, some)))
         tell(int(some[-1]) + 1, len(source), "describe images to find near copies")
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Descriptors(whole["ids"], whole["sha256"], whole["thumbnails"], whole["values"]), whole["rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
@@ -27,7 +28,7 @@ def see_to(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO],
     """See to it that a file is there, and is of that fingerprint: replaced as a whole, as another process may have it mapped.
 
     Args:
-        make: Makes what is missing; what it gives writes that to a file.
+        make: Makes what is missing; what it gives writes that to a file. Once it lies there its parts go.
 
     Raises:
         RunError: It cannot be written, or another process is making something of the same collection.
@@ -36,6 +37,7 @@ def see_to(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO],
         return
     with _making, locked(path.parent):
         _put(path, fingerprint, make)
+        shutil.rmtree(_parts(path), ignore_errors=True)
 
 
 def _put(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO], object]]) -> None:
@@ -73,12 +75,21 @@ def read_or_make_several(
 
 
 def read_or_make_part(
-    path: Path, fingerprint: str, make: Callable[[], Mapping[str, np.ndarray]]
+    whole: Path, number: int, fingerprint: str, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The same of a part, for who is making the whole just now: others wait for that already."""
+    """Several arrays that are a part of what is being made just now: others wait for that already.
+
+    Args:
+        whole: The file that is made of them.
+    """
+    path = _parts(whole) / f"{number:09d}.npz"
     path.parent.mkdir(exist_ok=True)
     _put(path, fingerprint, _several(make))
     return _read_several(path)
+
+
+def _parts(whole: Path) -> Path:
+    return whole.with_name(f"{whole.name}.parts")
 
 
 def _several(make: Callable[[], Mapping[str, np.ndarray]]) -> Callable[[], Callable[[BinaryIO], object]]:

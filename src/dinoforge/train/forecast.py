@@ -45,8 +45,8 @@ PINNED = 2**26
 and the memory around them."""
 BANKS = 3
 """How often the features of a probe are there: as the ranks send them, one after the other, and in order."""
-VOTES = 256
-"""Images of the probe that are compared with all others at once."""
+VOTES = 256, 65_536
+"""Images of the probe that are compared with others at once, and with how many (``evaluate.knn``)."""
 HOLES = 0.36
 """What it holds besides, as a share of the activations: holes that they leave and small objects keep apart. Both measured
 on runs of vit_micro.toy (at once, in parts of 16), vit_tiny.small_images at 128 images and ViT-S/14 at 16, fp32 and bf16, freed
@@ -248,7 +248,7 @@ def _forecast(job: Job) -> Forecast:
     # Between forward and backward every rank has the student's weights whole, or one block's; blocks travel in bf16.
     gathered = 0 if job.ranks == 1 or job.speed.sharding == "all" else weights // (2 if job.precision == "bf16" else 1)
     # Large blocks of their own, which the activations' holes are too small for.
-    compared = 4 * job.probe_bank * (BANKS * student.backbone.width + VOTES)
+    compared = 4 * (job.probe_bank * BANKS * student.backbone.width + VOTES[0] * min(job.probe_bank, VOTES[1]))
     memory = Memory(
         runtime=runtime,
         weights=weights // job.ranks,

@@ -1,5 +1,6 @@
 """Copies that were planted are grouped; outliers are those of the definition."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -53,13 +54,31 @@ def test_copies_interrupted_go_on(given, monkeypatch):
     monkeypatch.setattr(groups, "_AT_ONCE", 2)
     with pytest.raises(KeyboardInterrupt):
         near_copies(collection)
+    assert len([*collection.folder.glob("*.parts/*.npz")]) == 2
     found = near_copies(collection)
     assert [len(part) for part in asked] == [2, 2, 1, 1]
     assert asked[3] == asked[2]
-    assert not [*collection.folder.glob("copies.parts*")]
+    assert not [*collection.folder.glob("*.parts")]
     monkeypatch.undo()
     (collection.folder / "copies.npz.of").unlink()
     assert near_copies(collection) == found
+
+
+def test_parts_of_another_size_are_no_parts(given, monkeypatch):
+    collection, real, asked = given(np.ones((5, 2, 2, 4))), groups.described, []
+
+    def described(source, **words):
+        asked.append(len(source))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(source, **words)
+
+    monkeypatch.setattr(groups, "described", described)
+    for size in (2, 3):
+        monkeypatch.setattr(groups, "_AT_ONCE", size)
+        with contextlib.suppress(KeyboardInterrupt):
+            near_copies(collection)
+    assert asked == [2, 2, 3, 2]
 
 
 def test_groups_of_the_same_bytes_and_of_chains(given, monkeypatch):

@@ -98,6 +98,15 @@ def matches(config):
     return config.distil is not None and config.distil.matching is not None
 
 
+def test_features_of_a_probe_by_hand():
+    """Three times 128 channels an image, and cosines of 256 with all, but with no more than 65,536 at once; 4 bytes each."""
+    few, more, many = (
+        forecast(made("vit_micro.toy", **{"probe.rank_rows": rows})) for rows in (1_024, 61_024, 200_000)
+    )
+    assert more.memory.allocator - few.memory.allocator == 4 * 60_000 * (3 * 128 + 256)
+    assert many.memory.allocator - more.memory.allocator == 4 * ((200_000 - 61_024) * 3 * 128 + (65_536 - 61_024) * 256)
+
+
 def count(config):
     """Parameters by the networks' own list, made without memory."""
     heads = [] if matches(config) else [config.objective.head, config.objective.patch_head]
