@@ -33,13 +33,13 @@ import torch
 from PIL import Image
 
 from dinoforge.base.hardware import peak_bytes, processor, versions
-from dinoforge.curate.components import reduced
+from dinoforge.curate.components import merged
 from dinoforge.curate.images import take
 from dinoforge.data.look import looked
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.compressed import Candidates, Compressed, Width
 from dinoforge.features.exact import compared, unit_rows
-from dinoforge.features.pairs import DUPLICATE, NEIGHBOURS, joined
+from dinoforge.features.pairs import DUPLICATE, NEIGHBOURS, components, joined
 from dinoforge.features.search import SearchConfig, self_search
 
 SIZES, CHANNELS = (100_000, 1_000_000), 512
@@ -132,7 +132,7 @@ def rates() -> dict[str, float]:
         "multiply": multiply, "encode": max(adding, 0) / (len(rows) * CHANNELS), "scan": code / CHANNELS,
         "ask": max(each[0] - scanned[0] * code, 0) / len(asked),
         "compare": spent(lambda: compared(asked, pairs, vectors)) / (50_000 * CHANNELS),
-        "join": spent(lambda: reduced([near])) / len(near), "read": read_rate(),
+        "join": spent(lambda: components(merged([near]), images=1_000_000)) / len(near), "read": read_rate(),
     }  # fmt: skip
 
 

@@ -3,8 +3,8 @@
 ``python bench/curate_scale.py [ROWS …]``, 1,000,000 and 10,000,000 unless said otherwise; one JSON line. Descriptors are drawn
 shard by shard, 32 channels around common centres, and never lie in memory together: a shard is encoded into codes of 8 bytes,
 these are written, and it is gone. Then sampled queries are asked of all shards, one after the other, as a task of the search
-does, and pairs (of one row in five with another anywhere, so that components cross shards) are reduced to forests, file by
-file, as tasks do.
+does, and the pairs of all shards (of one row in five with another anywhere, so that components cross shards) are joined in
+memory.
 
 ``laws`` go through the last two sizes: a straight line for what lies on the disk and for union-find, whose cost is that of its
 pairs; a power of the rows for what grows with the cells too. ``at_a_billion`` is what they give for 10 ** 9 rows: worked out,
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ import numpy as np
 import torch
 
 from dinoforge.base.hardware import peak_bytes, processor, versions
-from dinoforge.curate.components import reduced_by, save_pairs
+from dinoforge.curate.components import merged
 from dinoforge.features.compressed import Candidates, Compressed, Width, best, cells_for
 from dinoforge.features.exact import parts, unit_rows
-from dinoforge.features.pairs import joined
+from dinoforge.features.pairs import components, joined
 
 SIZES, CHANNELS, SHARDS = (1_000_000, 10_000_000), 32, 10
 CENTRES, QUERIES, MOST, SEARCHED, COPIED = 4_096, 1_000, 64, 16, 0.2
@@ -63,7 +62,7 @@ def measured(total: int) -> dict[str, Any]:
         folder = Path(name)
         found |= encoded(folder, rows, total) | asked(folder, rows)
         found["index_peak_bytes"] = peak_bytes(torch.device("cpu"))
-        found |= united(folder, rows, total)
+        found |= united(rows, total)
     return found | {"peak_bytes": peak_bytes(torch.device("cpu"))}
 
 
@@ -104,19 +103,13 @@ def asked(folder: Path, rows: int) -> dict[str, Any]:
     return {"asked_seconds_a_million": spent * scale, "merge_seconds_a_million": merging * scale}
 
 
-def united(folder: Path, rows: int, total: int) -> dict[str, Any]:
-    """Components of the pairs of all shards, by files."""
-    files, count = [], 0
-    for number in range(SHARDS):
-        near = edges(number, rows, total)
-        count += len(near)
-        files.append(folder / f"edges-{number}.npz")
-        save_pairs(files[-1], near)
+def united(rows: int, total: int) -> dict[str, Any]:
+    """Components of the pairs of all shards."""
+    near = [edges(number, rows, total) for number in range(SHARDS)]
     began = time.process_time()
-    with ThreadPoolExecutor(1) as executor:
-        forest = reduced_by(executor, files, folder=folder, fan=4)
-    spent = time.process_time() - began
-    return {"pairs": count, "forest_pairs": len(forest), "join_seconds": spent, "join_bytes": 20 * len(forest)}
+    every = merged(near)
+    components(every, images=total)
+    return {"pairs": len(every), "join_seconds": time.process_time() - began, "join_bytes": 20 * len(every)}
 
 
 def law(sizes: list[dict[str, Any]], name: str) -> dict[str, float]:

@@ -7,32 +7,15 @@ Axes: N images, P pairs.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
-from concurrent.futures import Executor
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Num
 
-from dinoforge.base.errors import DataError
-from dinoforge.base.files import write_atomic
 from dinoforge.curate.why import Dropped
 from dinoforge.features.pairs import Pairs, components, joined
 
 STAGE = "near copies"
-
-
-def forest(component: Int[np.ndarray, " N"], *, first: int = 0) -> Pairs:
-    """The fewest pairs with the same components: what a shard passes on, whatever the number of its pairs.
-
-    Components of the pairs of all shards are those of all their forests together.
-
-    Args:
-        first: Added to every row.
-    """
-    row = np.flatnonzero(component != np.arange(len(component)))
-    return joined(component[row] + first, row + first, np.full(len(row), np.nan, np.float32))
 
 
 def merged(parts: Sequence[Pairs]) -> Pairs:
@@ -43,65 +26,6 @@ def merged(parts: Sequence[Pairs]) -> Pairs:
             for name, kind in (("left", np.int64), ("right", np.int64), ("similarity", np.float32))
         )
     )
-
-
-def reduced(parts: Sequence[Pairs]) -> Pairs:
-    """The fewest pairs with the same components as those of several shards together: what is passed on in their place.
-
-    As ``forest``, but in memory and time of the pairs, whatever the number of images; each has its component's lowest row left.
-    """
-    if not sum(map(len, parts)):
-        return joined(*_NO_PAIRS)
-    left, right = (np.concatenate([getattr(part, name) for part in parts]) for name in ("left", "right"))
-    rows, place = np.unique(np.concatenate([left, right]), return_inverse=True)
-    local = joined(place[: len(left)], place[len(left) :], np.full(len(left), np.nan, np.float32))
-    found = forest(components(local, images=len(rows)))
-    return Pairs(rows[found.left], rows[found.right], found.similarity)
-
-
-_NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-
-
-def reduced_by(executor: Executor, files: Sequence[Path], *, folder: Path, fan: int = 16) -> Pairs:
-    """The same of pairs in files of ``save_pairs``: some files a task, then what these gave, until there is one.
-
-    Args:
-        folder: Where tasks write; readable wherever they run.
-        fan: Files of a task.
-
-    Raises:
-        DataError: A file that holds no pairs.
-    """
-    level, waiting = 0, list(files)
-    while len(waiting) > 1 or level == 0:
-        groups = [tuple(waiting[start : start + fan]) for start in range(0, len(waiting), fan)]
-        into = [folder / f"pairs-{level:02}-{number:06}.npz" for number in range(len(groups))]
-        waiting, level = list(executor.map(_reduced_in, groups, into)), level + 1
-    return load_pairs(waiting[0]) if waiting else joined(*_NO_PAIRS)
-
-
-def _reduced_in(files: tuple[Path, ...], into: Path) -> Path:
-    save_pairs(into, reduced([load_pairs(file) for file in files]))
-    return into
-
-
-def save_pairs(path: Path, pairs: Pairs) -> None:
-    """Write pairs, whole or not at all."""
-    arrays = {"left": pairs.left, "right": pairs.right, "similarity": pairs.similarity}
-    write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
-
-
-def load_pairs(path: Path) -> Pairs:
-    """What ``save_pairs`` wrote.
-
-    Raises:
-        DataError: It is not there, or damaged.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            return Pairs(held["left"], held["right"], held["similarity"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} holds no pairs: {error}; make them again.") from None
 
 
 def representatives(

@@ -11,7 +11,7 @@ core and GPUs that reach a share of their peak (``recipes/hardware.py``)::
                 scan  n * n * SEARCHED / C * UNEVEN * D * r.scan
                 exact n * COMPARED * D * r.compare
     leaks       the same, but that only evaluation images ask
-    components  n * PAIRS * r.join, twice: in every shard, and what is left of all, a pair for each image that is dropped
+    components  n * PAIRS * r.join, twice: with and without those of evaluation images; in the memory of one process
     embeddings  n * 2 * operations of a ViT-H/16 / (peak * REACHED)
     clusters    256 K * 50 * K * E + n * K * E multiplications on GPUs, in fp32  # K clusters of E channels; FAISS's GPU build
     retrieval   seeds against the same index as pairs, with E channels
@@ -224,7 +224,7 @@ def _stages(config: CurationPlanConfig, rates: Rates, device: Hardware | None) -
         core_hours=2 * edges * rates.join / 3600,
         disk_bytes=20 * edges,
         network_bytes=20 * edges,
-        memory_bytes=JOINING * (pool - unique),
+        memory_bytes=JOINING * edges,
     )
     if config.keep_out_size:
         yield _searched("leaks", unique, config.keep_out_size, width, rates, each=config.task_queries)

@@ -1,5 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
@@ -7,14 +5,9 @@ from dinoforge.base.errors import DataError
 from dinoforge.curate.components import (
     between,
     deduplicated,
-    forest,
     largest,
-    load_pairs,
     merged,
-    reduced,
-    reduced_by,
     representatives,
-    save_pairs,
 )
 from dinoforge.features.pairs import DUPLICATE, NEIGHBOURS, components, pairs_of
 from dinoforge.features.search import SearchConfig, self_search
@@ -37,40 +30,12 @@ def test_components_equal_union_by_relabelling(edges):
     assert components(pairs(*drawn), images=80).tolist() == slow(drawn, 80)
 
 
-def test_forests_of_shards_give_the_components_of_the_whole():
+def test_pairs_of_parts_give_the_components_of_the_whole():
     rng = np.random.default_rng(7)
     drawn = [tuple(edge) for edge in rng.integers(0, 200, (150, 2)).tolist()]
-    shards = [forest(components(pairs(*drawn[start::3]), images=200)) for start in range(3)]
-    assert all(len(shard) < 200 for shard in shards)
-    whole = components(merged(shards), images=200)
+    whole = components(merged([pairs(*drawn[start::3]) for start in range(3)]), images=200)
     np.testing.assert_array_equal(whole, components(pairs(*drawn), images=200))
     assert len(merged([])) == 0
-
-
-@pytest.mark.parametrize("files", [1, 2, 7])
-def test_files_reduced_by_tasks_give_the_components_of_the_whole(tmp_path, files):
-    """Rows of an immense pool: nothing may take memory of all of them."""
-    rng = np.random.default_rng(files)
-    drawn = rng.integers(0, 200, (150, 2)) * 10**10
-    paths = [tmp_path / f"{number}.npz" for number in range(files)]
-    for number, path in enumerate(paths):
-        save_pairs(path, pairs(*map(tuple, drawn[number::files].tolist())))
-    with ThreadPoolExecutor(2) as executor:
-        found = reduced_by(executor, paths, folder=tmp_path / "made", fan=2)
-    small = pairs(*map(tuple, (drawn // 10**10).tolist()))
-    np.testing.assert_array_equal(found.left, forest(components(small, images=200)).left * 10**10)
-    np.testing.assert_array_equal(found.right, forest(components(small, images=200)).right * 10**10)
-
-
-def test_no_pairs_are_no_pairs(tmp_path):
-    assert len(reduced([])) == 0
-    with ThreadPoolExecutor(1) as executor:
-        assert len(reduced_by(executor, [], folder=tmp_path)) == 0
-    save_pairs(tmp_path / "a.npz", pairs())
-    assert len(load_pairs(tmp_path / "a.npz")) == 0
-    (tmp_path / "b.npz").write_bytes(b"cut off")
-    with pytest.raises(DataError, match=r"b.npz holds no pairs"):
-        load_pairs(tmp_path / "b.npz")
 
 
 def test_a_chain_is_one_group_and_says_so():
