@@ -217,9 +217,11 @@ class _Embedding:
 
 
 def _embed(job: _Embedding, _processes: int) -> None:
-    """Embed the rows and add them to the file."""
+    """Embed the rows and add them to the file, unless a process that died then had added them."""
     held = read_shard(job.file)
     held = held if held is not None and str(held["mark"]) == job.mark else None
+    if held and np.isin(job.rows, held["rows"]).all():
+        return
     try:
         vectors, places = job.embed.get()(job.source.get().select(job.rows))
         usable, vectors = job.rows[places], vectors.astype(np.float16)

@@ -64,6 +64,8 @@ def run_stages(state: State, settings: Curation, stages: Sequence[str], folder: 
             lasting = lasting and result.lasting  # what comes after one that is not may lack what that one lacks
             if lasting:
                 _store(folder / name, result, made, mark)
+        if reused or lasting:
+            stage.tidy(here.parts)
         before, state = len(state.alive), _after(state, name, result)
         prints[name] = mark
         done.append(Done(name, before, result, mark, reused))

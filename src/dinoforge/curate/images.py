@@ -234,7 +234,9 @@ class _Reading:
 
 
 def _read(job: _Reading, processes: int) -> None:
-    """Read a shard and write what it holds."""
+    """Read a shard and write what it holds, unless a process that died then had written it."""
+    if _held(job.file, job.mark):
+        return
     rows = np.arange(job.start, job.stop)
     seen = [one for some in looked(job.source.get(), rows, workers=processes, also=take) for one in some]
     write_shard(job.file, _shard(seen, job.ids, job.mark))

@@ -11,7 +11,7 @@ Axes: N rows, D channels.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,20 @@ def share_of(*counts: int) -> int | None:
 
 
 def tasks(crew: Shards, title: str) -> Each:
-    """What runs the tasks of a search on an engine: one that fails is tried again, as any shard.
+    """What runs the tasks of a search on an engine: one that fails is tried again, as any shard. Answers come as they are.
 
     Raises:
         RunError: A task is given up.
     """
 
-    def each(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    def each(work: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
         shards = [Shard(f"{number} of {len(jobs)}", 1, (work, job)) for number, job in enumerate(jobs, start=1)]
-        answers: list[Any] = [None] * len(jobs)
         for place, found in crew.each(_called, shards, title=title, total=len(jobs), unit="parts"):
             if isinstance(found, Lost):
                 raise RunError(
                     f"{title}: part {shards[place].name} is given up: {found.why}. Is there memory left? Take fewer workers."
                 )
-            answers[place] = found
-        return answers
+            yield found
 
     return each
 

@@ -98,7 +98,7 @@ def packed(out: Path, table: Any, *, each: int, read: Callable[[int], bytes], cr
         rows = table.slice(first, each)
         shard = _planned(rows, first, number=len(files))
         path = folder / shard.name
-        if not (path.is_file() and path.stat().st_size == shard.size):
+        if not _there(path, shard):
             missing.append(Shard(shard.name, len(rows), _Packing(path, _Slice(rows), first, len(files), kept), path))
         files.append(f"{FOLDER}/{shard.name}")
         names[first : first + len(rows)] = files[-1]
@@ -136,8 +136,14 @@ class _Packing:
 
 
 def _pack(job: _Packing, _processes: int) -> None:
-    """Write a tar."""
-    write_atomic(job.path, lambda file: _write(file, job))
+    """Write a tar, unless a process that died then had written it."""
+    shard = _planned(job.rows.table, job.first, job.number)
+    if not _there(job.path, shard):
+        write_atomic(job.path, lambda file: _write(file, job, shard))
+
+
+def _there(path: Path, shard: _Shard) -> bool:
+    return path.is_file() and path.stat().st_size == shard.size
 
 
 def tidy(out: Path, files: Sequence[str]) -> None:
@@ -174,9 +180,8 @@ def _room(size: int) -> int:
     return _BLOCK + size + -size % _BLOCK
 
 
-def _write(file: BinaryIO, job: _Packing) -> None:
+def _write(file: BinaryIO, job: _Packing, shard: _Shard) -> None:
     rows, read = job.rows.table, job.read.get()
-    shard = _planned(rows, job.first, job.number)
     ids, sources, keys = (rows[name].to_pylist() for name in ("id", "source", "sha256"))
     for place, text in enumerate(shard.texts):
         row = shard.first + place

@@ -76,6 +76,8 @@ class Stage:
     """Raises where what these settings of the whole curation name cannot be used; asked before an image is read."""
     embeds: Callable[[Any], bool] = lambda _settings: False
     """Whether it goes by embeddings with these settings of the whole curation."""
+    tidy: Callable[[Path], None] = lambda _parts: None
+    """Removes from the folder of its parts what is of no use once its result lies on the disk."""
     safety: bool = False
     """Whether it is a filter for safety: without one the manifest says so."""
     version: int = 1

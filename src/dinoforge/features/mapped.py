@@ -18,6 +18,10 @@ from dinoforge.features.compressed import Rows
 from dinoforge.features.exact import ROWS_AT_ONCE
 
 
+class UnreadError(DataError, OSError):
+    """A file that this machine cannot read; another one, or a later try, may."""
+
+
 class Stacked:
     """Several ``.npy`` files, ``[n …]`` each, as if they were one array.
 
@@ -62,10 +66,13 @@ def mapped(path: Path) -> np.ndarray:
 
     Raises:
         DataError: It is none.
+        UnreadError: It cannot be read.
     """
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise UnreadError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, EOFError) as error:
         raise DataError(f"{path} is no .npy file of vectors: {error}.") from None
     return array
 

@@ -37,7 +37,8 @@ from dinoforge.features.recall import Found, Sample, Scored, wide_enough
 from dinoforge.features.search import Neighbours, SearchConfig, Sought, by_brute_force, checked, sampled, threads, told
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Runs a task on every job and gives the answers in the order of the jobs, as ``Executor.map`` does. Both can be pickled."""
+"""Runs a task on every job and gives the answers in any order, ``Executor.map`` for one. Both can be pickled. Answers are
+taken one by one, and what is kept of them does not grow with their number."""
 
 
 class ShardedConfig(Config):
@@ -137,9 +138,9 @@ class _Shared:
         each = -(-self.sharded.queries // ROWS_AT_ONCE) * ROWS_AT_ONCE
         ranges = [(start, min(start + each, len(queries))) for start in range(0, len(queries), each)]
         if count < 1 or not ranges or by_brute_force(queries, database, self.config):
-            return ShardedNeighbours(tuple(self.each(partial(_answered_exactly, job), ranges)), 1.0, "exact")
+            return ShardedNeighbours(tuple(sorted(self.each(partial(_answered_exactly, job), ranges))), 1.0, "exact")
         recall, about, width = self._prepared(job, queries, database)
-        return ShardedNeighbours(tuple(self.each(partial(_answered, job, width), ranges)), recall, about)
+        return ShardedNeighbours(tuple(sorted(self.each(partial(_answered, job, width), ranges))), recall, about)
 
     def _prepared(self, job: _Job, queries: Stacked, database: Stacked) -> tuple[float, str, Width]:
         """The codes of all shards made, and how widely they are to be searched."""
@@ -149,18 +150,21 @@ class _Shared:
                 index.save(job.trained)
             index = Compressed.load(job.trained)
         shards = range(len(database.paths))
-        list(self.each(partial(_encoded, job), shards))
+        for _ in self.each(partial(_encoded, job), shards):
+            pass
         sought = Sought(queries, database, job.count, self.itself)
         rows = sampled(len(queries), self.config)
         asked = sought.asked(rows)
-        found: list[Found] = list(self.each(partial(_nearest_in, job, asked), shards))
+        found: Iterable[Found] = self.each(partial(_nearest_in, job, asked), shards)
         nearest = reduce(partial(nearest_of_both, count=job.count + self.itself), found)
         sample = Sample(rows, sought.true(rows, nearest), self.threshold, self.itself)
 
         def search(some: Int[np.ndarray, " n"], width: Width) -> Scored:
             asked, most = sought.asked(some), sought.most(width)
-            proposed: list[Candidates] = list(self.each(partial(_proposed, job, asked, most, width), shards))
-            return sought.nearest(some, asked, best(proposed, most))
+            held: list[Candidates] = []
+            for proposed in self.each(partial(_proposed, job, asked, most, width), shards):
+                _keep(held, proposed, most, queries=len(some))
+            return sought.nearest(some, asked, best(held, most))
 
         recall, width = wide_enough(
             sample, self.config.recall, first=index.narrowest, search=search,
@@ -227,6 +231,13 @@ def _proposed(job: _Job, asked: Float32[np.ndarray, "n D"], most: int, width: Wi
         return candidates_in([index] if len(index) else [], asked, most, width)
 
 
+def _keep(held: list[Candidates], more: Candidates, most: int, *, queries: int) -> None:
+    """Hold what a shard proposes too; what is held does not grow with the shards, and its best are those of all."""
+    held.append(more)
+    if sum(map(len, held)) > 4 * most * queries:
+        held[:] = [best(held, most)]
+
+
 def _answered(job: _Job, width: Width, some: tuple[int, int]) -> Path:
     """The neighbours of consecutive queries; the file that they are in."""
     mark = fingerprint([job.mark, asdict(width) | {"floor": float(width.floor).hex()}])
@@ -243,9 +254,8 @@ def _answered(job: _Job, width: Width, some: tuple[int, int]) -> Path:
         for index in job.indexes():
             probes = probes or [index.probes(rows, width) for rows in asked]
             for part, its in zip(proposed, probes, strict=True):
-                part.append(index.candidates(its, sought.most(width), floor=width.floor))
-                if sum(len(one) for one in part) > 4 * sought.most(width) * len(its.cells):
-                    part[:] = [best(part, sought.most(width))]  # so that what is held does not grow with the shards
+                proposes = index.candidates(its, sought.most(width), floor=width.floor)
+                _keep(part, proposes, sought.most(width), queries=len(its.cells))
         found = [
             sought.nearest(*one[:2], best(one[2], sought.most(width)))
             for one in zip(blocks, asked, proposed, strict=True)

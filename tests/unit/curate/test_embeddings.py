@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import shard_works as works
 from dinoforge.base.errors import DataError, RunError
 from dinoforge.curate import embeddings as stored
 from dinoforge.curate import images as reading
@@ -57,6 +58,13 @@ def test_rows_are_embedded_once_and_missing_ones_are_added(tmp_path, pool):
     again = Embeddings(tmp_path / "e", embedder(calls)).of(pool, some)
     assert calls == []
     np.testing.assert_array_equal(again[1], vectors)
+
+
+def test_rows_whose_answer_was_lost_are_not_embedded_again(tmp_path, pool, monkeypatch):
+    works.twice(monkeypatch)
+    calls = []
+    Embeddings(tmp_path / "e", embedder(calls)).of(pool, np.asarray([0, 3, 9, 17]))
+    assert calls == [2, 1, 1]
 
 
 def test_rows_that_another_run_took_away_are_no_zeros(tmp_path, pool, monkeypatch):

@@ -1,11 +1,13 @@
 """Stages run once: a result is taken over where all that it was made of is the same, and never where it is not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dinoforge.curate import engine
+from dinoforge.base.errors import RunError
+from dinoforge.curate import engine, searched
 from dinoforge.curate.embeddings import LAYOUT, Embedder, Embeddings
 from dinoforge.curate.settings import chosen_stages, settle
 from dinoforge.curate.state import State
@@ -46,8 +48,6 @@ def run(pools, tmp_path, monkeypatch):
 
 
 def _told(stage, name, called):
-    from dataclasses import replace
-
     def run(state, config):
         called.append(name)
         return stage.run(state, config)
@@ -120,8 +120,6 @@ def test_a_damaged_result_is_made_anew(run, tmp_path):
 
 def test_a_stage_of_another_version_is_made_anew(run, monkeypatch):
     run()
-    from dataclasses import replace
-
     monkeypatch.setitem(CURATIONS, "retrieval", replace(CURATIONS["retrieval"], version=2))
     assert run()[0][0] == "retrieval"
 
@@ -146,6 +144,44 @@ def test_what_was_settled_before_a_kill_is_not_compared_again(run, tmp_path, mon
     assert called == ["pairs"]
     assert len(compared) == 1
     np.testing.assert_array_equal(first.alive, second.alive)
+
+
+def test_searches_stay_until_their_result_lies_on_the_disk(run, tmp_path, monkeypatch):
+    """And go then, those of a larger pool and what a kill left of candidates too."""
+    parts = tmp_path / "stages" / "pairs.parts"
+
+    def left():
+        return {path.name for path in parts.iterdir() if path.suffix != ".npz"}
+
+    def killed(*_words):
+        raise RunError("killed")
+
+    store = engine._store
+    monkeypatch.setattr(searched, "QUERIES", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            engine, "_store", lambda folder, *words: (killed if folder.name == "pairs" else store)(folder, *words)
+        )
+        with pytest.raises(RunError, match="killed"):
+            run()
+    (search,) = left()
+    made = {path: path.stat().st_mtime_ns for path in (parts / search).iterdir()}
+    assert made
+    for name in ("keep_out.candidates", ".keep_out.candidates.new", "search-0123"):
+        (parts / name).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setitem(CURATIONS, "pairs", replace(CURATIONS["pairs"], tidy=killed))
+        with pytest.raises(RunError, match="killed"):
+            run()
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    called, *_ = run()
+    assert "pairs" not in called  # its result was there
+    assert left() == set()
+    (parts / "search-0123").mkdir()
+    monkeypatch.setattr(searched, "QUERIES", 16_384)
+    called, *_ = run(**{"pairs.neighbours": 5})
+    assert "pairs" in called
+    assert left() == set()
 
 
 def test_the_record_says_what_a_result_was_made_of(run, tmp_path):

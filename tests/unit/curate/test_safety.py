@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import shard_works as works
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, DataError, UserError
 from dinoforge.curate.embeddings import LAYOUT, Embeddings
@@ -230,6 +231,12 @@ def test_shards_that_were_judged_are_not_judged_again(stage, tmp_path):
     np.testing.assert_array_equal(first.dropped.row, again.dropped.row)
     np.testing.assert_array_equal(first.arrays["boxes"], again.arrays["boxes"])
     stage(most=120.0)  # another setting is another answer
+    assert stage.calls == [3, 3, 2]
+
+
+def test_a_shard_whose_answer_was_lost_is_not_judged_again(stage, monkeypatch):
+    works.twice(monkeypatch)
+    stage()
     assert stage.calls == [3, 3, 2]
 
 

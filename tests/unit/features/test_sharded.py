@@ -1,6 +1,7 @@
 """A search over files is the search in all of them at once, however they are divided and whatever runs its tasks."""
 
 import multiprocessing
+import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.curate.components import merged
-from dinoforge.features import exact
-from dinoforge.features.mapped import Stacked
+from dinoforge.features import exact, sharded
+from dinoforge.features.compressed import best
+from dinoforge.features.mapped import Stacked, UnreadError, mapped
 from dinoforge.features.pairs import pairs_of
 from dinoforge.features.search import SearchConfig, search, self_search
 from dinoforge.features.sharded import ShardedConfig, sharded_search, sharded_self_search
@@ -85,6 +87,43 @@ def test_queries_of_others(vectors, tmp_path, config):
         np.testing.assert_array_equal(mine, want)
 
 
+@pytest.mark.parametrize("config", [SearchConfig(), COMPRESSED], ids=["exact", "compressed"])
+def test_answers_in_any_order_are_taken_one_by_one(vectors, tmp_path, monkeypatch, config):
+    """Candidates of the sample are those of all shards together, of which never more than a few are held."""
+    words = {"count": 3, "threshold": 0.6, "config": config}
+    whole = self_search(vectors, **words)
+    kept, known, shards, folded = [], sharded._keep, 8, 0
+
+    def keep(held, more, most, *, queries):
+        nonlocal folded
+        known(held, more, most, queries=queries)
+        kept.append(more)
+        assert sum(map(len, held)) <= 4 * most * queries
+        if sampling and len(kept) == shards:
+            folded += len(held) < shards
+            for name in ("query", "row", "score"):
+                np.testing.assert_array_equal(getattr(best(held, most), name), getattr(best(kept, most), name))
+
+    def each(work, jobs):
+        nonlocal sampling
+        sampling = work.func is sharded._proposed
+        kept.clear()
+        for number, job in enumerate(reversed(jobs), start=1):
+            yield work(job)
+            assert not sampling or len(kept) == number
+
+    sampling = False
+    monkeypatch.setattr(sharded, "_keep", keep)
+    found = sharded_self_search(
+        divided(vectors, list(range(250, 2000, 250)), tmp_path), **words, sharded=SMALL, folder=tmp_path / "made",
+        each=each,
+    )  # fmt: skip
+    assert (found.recall, found.how) == (whole.recall, whole.how)
+    for mine, want in zip(all_of(found), (whole.index, whole.similarity), strict=True):
+        np.testing.assert_array_equal(mine, want)
+    assert bool(folded) == (config is COMPRESSED)
+
+
 def test_processes_find_the_same_and_make_nothing_twice(vectors, tmp_path, monkeypatch):
     monkeypatch.undo()  # other processes have the blocks that the module has
     paths, made = divided(vectors, [900], tmp_path), tmp_path / "made"
@@ -147,6 +186,27 @@ def test_rows_of_files_are_rows_of_one_array(vectors, tmp_path):
     np.testing.assert_array_equal(stacked[rows], vectors[rows].astype(np.float32))
     np.testing.assert_array_equal(stacked[3:1999], vectors[3:1999].astype(np.float32))
     assert stacked.shape == (2000, 16)
+
+
+def test_a_file_that_this_machine_cannot_read_is_no_bad_file(tmp_path, monkeypatch):
+    """One line for who reads it here, and a fault of the machine for who sent a task."""
+    with pytest.raises(DataError, match=r"gone\.npy cannot be read: No such file or directory\.$") as error:
+        mapped(tmp_path / "gone.npy")
+    assert isinstance(error.value, OSError)
+    np.save(tmp_path / "x.npy", np.zeros(3))
+
+    def broken(*_args, **_words):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(np, "load", broken)
+    with pytest.raises(UnreadError, match=r"x\.npy cannot be read: Input/output error\.$") as error:
+        Stacked([tmp_path / "x.npy"])
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    monkeypatch.undo()
+    (tmp_path / "text.npy").write_text("text")
+    with pytest.raises(DataError, match=r"is no \.npy file") as error:
+        mapped(tmp_path / "text.npy")
+    assert not isinstance(error.value, OSError)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")

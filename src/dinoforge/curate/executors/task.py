@@ -42,7 +42,7 @@ class Outcome(TypedDict):
 
     answer: Any
     error: UserError | None
-    """What no shard can go on with."""
+    """What no shard can go on with; no fault of a machine, for which one line would do too."""
     fault: str | None
     """What only this shard met."""
     blame: bool
@@ -94,11 +94,12 @@ def done(wanted: Mapping[str, str], folder: str, payload: bytes) -> Outcome:
                 work, job, processes = pickle.loads(payload)
                 _settle(processes)
                 answer = work(job, processes)
-            except UserError as met:
-                error = met
             except Exception as met:
-                fault = f"{type(met).__name__}: {' '.join(str(met).split())[:300]}"
                 blame = not isinstance(met, _MACHINES)
+                if isinstance(met, UserError) and blame:
+                    error = met
+                else:
+                    fault = f"{type(met).__name__}: {' '.join(str(met).split())[:300]}"
     return Outcome(answer=answer, error=error, fault=fault, blame=blame, said=said.getvalue().splitlines())
 
 

@@ -89,7 +89,6 @@ def _by_network(state: State, config: PairsConfig) -> Way:
         found = learnt_in_memory(vectors, asked, measure, config)
     else:
         found = learnt_by_tasks(vectors, asked, measure, searches)
-        shutil.rmtree(searches.folder, ignore_errors=True)
     within, recall = found[0]
     pairs = [Pairs(rows[within.left], rows[within.right], within.similarity)]
     for across, met in found[1:]:
@@ -114,8 +113,6 @@ def _by_layout(state: State, config: PairsConfig) -> Way:
         pairs.append(_settled(folder, looked_at[-1], name, state, config))
         recalls.append(recall)
         shutil.rmtree(folder, ignore_errors=True)
-    if searches is not None:
-        shutil.rmtree(searches.folder, ignore_errors=True)
     about = f"{NAME}: layout of colours and edges, compared in detail; needs no weights"
     return pairs, min(recalls), {"descriptor": about, "looked_at": looked_at[0]}, {}
 
@@ -193,7 +190,9 @@ def _pairs(held: Mapping[str, np.ndarray]) -> Pairs:
 
 
 def _compare(job: _Comparing, processes: int) -> None:
-    """Settle a part and write its pairs."""
+    """Settle a part and write its pairs, unless a process that died then had written them."""
+    if _there(job) is not None:
+        return
     candidates = read_candidates(job.candidates, job.start, job.stop)
     pairs = settled(candidates, job.thumbnails.get(), config=job.config, workers=processes)
     arrays = {"left": pairs.left, "right": pairs.right, "similarity": pairs.similarity}
@@ -239,6 +238,13 @@ def measure_of(state: State) -> Measure | None:
     )
 
 
+def _tidy(parts: Path) -> None:
+    """Remove searches and candidates, those of a pool that was larger too. Until now a killed start could go on from them."""
+    for pattern in ("search-*", "*.candidates", ".*.candidates.*"):
+        for folder in parts.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _depends(state: State, _config: PairsConfig) -> Any:
     """The evaluation images, and what describes."""
     return [
@@ -248,4 +254,6 @@ def _depends(state: State, _config: PairsConfig) -> Any:
     ]
 
 
-PAIRS = Stage(about="near copies are looked for", run=_run, config=PairsConfig, depends=_depends, version=_VERSION)
+PAIRS = Stage(
+    about="near copies are looked for", run=_run, config=PairsConfig, depends=_depends, tidy=_tidy, version=_VERSION,
+)  # fmt: skip

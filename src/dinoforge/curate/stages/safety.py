@@ -212,7 +212,9 @@ def _found(held: Mapping[str, np.ndarray]) -> Found:
 
 
 def _look_at(job: _Looking, _processes: int) -> None:
-    """Judge a shard and write what was found."""
+    """Judge a shard and write what was found, unless a process that died then had written it."""
+    if _there(job) is not None:
+        return
     found = Found.joined([_looked(job, slice(at, at + _AT_ONCE)) for at in range(0, len(job.rows), _AT_ONCE)])
     write_shard(job.file, {"mark": np.asarray(job.mark), **{name: getattr(found, name) for name in _WRITTEN}})
 
