@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
@@ -18,8 +20,28 @@ _JOBS = 32
 _MINUTES = 120
 """That a job may take; a shard takes some."""
 _LOOKS_UP = 1.0
+_ANSWERS = 10.0
+"""Seconds in which SLURM answers."""
+_GONE = 1800.0
+"""Seconds for which a job is neither queued nor running until it is lost; what is known of it may be ten minutes old."""
+_WAITED_FOR = {
+    "READY",
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SUSPENDED",
+    "STOPPED",
+}
+"""States of a job that SLURM still has. PREEMPTED need not be one: whether it is queued again is up to the cluster."""
 _NOT_ITS_FAULT = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "REVOKED")
 """States of a job of SLURM that say nothing of the shard."""
+
+
+class JobGoneError(Exception):
+    """A job that left no answer is neither queued nor running any more."""
 
 
 class Slurm(Executor):
@@ -27,6 +49,7 @@ class Slurm(Executor):
 
     def __init__(self, jobs: Any) -> None:
         self._jobs, self._waited = jobs, dict[Future[Any], Any]()
+        self._missed = dict[Future[Any], float]()
         self._over = Event()
         self._watch = Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -42,6 +65,7 @@ class Slurm(Executor):
             for future, job in list(self._waited.items()):
                 try:
                     if not job.done():
+                        self._expected(future, job)
                         continue
                     answer = job.result()
                 except Exception as error:  # of the job, or of who was asked about it
@@ -49,6 +73,23 @@ class Slurm(Executor):
                 else:
                     future.set_result(answer)
                 del self._waited[future]
+                self._missed.pop(future, None)
+
+    def _expected(self, future: Future[Any], job: Any) -> None:
+        """See that a job without an answer is still to come.
+
+        Raises:
+            JobGoneError: It has not been for some time; it is cancelled, so that it does not come beside its successor.
+        """
+        state = str(job.state).upper()
+        if state.partition(" ")[0] in _WAITED_FOR:
+            self._missed.pop(future, None)
+        elif time.monotonic() - self._missed.setdefault(future, time.monotonic()) > _GONE:
+            del self._missed[future]
+            if not _known(job.job_id):
+                with suppress(Exception):
+                    job.cancel(check=False)
+                raise JobGoneError(state)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel what has not ended: shards are whole or absent."""
@@ -59,9 +100,23 @@ class Slurm(Executor):
                 job.cancel(check=False)
 
 
+def _known(job_id: str) -> bool:
+    """Whether SLURM itself has a job, whatever its accounting says, if there is one; yes where it does not answer."""
+    words = ["squeue", "--noheader", "--jobs", job_id, "--format", "%T"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, timeout=_ANSWERS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    if found.returncode:
+        return "Invalid job id" not in found.stderr
+    return bool(_WAITED_FOR & set(found.stdout.split()))
+
+
 def explain(error: BaseException) -> Lost | UserError:
     """What an error of submitit's means."""
     text = str(error)
+    if isinstance(error, JobGoneError):
+        return Lost(f"its job was neither queued nor running for {_GONE / 60:.0f} minutes ({text})", blame=False)
     if isinstance(error, OSError) or type(error).__name__ == "FailedSubmissionError":
         return RunError(f"engine=slurm: a job cannot be queued: {' '.join(text.split())[:200]}")
     if type(error).__name__ == "UncompletedJobError":
