@@ -5,6 +5,7 @@ import signal
 import time
 
 from dinoforge.base.errors import DataError
+from dinoforge.curate.executors.inline import Inline
 
 
 def double(job, processes):
@@ -45,3 +46,22 @@ def total(job, processes):
 
 def sleeps(job, processes):
     time.sleep(job)
+
+
+def named(name, *above, text=""):
+    """An exception of a library that need not be there."""
+    kind = Exception
+    for one in (*reversed(above), name):
+        kind = type(one, (kind,), {})
+    return kind(text)
+
+
+def twice(monkeypatch):
+    """Have every shard done twice by this process, as where the first answer was lost with its process."""
+    submit = Inline.submit
+
+    def again(self, fn, /, *args, **words):
+        submit(self, fn, *args, **words).result()
+        return submit(self, fn, *args, **words)
+
+    monkeypatch.setattr(Inline, "submit", again)

@@ -23,7 +23,7 @@ TABLES = ("README.md", "scale.md", "faq.md", "records.md")
 STANDS_FOR = {"NAME": "vit_micro.toy", "N": "1"}
 """What placeholders are read as where a value is judged; any other one (SRC, RUN, B, DIR …) is a path like any path."""
 STUDY = "study=NAME"
-OUTSIDE = {"curl", "docker", "pip", "cd", "git", "source", "export", "ray"}
+OUTSIDE = {"curl", "docker", "pip", "cd", "git", "source", "export", "ray", "dask"}
 """Programs of others whose words no test judges."""
 SPECIFIED = {"evaluation.md", "explore.md", "health.md", "method.md", "scale.md", "log.md", "records.md"}
 """Pages whose numbers are settings, limits and published protocols, or that say of each figure where it was measured."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import dinoforge.curate.images
 
@@ -13,6 +14,20 @@ def slow(job, processes):
     """A second for each shard, so that what is killed has one."""
     time.sleep(1)
     _read(job, processes)
+
+
+def slowest(job, processes):
+    """Long enough for another start."""
+    time.sleep(15)
+    _read(job, processes)
+
+
+def counted(path):
+    """A line for each call, and how many there are."""
+    with Path(path).open("a+") as file:
+        file.write("made\n")
+        file.seek(0)
+        return len(file.readlines())
 
 
 def deadly(job, processes):

@@ -1,6 +1,7 @@
 """A curation whose driver and worker are killed goes on, on another engine too, and does nothing twice; a shard that kills is set aside."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from curating import WORDS, gone, manifest, sets_aside_what_kills, shards, start
 from small_shards import shrink
 
 import dinoforge
+import shard_works as works
 
 
 def offspring(pid):
@@ -50,6 +52,18 @@ def test_driver_and_worker_are_killed(tmp_path, monkeypatch, swept):
     dinoforge.curate(out=str(tmp_path / "whole"), engine="inline", **WORDS)
     assert manifest(out) == manifest(tmp_path / "whole")
     assert [path.name for path in out.rglob(".*")] == [".lock"]
+
+
+def test_a_shard_whose_answer_was_lost_is_not_written_again(tmp_path, monkeypatch):
+    """Its process died when it had written the file."""
+    works.twice(monkeypatch)
+    shrink(16, 60, monkeypatch.setattr)
+    written, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, into: (written.append(Path(into)), replace(path, into))[1])
+    dinoforge.curate(out=str(tmp_path / "c"), engine="inline", **WORDS)
+    shards = [path for path in written if re.fullmatch(r"(pool-|keep_out-)?\d+.*\.(npz|tar)", path.name)]
+    assert len(shards) == len(set(shards))
+    assert {path.parent.name for path in shards} == {"pool", "keep_out", "seeds-0", "pairs.parts", "shards"}
 
 
 @pytest.mark.long

@@ -2,6 +2,8 @@
 
 import pickle
 import socket
+import subprocess
+import types
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,7 +19,9 @@ from dinoforge.curate.executors.processes import PROCESSES
 from dinoforge.curate.executors.run import Lost, Shard, Shards, here, running
 from dinoforge.curate.executors.seam import Engine, Opened, Wanted
 from dinoforge.curate.executors.table import EXECUTORS
+from dinoforge.features.mapped import UnreadError
 from dinoforge.verbs.sharing import engine_for
+from shard_works import named
 
 
 class Deadly(Inline):
@@ -102,7 +106,10 @@ def test_a_node_that_takes_many_shards_along_does_not_end_the_run(tmp_path):
     assert each(losing(Deadly(deaths=1), tmp_path, node), jobs) == {at: 2 * job for at, job in enumerate(jobs)}
 
 
-@pytest.mark.parametrize(("fault", "blame"), [(ValueError, True), (MemoryError, False), (OSError, False)])
+FAULTS = [(ValueError, True), (MemoryError, False), (OSError, False), (UnreadError, False)]
+
+
+@pytest.mark.parametrize(("fault", "blame"), FAULTS)
 def test_whose_fault_a_fault_is(fault, blame):
     outcome = task.done(task.installed(), str(Path.cwd()), pickle.dumps((works.raises, fault, 1)))
     assert outcome["fault"] is not None
@@ -231,10 +238,10 @@ def test_one_shard_that_is_left_over_is_sent_too(tmp_path):
 
 
 WRONG = [
-    ({"engine": "rai"}, "Unknown engine 'rai'. Did you mean 'ray'? Known: inline, processes, ray, slurm."),
-    ({"address": "a:1"}, "address=a:1 has no effect with engine=processes; it is for ray, slurm."),
+    ({"engine": "rai"}, "Unknown engine 'rai'. Did you mean 'ray'? Known: dask, inline, processes, ray, slurm."),
+    ({"address": "a:1"}, "address=a:1 has no effect with engine=processes; it is for ray, dask, slurm."),
     ({"gpus_per_task": 1}, "gpus_per_task=1 has no effect with engine=processes; it is for ray, slurm."),
-    ({"engine": "inline", "workers": 2}, "workers=2 has no effect with engine=inline; it is for processes, ray, slurm."),
+    ({"engine": "inline", "workers": 2}, "workers=2 has no effect with engine=inline; it is for processes, ray, dask, slurm."),
     ({"engine": "ray", "gpus_per_task": "x"}, "gpus_per_task takes a number; got 'x'."),
     ({"engine": "ray", "gpus_per_task": 1.5}, "gpus_per_task must be a share of one GPU, or a whole number"),
     ({"engine": "ray", "gpus_per_task": 1, "networks": False}, "gpus_per_task=1 has no effect: neither backbone="),
@@ -251,7 +258,7 @@ def test_settings_that_would_be_ignored_are_refused(words, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "address"), [("ray", None), ("slurm", "local")])
+@pytest.mark.parametrize(("name", "address"), [("ray", None), ("dask", "127.0.0.1:1"), ("slurm", "local")])
 def test_a_library_that_is_missing_is_named(name, address, tmp_path, monkeypatch):
     monkeypatch.setattr(seam, "find_spec", lambda _module: None)
     message = rf"engine={name} .* pip install 'dinoforge\[{name}\]'"
@@ -262,6 +269,9 @@ def test_a_library_that_is_missing_is_named(name, address, tmp_path, monkeypatch
 
 BAD = [
     ("ray", "10.1.2.3:6379", "is open to other machines"),
+    ("dask", "10.1.2.3", "is open to other machines"),
+    ("dask", None, "engine=dask needs the address of a scheduler: address=HOST:8786."),
+    ("dask", "127.0.0.1:1", "address=127.0.0.1:1 cannot be reached: Connection refused. Start one there with"),
     ("ray", "127.0.0.1:1", "address=127.0.0.1:1 cannot be reached: Connection refused. Start Ray there with"),
     ("ray", "127.0.0.1:many", "address takes HOST or HOST:PORT; got '127.0.0.1:many'."),
     ("slurm", "there", "address=there is nothing for engine=slurm"),
@@ -278,14 +288,6 @@ def test_an_engine_that_cannot_be_had_is_one_line(name, address, message, tmp_pa
         pass
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def named(name, *above, text=""):
-    """An exception of a library that need not be there."""
-    kind = Exception
-    for one in (*reversed(above), name):
-        kind = type(one, (kind,), {})
-    return kind(text)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +346,91 @@ def test_a_job_that_cannot_be_asked_about_is_an_error_of_its_own():
 
     pool = slurm.Slurm(Jobs())
     assert isinstance(pool.submit(works.double, 1, 1).exception(timeout=20), OSError)
+    pool.shutdown()
+
+
+class Gone:
+    """A job that is preempted, after a while that it ran."""
+
+    job_id = "7"
+
+    def __init__(self, *states):
+        self.states, self.cancelled = list(states), False
+
+    def done(self):
+        return False
+
+    @property
+    def state(self):
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def cancel(self, check=True):
+        self.cancelled = True
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What SLURM says of the queue, and what it was asked."""
+    words = []
+
+    def run(given, **_words):
+        words.append(given)
+        return subprocess.CompletedProcess(given, run.code, f"{run.state}\n", run.error)
+
+    run.words, run.state, run.code, run.error = words, "", 0, ""
+    monkeypatch.setattr(slurm, "_LOOKS_UP", 0.01)
+    monkeypatch.setattr(slurm, "_GONE", 0.05)
+    monkeypatch.setattr(slurm.subprocess, "run", run)
+    return run
+
+
+def of_jobs(job):
+    return slurm.Slurm(types.SimpleNamespace(submit=lambda *_args, **_words: job))
+
+
+@pytest.mark.parametrize(("code", "error"), [(1, "slurm_load_jobs error: Unable to contact slurm controller"), (1, "")])
+def test_a_queue_that_does_not_answer_says_nothing_of_a_job(code, error, asked):
+    asked.code, asked.error = code, error
+    job = Gone("UNKNOWN")
+    pool = of_jobs(job)
+    future = pool.submit(works.double, 1, 1)
+    with pytest.raises(TimeoutError):
+        future.exception(timeout=0.3)
+    assert len(asked.words) > 1
+    asked.error = "slurm_load_jobs error: Invalid job id specified"
+    assert isinstance(future.exception(timeout=20), slurm.JobGoneError)
+    assert job.cancelled
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "UNKNOWN", "COMPLETING"])
+def test_a_job_that_is_not_queued_again_is_lost(state, asked):
+    job = Gone("RUNNING", state)
+    pool = of_jobs(job)
+    error = pool.submit(works.double, 1, 1).exception(timeout=20)
+    assert asked.words == [["squeue", "--noheader", "--jobs", "7", "--format", "%T"]]
+    assert job.cancelled
+    why = f"its job was neither queued nor running for 0 minutes ({state})"
+    assert slurm.explain(error) == Lost(why, blame=False)
+    pool.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("job", "queue"),
+    [
+        (Gone("PENDING"), ""),
+        (Gone("SUSPENDED"), ""),
+        (Gone("PREEMPTED"), "PENDING"),
+        (Gone("UNKNOWN"), "RUNNING"),  # no accounting
+    ],
+)
+def test_a_job_that_is_queued_or_runs_is_waited_for(job, queue, asked):
+    asked.state = queue
+    pool = of_jobs(job)
+    with pytest.raises(TimeoutError):
+        pool.submit(works.double, 1, 1).result(timeout=0.4)
+    assert len(asked.words) >= 2 if queue else not asked.words
+    assert not job.cancelled
     pool.shutdown()
 
 

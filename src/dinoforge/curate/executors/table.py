@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dinoforge.curate.executors.dask import DASK
 from dinoforge.curate.executors.inline import INLINE
 from dinoforge.curate.executors.processes import PROCESSES
 from dinoforge.curate.executors.ray import RAY
@@ -12,5 +13,6 @@ EXECUTORS: dict[str, Engine] = {
     "processes": PROCESSES,
     "inline": INLINE,
     "ray": RAY,
+    "dask": DASK,
     "slurm": SLURM,
 }
