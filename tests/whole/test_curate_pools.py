@@ -140,7 +140,8 @@ def test_a_shard_that_workers_of_dask_go_on_with_is_waited_for(workers, given, t
     """The driver is killed while they have the first two shards; the next one begins at once."""
     cluster, out = workers(), tmp_path / "c"
     process = start(out, *cluster.words, shard=2, reads="slowest", given=given)
-    until(lambda: len(list(out.glob(f"stages/sent/calls-*/{16 * '[0-9a-f]'}"))) >= 3, process)  # the first task, and two
+    notes = f"stages/sent/calls-*/{16 * '[0-9a-f]'}"
+    until(lambda: len(list(out.glob(notes))) >= 3, process)  # of the first task, and of two
     process.kill()
     process.communicate(timeout=WAIT)
     assert not shards(out)
