@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -61,11 +61,14 @@ def page(account: Account) -> str:
 
 def rendered(template: str, **values: Any) -> str:
     """The HTML of a page: our template and style, everything else escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"whole": whole, "share": share, "figure": figure}
     texts = resources.files("dinoforge")
+    loader = FunctionLoader(lambda name: texts.joinpath("report", name).read_text("utf-8"))
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"whole": whole, "share": share, "figure": figure}
     style = Markup("".join(texts.joinpath(name).read_text("utf-8") for name in ("base/look.css", "report/style.css")))
-    html = environment.from_string(texts.joinpath("report", template).read_text("utf-8")).render(style=style, **values)
+    html = environment.get_template(template).render(style=style, **values)
     # A file name that is no UTF-8 reaches us as lone surrogates, which UTF-8 cannot hold.
     return html.encode("utf-8", "replace").decode("utf-8")
 
