@@ -165,7 +165,7 @@ def _help(function: Callable[..., Any]) -> str:
     return "\n\n".join("\b\n" + paragraph for paragraph in text.split("\n\n"))
 
 
-def _complain(error: Exception | str, *, as_json: bool) -> None:
+def _complain(error: BaseException | str, *, as_json: bool) -> None:
     """One line. What all ranks know of is said by the first of them; what happened to one alone, by that one."""
     line, happened_to = " ".join(str(error).split()), getattr(error, "rank", None)
     if dist.rank() and (happened_to is not None or isinstance(error, (Interrupted, SentinelStop))):

@@ -33,8 +33,11 @@ class RankLost(UserError, RuntimeError):
     """Another of the processes that run together is gone."""
 
 
-class Interrupted(Exception):
-    """Stopped on request after a checkpoint was written; the same command goes on. Exit status 75."""
+class Interrupted(BaseException):
+    """Stopped on request; what was done is kept, and the same command goes on. Exit status 75.
+
+    No ``Exception``, as ``KeyboardInterrupt`` is none: it may come while a picture is decoded, which would be called damaged.
+    """
 
 
 class SentinelStop(Exception):

@@ -434,6 +434,19 @@ def test_a_job_that_is_queued_or_runs_is_waited_for(job, queue, asked):
     pool.shutdown()
 
 
+def test_a_job_that_somebody_holds_is_told_once_and_waited_for(asked, capsys):
+    job = Gone("RUNNING", "REQUEUE_HOLD", "REQUEUE_HOLD", "PENDING", "RUNNING", "SUSPENDED")
+    pool = of_jobs(job)
+    with pytest.raises(TimeoutError):
+        pool.submit(works.double, 1, 1).result(timeout=0.4)
+    assert not job.cancelled
+    pool.shutdown()
+    assert capsys.readouterr().err.splitlines() == [
+        "engine=slurm: job 7 is held (REQUEUE_HOLD) and waited for; scontrol release 7 lets it go on.",
+        "engine=slurm: job 7 is held (SUSPENDED) and waited for; scontrol resume 7 lets it go on.",
+    ]
+
+
 def test_what_is_waited_for_fails_when_the_head_is_lost(monkeypatch):
     """A listener that closes; what was answered before stays so."""
     monkeypatch.setattr(head, "_LOOKS", 0.01)

@@ -269,8 +269,6 @@ def _client(address: str) -> Any:
         with ThreadPoolExecutor(1) as aside:  # a notebook's own loop runs in this thread
             aside.submit(asyncio.run, _greeted(address, words)).result()
         return distributed.Client(address, timeout=_ANSWERS, set_as_default=False)
-    except UserError:  # a signal
-        raise
     except Exception as error:  # of many kinds, none of them documented
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(f"address={address} is no scheduler of Dask that can be used: {text}") from None

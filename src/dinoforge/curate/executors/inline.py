@@ -18,7 +18,7 @@ class Inline(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **words))
-        except BaseException as error:
+        except Exception as error:
             future.set_exception(error)
         return future
 

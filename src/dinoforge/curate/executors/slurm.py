@@ -13,6 +13,7 @@ from threading import Event, Thread
 from typing import Any
 
 from dinoforge.base.errors import ConfigError, RunError, UserError
+from dinoforge.base.log import say
 from dinoforge.curate.executors.seam import Engine, Lost, Opened, Wanted, need
 
 _JOBS = 32
@@ -33,9 +34,12 @@ _WAITED_FOR = {
     "REQUEUE_HOLD",
     "RESIZING",
     "SUSPENDED",
+    "SPECIAL_EXIT",
     "STOPPED",
 }
 """States of a job that SLURM still has. PREEMPTED need not be one: whether it is queued again is up to the cluster."""
+_HELD = {"REQUEUE_HOLD": "release", "SPECIAL_EXIT": "release", "SUSPENDED": "resume"}
+"""States in which a job stays until somebody says so to ``scontrol``, and that word."""
 _NOT_ITS_FAULT = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "REVOKED")
 """States of a job of SLURM that say nothing of the shard."""
 
@@ -50,6 +54,7 @@ class Slurm(Executor):
     def __init__(self, jobs: Any) -> None:
         self._jobs, self._waited = jobs, dict[Future[Any], Any]()
         self._missed = dict[Future[Any], float]()
+        self._states = dict[Future[Any], str]()
         self._over = Event()
         self._watch = Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -74,6 +79,7 @@ class Slurm(Executor):
                     future.set_result(answer)
                 del self._waited[future]
                 self._missed.pop(future, None)
+                self._states.pop(future, None)
 
     def _expected(self, future: Future[Any], job: Any) -> None:
         """See that a job without an answer is still to come.
@@ -82,7 +88,12 @@ class Slurm(Executor):
             JobGoneError: It has not been for some time; it is cancelled, so that it does not come beside its successor.
         """
         state = str(job.state).upper()
-        if state.partition(" ")[0] in _WAITED_FOR:
+        word = state.partition(" ")[0]
+        if word in _HELD and self._states.get(future) != word:
+            says = f"scontrol {_HELD[word]} {job.job_id}"
+            say(f"engine=slurm: job {job.job_id} is held ({word}) and waited for; {says} lets it go on.")
+        self._states[future] = word
+        if word in _WAITED_FOR:
             self._missed.pop(future, None)
         elif time.monotonic() - self._missed.setdefault(future, time.monotonic()) > _GONE:
             del self._missed[future]
