@@ -20,8 +20,9 @@ from dinoforge.data.decode import Broken
 from dinoforge.data.journal import Journal
 from dinoforge.data.manifest import read_manifest, write_manifest
 from dinoforge.data.scan import scan
+from dinoforge.data.sources.numbers import agreed
 from dinoforge.data.sources.several import Several
-from dinoforge.data.sources.source import Source, agreed, first_rows
+from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import SOURCES, has_split, open_source
 from dinoforge.data.sources.toy import ClipsConfig, ToyConfig
 from dinoforge.verbs.sides import Named, opened_sides
@@ -380,6 +381,19 @@ def test_numbers_that_were_given_stay_and_names_follow_them(tmp_path):
     assert names_and_numbers(*found) == [{"ant": 8, "bee": 7, "cat": 3}, {"bee": 7, "cat": 3}]
     nameless = table(tmp_path / "b.parquet", label=[1, 0])
     assert [s.columns["label"].tolist() for s in agreed([named, nameless])] == [[0, 1, 2], [1, 0]]
+
+
+def test_labels_that_were_given_again_are_numbered_as_the_labels_are(tmp_path):
+    """Two of a thousand classes: what an image shows besides is no class of theirs, and stays so."""
+    found = classes(tmp_path / "f", "bee", "cat")
+    found.columns = {**found.columns, "label": np.asarray([5, 7]), "real": np.asarray(["7 5", "0\n7"])}
+    one, other = agreed([found, found.select(np.asarray([1]))])
+    assert one.columns["label"].tolist() == [0, 1]
+    first, second = ([int(word) for word in text.split()] for text in one.columns["real"].tolist())
+    assert first == [1, 0]
+    assert second[1] == 1
+    assert second[0] not in {0, 1}
+    assert other.columns["real"].tolist()[0].split()[1] == "1"
 
 
 def test_whole_floats_are_labels_and_others_are_one_line(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import dinoforge
+from dinoforge.base.errors import ConfigError
 from dinoforge.base.files import read_lines
 from dinoforge.cli import execute
 from dinoforge.model.vit import VitConfig
@@ -83,6 +84,16 @@ def test_several_seeds_are_told_together(place, tmp_path, capsys):
     assert found["knn", "accuracy"].spread is None
     assert dinoforge.evaluate(**together).reused == ["knn", "linear"]
     assert dinoforge.evaluate(**together | {"seeds": 2}).reused == ["knn"]
+    with pytest.raises(
+        ConfigError, match=r"robustness.reference=base.jsonl has pictures of one seed; leave out seeds=2"
+    ):
+        dinoforge.evaluate(
+            backbone=words["backbone"],
+            data=words["data"],
+            tasks="robustness",
+            seeds=2,
+            **{"robustness.reference": "base.jsonl"},
+        )
     capsys.readouterr()
 
 
@@ -113,6 +124,17 @@ def test_scores_that_are_put_down_are_taken_over(place, tmp_path):
     lines = (tmp_path / "s.jsonl").read_text().splitlines()
     (tmp_path / "s.jsonl").write_text("\n".join(lines[:2]) + "\n")  # killed while it wrote the scores of the first task
     assert dinoforge.evaluate(**words, tasks="knn").reused == []
+
+
+def test_scores_are_not_taken_over_when_a_set_that_a_setting_names_changed(place, tmp_path):
+    pictures(tmp_path / "also", 3, seed=5)
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "out": str(tmp_path / "s.jsonl"), "features": "none",
+             "tasks": "robustness", "robustness.corruptions": "fog", "robustness.severities": "1",
+             "robustness.iterations": 20, "robustness.also": str(tmp_path / "also")}  # fmt: skip
+    assert dinoforge.evaluate(**words).reused == []
+    assert dinoforge.evaluate(**words).reused == ["robustness"]
+    shutil.copy(tmp_path / "also" / "red" / "5-0.png", tmp_path / "also" / "blue" / "5-9.png")
+    assert dinoforge.evaluate(**words).reused == []
 
 
 def test_copies_of_what_was_trained_on_are_told_and_left_out(place, tmp_path):

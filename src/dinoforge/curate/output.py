@@ -22,7 +22,7 @@ from dinoforge.curate.images import Images
 from dinoforge.curate.stages.safety import boxes_of
 from dinoforge.curate.state import State
 from dinoforge.data.manifest import BLUR, BOXES, SCHEMA, Manifest, keys
-from dinoforge.data.sources.source import agreed
+from dinoforge.data.sources.numbers import agreed
 
 REASONS = {"samples": "neighbour of a seed", "clusters": "cluster of seeds", "all": "kept"}
 """By way of retrieval: why an image is in. ``seed`` for a seed, ``kept`` where nothing was retrieved."""

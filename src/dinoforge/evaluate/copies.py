@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import DataError
-from dinoforge.data.sources.source import numbered
+from dinoforge.data.sources.numbers import numbered
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.decisions import Decisions
 from dinoforge.evaluate.evaluation import Evaluation, Sides

@@ -159,8 +159,10 @@ def fit_linear(eyes: Eyes, sides: Sides, config: LinearConfig) -> LinearHead:
     known, asked = _looked(eyes, sides.known, config, 0), eyes.look(sides.asked, "blocks")
     classes = classes_of(known.source, asked.source)
     labels, every = classes.of(known.source), torch.arange(len(known.rows))
-    table = lru_cache(1)(lambda number: _looked(eyes, sides.known, config, number).values)
-    lesson = _Lesson(table, labels, len(classes), config, eyes.how.device)
+    later = lru_cache(1)(lambda number: _looked(eyes, sides.known, config, number).values)
+    lesson = _Lesson(
+        lambda number: later(number) if number else known.values, labels, len(classes), config, eyes.how.device
+    )
     inputs = [Inputs(layers, pool) for layers in _layers(config, known.values.shape[1] - 1) for pool in config.pool]
     if config.select == "test":
         grid = lesson.learnt(every, inputs, config.learning_rates)
@@ -169,7 +171,9 @@ def fit_linear(eyes: Eyes, sides: Sides, config: LinearConfig) -> LinearHead:
         order = every[torch.randperm(len(every), generator=torch_generator(config.seed, "linear holdout"))]
         held, rest = order.tensor_split([max(1, round(_HELD_OUT * len(order)))])
         grid = lesson.learnt(rest, inputs, config.learning_rates)
-        best = _best(grid, eyes.look(sides.known, "blocks").values[held], labels[held])
+        plain = config.augment == "none"
+        middles = known.values[held] if plain else eyes.look(known.source.select(held.numpy()), "blocks").values
+        best = _best(grid, middles, labels[held])
         seen, rate, *_ = grid.head(best)
         grid, best = lesson.learnt(every, [seen], [rate]), 0
     seen, rate, weight, bias = grid.head(best)

@@ -32,7 +32,7 @@ def shown_classes(known: Source, asked: Source) -> tuple[list[str], Int[np.ndarr
     """The classes in the order of their names; which of them an image shows: 1, 0, or -1 where it does not count.
 
     Raises:
-        DataError: No class, or some of ``asked`` that ``known`` lacks.
+        DataError: No class, none in ``asked``, or some there that ``known`` lacks.
     """
     sets = [
         {name for text in source.columns["labels"].tolist() for name in text.splitlines()} for source in (known, asked)
@@ -42,6 +42,10 @@ def shown_classes(known: Source, asked: Source) -> tuple[list[str], Int[np.ndarr
     if not names or new:
         what = f"has classes that {known.address} lacks: {', '.join(new[:5])}" if new else "and the rest show no class"
         raise DataError(f"{asked.address} {what}.")
+    if not sets[1]:
+        raise DataError(
+            f"{asked.address}: no image that is asked shows a class; a test set without its truth cannot be scored."
+        )
     return names, _marks(known, names), _marks(asked, names)
 
 
@@ -88,6 +92,9 @@ def several_scores(known: Look, asked: Look, *, config: LogisticConfig, device: 
     if len(strengths(config)) > 1:
         order = torch.randperm(len(ours), generator=torch_generator(config.seed, "logistic holdout"))
         held, rest = order.tensor_split([max(1, round(HELD_OUT * len(order)))])
+        if not (ours[held.numpy()] == 1).any():
+            raise DataError(f"{known.source.address}: none of the {len(held)} images held out to choose C shows a class; give "
+                            "logistic.c=.")  # fmt: skip
         tried, best = _OneByOne(x[rest], ours[rest.numpy()], config), -1.0
         for one in strengths(config):
             tried.fit(one)

@@ -6,6 +6,7 @@ Axes: N usable images of a source.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,9 @@ class Eyes:
             rows = np.asarray([place[name] for name in stored.ids.tolist()], np.int64)
         except KeyError:
             raise DataError(f"{path} holds features of other images; remove it.") from None
-        return _look(torch.from_numpy(np.asarray(stored.values)), rows, source)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes, see Look
+            return _look(torch.from_numpy(np.asarray(stored.values)), rows, source)
 
 
 def seen_in(folder: Path | None, backbone: Backbone, device: torch.device) -> Precision | None:

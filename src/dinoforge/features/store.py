@@ -8,6 +8,7 @@ Axes: N rows, D channels, H by W patches.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -67,19 +68,29 @@ def write_features(
     return len(rows)
 
 
+def _mapped(path: Path, mode: Literal["r", "c"]) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(path, mmap_mode=mode)  # nothing that is written reaches the disk
+    except OSError as error:
+        if mode == "r" or error.errno != errno.ENOMEM:
+            raise
+        return _mapped(path, "r")
+    return found
+
+
 def read_features(path: Path, *, mode: Literal["r", "c"] = "c") -> Stored:
     """Features that ``write_features`` wrote.
 
     Args:
-        mode: How they are mapped: ``c`` may be written to in memory, as torch wants it, and the system may refuse it where
-            they are larger than memory; ``r`` may only be read.
+        mode: How they are mapped: ``c`` may be written to in memory, as torch wants it, unless they are larger than the system
+            gives memory for; ``r`` may only be read.
 
     Raises:
         DataError: No such folder, or not one of features.
     """
     try:
         facts = json.loads((path / "features.json").read_text(encoding="utf-8"))
-        values = np.load(path / "features.npy", mmap_mode=mode)  # nothing that is written reaches the disk
+        values = _mapped(path / "features.npy", mode)
         ids = np.asarray(pq.read_table(path / "ids.parquet", columns=["id"])["id"].to_pylist())
     except (OSError, ValueError) as error:
         raise DataError(

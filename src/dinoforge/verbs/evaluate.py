@@ -23,6 +23,7 @@ from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.data.decode import Broken
 from dinoforge.data.sources.source import Source, file_stamp
+from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.dense.labels import classes_file
 from dinoforge.evaluate.evaluation import Needs, Sides
@@ -113,7 +114,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     configs = _task_settings(names, settings)
     named = Named(data, train, test, _rows("train_rows", train_rows), _rows("test_rows", test_rows))
     named.check()
-    count = _seeds(seeds, names)
+    count = _seeds(seeds, names, configs)
     if out is not None:
         place_for(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
@@ -121,6 +122,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
     sides = _all_sides(named, names, chosen=chosen)
     found = opened(backbone)
+    found = dataclasses.replace(found, known=found.fingerprint)  # a digest of all weights, asked for by every score
     folder = _folder(features)
     eyes = Eyes(found, extraction(precision, seen_in(folder, found, device("auto"))), folder=folder, on_broken=told)
     scores, reused = list[Score](), list[str]()
@@ -266,11 +268,18 @@ def _state(source: Source) -> str:
     return fingerprint({"address": source.address, "files": files_of(source), "columns": columns})
 
 
+_ADDRESSES = {"also", "background"}
+"""Settings that are addresses of images."""
+
+
 def _named_files(config: Config) -> dict[str, str | None]:
-    """The state of files that settings name."""
-    values = [value for value in config.model_dump().values() if isinstance(value, (str, tuple))]
-    texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
-    return {text: file_stamp(text) for text in texts if isinstance(text, str)}
+    """The state of files, and of images, that settings name."""
+    found = dict[str, str | None]()
+    for name, value in config.model_dump().items():
+        values = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
+        for text in (one for one in values if isinstance(one, str)):
+            found[text] = _state(open_source(text)) if name in _ADDRESSES else file_stamp(text)
+    return found
 
 
 def _beside(sides: Sides, name: str) -> dict[str, str | None]:
@@ -399,12 +408,15 @@ def _rows(name: str, rows: str | int | None) -> int | None:
     return count
 
 
-def _seeds(seeds: str | int, names: Sequence[str]) -> int:
+def _seeds(seeds: str | int, names: Sequence[str], configs: Mapping[str, Config]) -> int:
     count = whole("seeds", seeds)
     if count < 1:
         raise ConfigError(f"seeds must be at least 1; got {count}.")
     if count > 1 and not any(seeded(EVALUATIONS[name]) for name in names):
         raise ConfigError(f"seeds={count} has no effect: nothing is drawn in {', '.join(names)}.")
+    for name in names:
+        if count > 1 and (path := getattr(configs[name], "reference", None)) is not None:
+            raise ConfigError(f"{name}.reference={path} has pictures of one seed; leave out seeds={count}.")
     return count
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.decode import Broken
-from dinoforge.data.sources.source import Source, agreed, first_rows
+from dinoforge.data.sources.numbers import agreed
+from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_clips, open_source
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.several import shows_several

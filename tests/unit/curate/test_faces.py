@@ -16,6 +16,7 @@ from dinoforge.curate.safety.filter import Asked
 from dinoforge.data.manifest import read_manifest
 from dinoforge.data.sources.table import open_source
 from dinoforge.data.toyworld.pollution import png
+from dinoforge.features.kept import files_of
 
 HAS_CASCADE = hasattr(cv2, "CascadeClassifier") and (Path(cv2.__file__).parent / "data" / faces.CASCADE).exists()
 DATA = Path(os.environ.get("DINOFORGE_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
@@ -75,6 +76,10 @@ def test_what_is_read_through_the_manifest_is_blurred(red, tmp_path):
         changed = (after != before).any(axis=2)
         assert changed.any() == (row in {1, 4})
         assert not changed[:, 64:].any()
+    bare = [open_source(str(tmp_path / "pool")).stamp(row) for row in range(6)]
+    stamps = [source.stamp(row) for row in range(6)]
+    assert [one != of for one, of in zip(stamps, bare, strict=True)] == [row in {1, 4} for row in range(6)]
+    assert files_of(source) != files_of(open_source(str(tmp_path / "pool")))  # by which features are remembered
     # The same through a curation of the curation; where notes alone were asked for, nothing is blurred.
     again = {"pool": str(tmp_path / "c" / "manifest.parquet"), "retrieve": "all", "workers": 1}
     dinoforge.curate(out=str(tmp_path / "d"), **again)
@@ -85,6 +90,7 @@ def test_what_is_read_through_the_manifest_is_blurred(red, tmp_path):
     assert noted["boxes"].to_pylist()[1] == pytest.approx([0.2, 0.1, 0.6, 0.5])
     assert noted["blur"].to_pylist() == [None, False, None, None, False, None]
     plain = open_source(str(tmp_path / "c" / "manifest.parquet"))
+    assert [plain.stamp(row) for row in range(6)] == bare
     np.testing.assert_array_equal(plain.pixels(1), picture(1, (8, 16, 32)))
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from dinoforge.base.config import fingerprint
 from dinoforge.data.sources import source as module
+from dinoforge.data.sources.numbers import numbered
 from dinoforge.data.sources.several import Several
-from dinoforge.data.sources.source import Source, file_stamp, numbered
+from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.data.sources.table import open_source
 from dinoforge.data.toyworld.pollution import png
 

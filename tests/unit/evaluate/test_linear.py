@@ -12,7 +12,7 @@ from dinoforge.evaluate.evaluation import Sides
 from dinoforge.evaluate.heads import HeadGrid
 from dinoforge.evaluate.linear import LINEAR, LinearConfig, fit_linear
 from dinoforge.features import views
-from dinoforge.features.extract import Extraction
+from dinoforge.features.extract import Extraction, computed
 from dinoforge.features.eyes import Eyes, Look
 from dinoforge.features.views import cropped
 from dinoforge.model.table import build
@@ -161,8 +161,8 @@ def test_every_pass_learns_from_its_own_crops(monkeypatch):
     config = LinearConfig(batch=60, iterations=7, augment="crops", seed=3)
     assert "random crops" in fit_linear(eyes, both, config).protocol
     assert [round(mean / 100) for mean in seen] == [1, 1, 1, 2, 2, 2, 3]
-    crops = {name for address, kind, name in eyes.views if address == "train"}
-    assert crops == {f"crops to 224, seed 3, pass {number}" for number in range(3)}
+    crops = [name for address, kind, name in eyes.views if address == "train"]
+    assert crops == [f"crops to 224, seed 3, pass {number}" for number in range(3)]  # each once
     assert {name for address, _, name in eyes.views if address == "test"} == {"short side 256, middle 224"}
 
 
@@ -208,12 +208,12 @@ def test_a_crop_is_pillows_bicubic(monkeypatch):
     assert any(plain)
 
 
-def test_real_eyes_learn_the_same_twice():
+def test_real_eyes_learn_the_same_twice(monkeypatch):
     known, asked = (open_source("toy://species?images=30&size=24", split) for split in ("train", "test"))
     backbone = Backbone(build(ToyConfig(), seed=0), ToyConfig(), Preprocessing(short_side=24, side=24))
     config = LinearConfig(augment="crops", iterations=4, batch=8)
 
-    def fit():
+    def fit(config=config):
         eyes = Eyes(backbone, Extraction(torch.device("cpu")), folder=None, on_broken=lambda *_: None)
         return fit_linear(eyes, Sides(known, asked), config)
 
@@ -221,6 +221,13 @@ def test_real_eyes_learn_the_same_twice():
     assert torch.equal(first.weight, second.weight)
     assert first.protocol == second.protocol
     assert "class tokens of the last 1" in first.protocol  # a toy shows one
+    looked = []
+    monkeypatch.setattr(
+        "dinoforge.features.eyes.computed",
+        lambda module, source, *a, **b: looked.append(len(source)) or computed(module, source, *a, **b),
+    )
+    assert "on a tenth of the train rows" in fit(config.model_copy(update={"select": "holdout"})).protocol
+    assert looked == [24, 6, 24, 2]
 
 
 def test_what_cannot_be():

@@ -42,6 +42,18 @@ def test_who_shows_what():
         shown_classes(several("a", ["", ""], None), several("b", [""], None))
 
 
+def test_a_set_without_its_truth_is_not_scored():
+    known, features = several("a", ["cat", "dog"], None), torch.zeros(20, 2)
+    with pytest.raises(DataError, match="b: no image that is asked shows a class; a test set without its truth"):
+        shown_classes(known, several("b", ["", ""], None))
+    held = int(torch.randperm(20, generator=torch_generator(0, "logistic holdout"))[-1])
+    known = several("a", ["cat" if row == held else "" for row in range(20)], features)
+    with pytest.raises(
+        DataError, match=r"a: none of the 2 images held out to choose C shows a class; give logistic.c="
+    ):
+        LOGISTIC.measure(GivenEyes(), Sides(known, known), LogisticConfig())
+
+
 def world(count, seed):
     """Three classes that are there where a direction of the features says so, nearly; some are hard to see."""
     rng = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 """Features on disk are those that were computed; ids stay beside their rows; what is finished is not computed again."""
 
+import errno
 import json
 from collections import deque
 
@@ -12,12 +13,13 @@ from PIL import Image
 from dinoforge.base.errors import DataError, RunError
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.extract import Extraction, computed, image_features, pictures
+from dinoforge.features.eyes import Eyes
 from dinoforge.features.kinds import KINDS
 from dinoforge.features.store import read_features, write_features
 from dinoforge.features.unfinished import Unfinished
 from dinoforge.model.table import build
 from dinoforge.model.toy import ToyConfig
-from dinoforge.model.weights import Preprocessing
+from dinoforge.model.weights import Backbone, Preprocessing
 
 HOW = Preprocessing(short_side=24, side=24)
 CPU = torch.device("cpu")
@@ -61,6 +63,24 @@ def test_how_many_at_once_changes_nothing():
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0], found[2])
     assert module.training  # as it was
+
+
+def test_what_is_larger_than_memory_may_only_be_read(tmp_path, monkeypatch, recwarn):
+    module, source = build(ToyConfig(), seed=0), open_source("toy://species?images=11&size=24")
+    backbone = Backbone(module, ToyConfig(), HOW)
+    words = {"folder": tmp_path / "f", "on_broken": quiet}
+    first = Eyes(backbone, Extraction(CPU), **words).look(source)
+    load = np.load
+
+    def refused(path, mmap_mode=None, **more):
+        if mmap_mode == "c":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return load(path, mmap_mode=mmap_mode, **more)
+
+    monkeypatch.setattr(np, "load", refused)
+    again = Eyes(backbone, Extraction(CPU), **words).look(source)
+    assert torch.equal(again.values, first.values)
+    assert not recwarn.list
 
 
 def test_what_holds_no_features(tmp_path):

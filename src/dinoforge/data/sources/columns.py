@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from dinoforge.base.errors import ConfigError, DataError, closest
+from dinoforge.data.sources.numbers import numbered
 from dinoforge.data.sources.options import Options, shown
-from dinoforge.data.sources.source import numbered
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "gallery": "gallery", "query": "query"}  # fmt: skip

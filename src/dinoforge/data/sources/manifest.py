@@ -119,8 +119,9 @@ class Listed(Source):
         return self._sources[self._part[row]].extra(int(self._row[row]), name)
 
     def stamp(self, row: int) -> str | None:
-        """The stamp that the row's own source has."""
-        return self._sources[self._part[row]].stamp(int(self._row[row]))
+        """The stamp that the row's own source has, and what is blurred."""
+        found = self._sources[self._part[row]].stamp(int(self._row[row]))
+        return f"{found} {self._blurred[row].tolist()}" if found is not None and row in self._blurred else found
 
 
 def _and_more(lost: int) -> str:

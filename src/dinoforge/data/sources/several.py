@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dinoforge.data.decode import Picture
-from dinoforge.data.sources.source import Source, agreed
+from dinoforge.data.sources.numbers import agreed
+from dinoforge.data.sources.source import Source
 
 _BLANK = {"i": np.int64(-1), "f": np.float64("nan"), "U": np.str_(""), "O": ""}
 """By kind of column: what stands for a source that does not know."""

@@ -14,8 +14,8 @@ from dinoforge.data.journal import Journal
 from dinoforge.data.manifest import read_manifest, write_manifest
 from dinoforge.data.scan import scan
 from dinoforge.data.sources.layouts.table import LAYOUTS
+from dinoforge.data.sources.numbers import agreed
 from dinoforge.data.sources.several import Several
-from dinoforge.data.sources.source import agreed
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.opened import training_rows
 from published import CALLED, FISH, MADE, OTHERS, images, picture, text

@@ -9,7 +9,8 @@ import numpy as np
 from dinoforge.data.decode import SUFFIXES
 from dinoforge.data.sources.layouts.folder import Folder
 from dinoforge.data.sources.layouts.gathered import Gathered
-from dinoforge.data.sources.source import Source, numbered
+from dinoforge.data.sources.numbers import numbered
+from dinoforge.data.sources.source import Source
 
 _SPLITS = {"old": "query", "new": "gallery"}
 _PAIRS = 1000
