@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import types
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_unknown_words_are_one_line(tiny, tmp_path, words, message):
 def test_what_was_written_down_stays(tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setattr(
-        verb, "_row", lambda asked, form, arm, *, seed, folder: Row(arm.name, seed, {"k-NN": 0.5, "loss": 1.0}, *HERE)
+        verb, "_row", lambda asked, form, arm, *, seed, **_: Row(arm.name, seed, {"k-NN": 0.5, "loss": 1.0}, *HERE)
     )
     dinoforge.ablate(study="tiny", out=str(out))
     with pytest.raises(ConfigError, match=r"out holds another study \(form +quick -> record.*\); give another out"):
@@ -130,6 +131,27 @@ def test_what_was_written_down_stays(tiny, tmp_path, monkeypatch):
     (out / "study.json").write_text("[]")
     with pytest.raises(RunError, match=r"study\.json is not what ablate writes there"):
         dinoforge.ablate(study="tiny", out=str(out))
+
+
+def test_all_arms_are_trained_in_one_precision(tiny, tmp_path, monkeypatch):
+    """Whatever a measurement says later; a stage that names one keeps it."""
+    plain = {key: value for key, value in TINY.items() if key != "precision"}
+    arms = (Arm("old", (Stage("first", "pretrain", plain),)), Arm("new", (Stage("more", "pretrain", plain),)),
+            Arm("own", (Stage("own", "pretrain", TINY),)))  # fmt: skip
+    monkeypatch.setitem(STUDIES, "tiny", lambda: study(arms=arms, signs=()))
+    asked, answers = [], iter(["bf16", "fp32"])
+    monkeypatch.setattr(verb, "choose_precision", lambda *_: types.SimpleNamespace(precision=next(answers)))
+    monkeypatch.setattr(verb, "_do", lambda stage, words: asked.append(words["precision"]))
+    monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
+    rows = dinoforge.ablate(study="tiny", out=str(tmp_path / "out")).rows
+    assert asked == ["bf16", "bf16", "fp32"]
+    assert [row.machine.rpartition(", ")[2] for row in rows] == asked
+    (tmp_path / "out" / "seed0" / "rows" / "more.json").unlink()
+    dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
+    assert asked[3:] == ["bf16"]
+    (tmp_path / "out" / "precision.json").write_text("{}")
+    with pytest.raises(RunError, match=r"precision\.json is not what ablate writes there; remove it"):
+        dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
 
 
 def test_a_score_that_evaluate_does_not_give(tiny, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ import torch
 from dinoforge.base.config import differences
 from dinoforge.base.errors import ConfigError, Interrupted, RunError, unknown
 from dinoforge.base.files import place_for, read_lines, write_json, write_lines, write_text
-from dinoforge.base.hardware import cores, processor, versions
+from dinoforge.base.hardware import choose_precision, cores, device, processor, versions
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.recipes.studies import STUDIES
@@ -83,7 +83,7 @@ def ablate(*, study: str, out: str, form: str = "quick") -> Ablated:
 
     Args:
         study: STUDIES.
-        out: Folder of the study: study.json, a folder of runs for every seed, rows.jsonl, table.md, plot.svg.
+        out: Folder of the study: study.json, precision.json, a folder of runs for every seed, rows.jsonl, table.md, plot.svg.
         form: quick: one seed, some minutes on two cores, to see it run. record: three seeds, hours. gpu: larger, for one GPU.
     """
     if study not in STUDIES:
@@ -92,10 +92,11 @@ def ablate(*, study: str, out: str, form: str = "quick") -> Ablated:
         raise unknown("form", form, list(FORMS))
     asked, folder = STUDIES[study](), Path(out)
     _put_down(asked, form, folder / "study.json")
+    precision = _precision(folder / "precision.json")
     rows = list[Row]()
     for number, (seed, arm) in enumerate(asked.pairs(form)):
         say(f"{study}, seed {seed}: {arm.name} ({number + 1} of {len(asked.arms) * len(asked.forms[form].seeds)})")
-        rows.append(_row(asked, form, arm, seed=seed, folder=folder))
+        rows.append(_row(asked, form, arm, seed=seed, folder=folder, precision=precision))
     write_lines(folder / "rows.jsonl", [asdict(row) for row in rows])
     signs = [seen(sign, asked, rows) for sign in asked.signs]
     write_text(folder / "plot.svg", drawn(asked.question, _panels(asked, rows)))
@@ -129,7 +130,17 @@ def _put_down(study: Study, form: str, path: Path) -> None:
         raise ConfigError(f"{path.parent} holds another study ({changed}); give another out.")
 
 
-def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path) -> Row:
+def _precision(path: Path) -> str:
+    """What all arms are trained in that say nothing: chosen once, for the choice goes by a measurement that load may sway."""
+    if not path.exists():
+        write_json(path, {"precision": choose_precision("auto", device("auto")).precision})
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["precision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is not what ablate writes there; remove it.") from None
+
+
+def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precision: str) -> Row:
     """Do an arm's stages, as far as they are not done, and judge its backbone; once."""
     place = folder / f"seed{seed}"
     known_already = place / "rows" / f"{arm.stages[-1].name}.json"
@@ -138,15 +149,17 @@ def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path) -> Row:
     known = {**study.forms[form].words, "seed": seed, "folder": str(place)}
     run = place
     for stage in arm.stages:
-        run = place / stage.name
-        _do(stage, filled(stage.words, known) | {"out": str(run)})
+        run, words = place / stage.name, filled(stage.words, known)
+        if stage.verb != "curate":
+            precision = words.setdefault("precision", precision)
+        _do(stage, words | {"out": str(run)})
     scores = place / "scores" / f"{arm.stages[-1].name}.jsonl"
     place_for(scores)
     found = {
         column.name: _score(column, run, filled({**column.words, **_own(arm, column)}, known), scores=scores)
         for column in study.columns
     }
-    row = Row(arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", _machine())
+    row = Row(arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", f"{_machine()}, {precision}")
     place_for(known_already)
     write_json(known_already, asdict(row))
     return row
