@@ -154,6 +154,28 @@ def test_all_arms_are_trained_in_one_precision(tiny, tmp_path, monkeypatch):
         dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
 
 
+def test_a_full_disk_leaves_nothing_that_is_taken_for_done(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(verb, "_do", lambda *_: None)
+    monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
+    whole, out = verb.write_json, tmp_path / "out"
+
+    def full(name):
+        def write(path, value):
+            if path.name == name:
+                raise RunError("no space left")
+            whole(path, value)
+
+        monkeypatch.setattr(verb, "write_json", write)
+        with pytest.raises(RunError, match="no space left"):
+            dinoforge.ablate(study="tiny", out=str(out))
+
+    full("study.json")
+    full("more.json")
+    monkeypatch.setattr(verb, "write_json", whole)
+    (out / "seed0" / "rows" / "first.json").write_text("")  # a row that was cut off is judged again
+    assert [row.arm for row in dinoforge.ablate(study="tiny", out=str(out)).rows] == ["old", "new"]
+
+
 def test_a_score_that_evaluate_does_not_give(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "_do", lambda stage, words: None)
     monkeypatch.setattr(verb, "evaluate", lambda **words: dinoforge.verbs.evaluate.Evaluated([], []))

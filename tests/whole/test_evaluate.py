@@ -137,6 +137,15 @@ def test_scores_are_not_taken_over_when_a_set_that_a_setting_names_changed(place
     assert dinoforge.evaluate(**words).reused == []
 
 
+@pytest.mark.parametrize("held", [b"\xff\x00\xfe binary", b"3.5\n", b"my notes\n", b'{"mine": 1}\n'])
+def test_scores_are_not_put_into_a_file_of_something_else(held, place, tmp_path, capsys):
+    (tmp_path / "o").write_bytes(held)
+    words = ["evaluate", f"backbone={place / 'b'}", f"data={place / 'data'}", f"out={tmp_path / 'o'}", "tasks=knn"]
+    assert execute(words) == 2
+    assert f"out={tmp_path / 'o'} holds something else than scores; give another file." in capsys.readouterr().err
+    assert (tmp_path / "o").read_bytes() == held
+
+
 def test_copies_of_what_was_trained_on_are_told_and_left_out(place, tmp_path):
     """Of sixteen test images two are in the pool that was trained on, under other names."""
     pictures(tmp_path / "pool", 5, seed=2)

@@ -1,6 +1,8 @@
 """`predict` as a user runs it: the numbers next to slow definitions, what is written, going on, and what is refused."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -411,3 +413,17 @@ def test_numbers_that_are_not_finite(place, tmp_path, capsys):
     code, facts, _ = call(capsys, *words(place, "", tmp_path / "o", f"head={tmp_path / 'h'}"))
     assert code == 2
     assert "the predictions of a/0.png are not finite" in facts["error"]
+
+
+def test_scores_that_the_disk_has_no_room_for_are_one_line(place, tmp_path, capsys, monkeypatch):
+    """Room is asked for before: a page of a mapped file that cannot be written would end the process without a word."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    code, _, err = call(capsys, *words(place, "ade_linear.pth", tmp_path / "o", "scores=true"))
+    assert code == 2
+    assert "0.png.npy: no space left. Free some and run again." in err
+    assert "Traceback" not in err
+    assert not [*(tmp_path / "o").rglob("*.npy*")]

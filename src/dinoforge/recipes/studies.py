@@ -170,7 +170,7 @@ def resolution() -> Study:
 
 def invariance() -> Study:
     """The same run whole, in parts of a batch, and on two ranks: not a question of the paper, a promise of this system."""
-    exact = {**BASE, "precision": "fp32", "objective.group": 8}
+    exact = {**BASE, "precision": "fp32", "objective.group": 8, "device": "cpu"}  # a machine may have one GPU or none
     arms = (
         Arm("one process", (Stage("whole", "pretrain", exact),)),
         Arm("a quarter of the batch at a time", (Stage("parts", "pretrain", {**exact, "speed.micro_batch": 8}),)),

@@ -241,6 +241,11 @@ def cut_metrics(path: Path, step: int | None) -> int:
     return max((int(row["step"]) for row in rows), default=0)
 
 
+_ONE_REQUEST = 2.0
+"""Seconds in which signals are one request: from a terminal, or where a service is stopped, a rank gets one of its own and one
+from whoever started it."""
+
+
 class Stop:
     """Turns SIGTERM and SIGINT into a checkpoint and exit status 75, on all ranks after the same step."""
 
@@ -252,6 +257,7 @@ class Stop:
         self.elsewhere = False
         """Whether a rank was that this one shares no step with (``train.exchange``)."""
         self._before: dict[int, Any] = {}
+        self._since = 0.0
 
     def __enter__(self) -> Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -266,9 +272,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self.signalled:  # asked twice: at once
-            raise KeyboardInterrupt
-        self.signalled = True
+        if self.signalled:
+            if time.monotonic() - self._since > _ONE_REQUEST:  # asked again: at once
+                raise KeyboardInterrupt
+            return
+        self.signalled, self._since = True, time.monotonic()
         say(f"{signal.Signals(number).name} received: finishing this step, then a checkpoint.")
 
 
@@ -351,6 +359,9 @@ class Checkpointing:
             return
         try:
             dist.leading(self.settle)
+            if ends:  # why an earlier one was refused says nothing of this one
+                with suppress(RunError):
+                    self.checkpoints.wait()
             path = self.checkpoints.save(*self.state, self.facts(done.step))
             if ends:
                 self.checkpoints.wait()

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,7 +118,6 @@ def _put_down(study: Study, form: str, path: Path) -> None:
     """
     said = json.loads(json.dumps({"form": form, "study": asdict(study)}))
     if not path.exists():
-        place_for(path)
         write_json(path, said)
         return
     try:
@@ -144,7 +144,7 @@ def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precisio
     """Do an arm's stages, as far as they are not done, and judge its backbone; once."""
     place = folder / f"seed{seed}"
     known_already = place / "rows" / f"{arm.stages[-1].name}.json"
-    if known_already.exists():
+    with suppress(OSError, ValueError, TypeError):  # none, or not one that was written here
         return Row(**json.loads(known_already.read_text(encoding="utf-8")))
     known = {**study.forms[form].words, "seed": seed, "folder": str(place)}
     run = place
@@ -160,7 +160,6 @@ def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precisio
         for column in study.columns
     }
     row = Row(arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", f"{_machine()}, {precision}")
-    place_for(known_already)
     write_json(known_already, asdict(row))
     return row
 

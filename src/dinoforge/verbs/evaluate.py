@@ -116,7 +116,7 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     named.check()
     count = _seeds(seeds, names, configs)
     if out is not None:
-        place_for(Path(out))
+        _check_out(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
     heads = _head_folders(names, save_heads)
     chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
@@ -307,6 +307,23 @@ def _maps(sides: Sides, name: str) -> dict[str, str]:
                     continue
                 digest.update(b"-" if found is None else np.ascontiguousarray(found).tobytes())
     return {"maps": digest.hexdigest()[:16]}
+
+
+def _check_out(path: Path) -> None:
+    """See that scores can be put down there.
+
+    Raises:
+        ConfigError: The file holds something else.
+        RunError: It cannot be written.
+    """
+    place_for(path)
+    with explained(path):
+        empty = not path.stat().st_size
+    if not empty and not any("key" in row for row in read_lines(path)):
+        with explained(path), path.open("rb") as file:
+            cut_off = file.read(9) == b'{"task": '
+        if not cut_off:
+            raise ConfigError(f"out={path} holds something else than scores; give another file.")
 
 
 def _put_down(out: str | None, key: str, *, head: str | None) -> list[Score]:

@@ -5,6 +5,7 @@ Axes: K classes, Y by X pixels, C channels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,6 +200,11 @@ def _scores(
     with explained(path):
         try:
             kept = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # else a full disk is found out by a page that cannot be written, which kills
+                with part.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
             yield kept, {"scores": str(path.relative_to(folder.path))}
             kept.flush()
             part.replace(path)

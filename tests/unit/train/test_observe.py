@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from dinoforge.base.errors import RunError
+from dinoforge.base.errors import Interrupted, RunError
 from dinoforge.base.files import read_lines
 from dinoforge.train import observe
 from dinoforge.train.checkpoint import Checkpoints
@@ -180,6 +183,35 @@ def test_a_checkpoint_that_is_refused_is_tried_again():
 def test_the_last_one_cannot_wait(step, asked):
     with pytest.raises(RunError, match="no space left"):
         checkpointing(Disk({step}), [], asked=asked)(made(step, 1.0))
+
+
+@pytest.mark.parametrize(("step", "asked"), [(40, False), (7, True)])
+def test_one_that_failed_in_the_background_does_not_cost_the_last_one(step, asked):
+    disk = Disk(set())
+    refused = iter([RunError("no space left")])
+
+    def wait():
+        for error in refused:
+            raise error
+
+    disk.wait = wait
+    with pytest.raises(Interrupted) if asked else nullcontext():
+        checkpointing(disk, [], asked=asked)(made(step, 1.0))
+    assert disk.saved == [step]
+
+
+def test_signals_at_once_are_one_request(monkeypatch, capsys):
+    """As a rank gets them where Ctrl-C reaches it and its launcher, which passes on two; a later one means at once."""
+    now = [100.0]
+    monkeypatch.setattr(observe.time, "monotonic", lambda: now[0])
+    with Stop() as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop.signalled
+        assert capsys.readouterr().err == "SIGINT received: finishing this step, then a checkpoint.\n"
+        now[0] += 3
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_backbone_that_the_disk_refuses_is_not_the_one_to_beat():
