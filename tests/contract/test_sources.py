@@ -394,6 +394,15 @@ def test_labels_that_were_given_again_are_numbered_as_the_labels_are(tmp_path):
     assert second[1] == 1
     assert second[0] not in {0, 1}
     assert other.columns["real"].tolist()[0].split()[1] == "1"
+    # A class that only the other source has, where both number alike; and where they do not.
+    more = classes(tmp_path / "g", "ant", "bee", "cat")
+    for labels, right in (([0, 5, 7], "0"), ([1, 5, 6], None)):
+        more.columns = {**more.columns, "label": np.asarray(labels)}
+        found.columns = {**found.columns, "real": np.asarray(["0 7", "5"])}
+        first, second = agreed([more, found])[1].columns["real"].tolist()
+        assert first.split()[1] == str(["ant", "bee", "cat"].index("cat"))
+        assert second == "1"
+        assert first.split()[0] == right if right else int(first.split()[0]) > 2
 
 
 def test_whole_floats_are_labels_and_others_are_one_line(tmp_path):

@@ -150,7 +150,10 @@ def test_all_arms_are_trained_in_one_precision(tiny, tmp_path, monkeypatch):
     dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
     assert asked[3:] == ["bf16"]
     (tmp_path / "out" / "precision.json").write_text("{}")
-    with pytest.raises(RunError, match=r"precision\.json is not what ablate writes there; remove it"):
+    with pytest.raises(RunError, match=r"precision\.json is not what ablate writes there; give another"):
+        dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
+    (tmp_path / "out" / "precision.json").unlink()
+    with pytest.raises(RunError, match=r"precision\.json is not there, so it is not known what the runs beside it"):
         dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
 
 

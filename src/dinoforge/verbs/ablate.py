@@ -133,11 +133,15 @@ def _put_down(study: Study, form: str, path: Path) -> None:
 def _precision(path: Path) -> str:
     """What all arms are trained in that say nothing: chosen once, for the choice goes by a measurement that load may sway."""
     if not path.exists():
+        if any(path.parent.glob("seed*")):
+            raise RunError(
+                f"{path} is not there, and so it is not known what the runs beside it are trained in; give another out."
+            )
         write_json(path, {"precision": choose_precision("auto", device("auto")).precision})
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["precision"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(f"{path} is not what ablate writes there; remove it.") from None
+        raise RunError(f"{path} is not what ablate writes there; give another out.") from None
 
 
 def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precision: str) -> Row:

@@ -26,6 +26,20 @@ _REAL = "real"
 """Column of labels that were given again: numbers of classes, several an image."""
 
 
+def _names_of(part: Source, others: Sequence[Source]) -> dict[int, str]:
+    """What the numbers of labels stand for in a source, also those that only others have who number alike."""
+    own, found = _legend(part), dict[int, str]()
+    for legend in map(_legend, others):
+        both = own | legend
+        if own | both == both | own and len({*both.values()}) == len(both):
+            found |= legend
+    return found | own
+
+
+def _legend(part: Source) -> dict[int, str]:
+    return dict(zip(part.columns["label"].tolist(), part.columns["label_name"].tolist(), strict=True))
+
+
 def _renumbered(texts: np.ndarray, known: Mapping[int, int], *, others: int) -> np.ndarray:
     """Numbers of classes in texts, given anew; one that no label has gets a number that no class has, from ``others`` on."""
     return np.array([
@@ -61,7 +75,7 @@ def agreed(parts: Sequence[Source]) -> list[Source]:
                 numbers = _looked_up(number, part.columns[name].tolist())
                 columns = {**part.columns, column: numbers}
                 if column == "label" and _REAL in columns:
-                    known = dict(zip(part.columns[column].tolist(), numbers.tolist(), strict=True))
+                    known = {old: number[text] for old, text in _names_of(part, loose).items()}
                     columns[_REAL] = _renumbered(columns[_REAL], known, others=len(number) + start)
                 found[place].columns = columns
     return found
