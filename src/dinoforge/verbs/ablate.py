@@ -135,7 +135,7 @@ def _precision(path: Path) -> str:
     if not path.exists():
         if any(path.parent.glob("seed*")):
             raise RunError(
-                f"{path} is not there, and so it is not known what the runs beside it are trained in; give another out."
+                f"{path} is not there, so it is not known what the runs beside it are trained in; give another out."
             )
         write_json(path, {"precision": choose_precision("auto", device("auto")).precision})
     try:
