@@ -200,9 +200,8 @@ def _scores(
     with explained(path):
         try:
             kept = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # else a full disk is found out by a page that cannot be written, which kills
+            # A page of a mapped file for which the disk has no room would end the process.
+            if hasattr(os, "posix_fallocate"):
                 with part.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
             yield kept, {"scores": str(path.relative_to(folder.path))}
