@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import overload
@@ -218,8 +219,9 @@ class Loader:
             self.groups, numbers, workers=self.workers, ahead=2 * self.share, pin=self.device.type == "cuda",
             stall_seconds=self.stall_seconds,
         )  # fmt: skip
-        while members := [self._checked(group) for group in islice(shipped, self.share // self.parts)]:
-            yield self.join(members)
+        with closing(shipped):  # an error ends the workers at once, not when it is forgotten
+            while members := [self._checked(group) for group in islice(shipped, self.share // self.parts)]:
+                yield self.join(members)
 
     def _checked(self, group: Group | UserError) -> Group:
         if isinstance(group, UserError):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ _PATIENCE = 8
 
 def ship(
     groups: Groups, numbers: Sequence[int], *, workers: int, ahead: int, pin: bool, stall_seconds: float
-) -> Iterator[Group | UserError]:
+) -> Generator[Group | UserError]:
     """The groups of these numbers in their order, made by so many processes; by this one where ``workers`` is 0.
 
     A worker that dies, or makes nothing for ``stall_seconds``, is replaced. The image it was reading is read once more; the
@@ -120,9 +120,23 @@ class _Crew:
                 # nothing came for a tick, or a worker is gone
                 self._look(time.monotonic() - asked)
                 continue
+            except (OSError, EOFError):
+                # What a worker ships is fetched from itself. Where it dies meanwhile, its end shows a moment later.
+                if not self._ended():
+                    raise
+                self._look(time.monotonic() - asked)
             self._delivered += 1
             yield group
             asked = time.monotonic()
+
+    def _ended(self) -> bool:
+        """Whether a worker is dead, or is within a tick."""
+        end = time.monotonic() + _TICK
+        while time.monotonic() < end:
+            if any(worker.exitcode is not None for worker in self._shipped._workers):
+                return True
+            time.sleep(0.01)
+        return False
 
     def _look(self, waited: float) -> None:
         """Find out why nothing comes.

@@ -4,8 +4,10 @@ import io
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
+from multiprocessing.resource_sharer import _ResourceSharer
 
 import numpy as np
 import pytest
@@ -101,8 +103,10 @@ def test_broken_images_are_replaced_and_told_of():
 def test_nothing_but_broken_images_is_an_error(workers):
     with pytest.raises(
         DataError, match=r"^32 images drawn from numbered could not be used; the last is image \d: made so.$"
-    ):
+    ) as kept:
         next(loader(Numbered(4, broken=range(4)), workers=workers).batches(first=0, steps=1))
+    assert kept.tb  # holds all that was in use
+    assert not multiprocessing.active_children()
 
 
 class Deadly(Numbered):
@@ -145,6 +149,27 @@ def test_a_worker_that_dies_once_changes_nothing(tmp_path):
     told = []
     source = Deadly(12, tmp_path, deadly={5, 9}, always=False)
     found = list(loader(source, workers=2, told=told).batches(first=0, steps=3))
+    assert not told
+    for mine, want in zip(found, loader(Numbered(12)).batches(first=0, steps=3), strict=True):
+        equal(mine, want)
+
+
+def test_a_worker_that_dies_while_its_group_is_fetched_changes_nothing(monkeypatch):
+    """The connection to it is gone a moment before the process is."""
+    connected, deaths = _ResourceSharer.get_connection, []
+
+    def dying(ident):
+        if deaths:
+            return connected(ident)
+        for worker in multiprocessing.active_children():
+            deaths.append(threading.Timer(0.2, worker.kill))
+            deaths[-1].start()
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(_ResourceSharer, "get_connection", staticmethod(dying))
+    told = []
+    found = list(loader(Numbered(12), workers=2, told=told).batches(first=0, steps=3))
+    assert len(deaths) == 2
     assert not told
     for mine, want in zip(found, loader(Numbered(12)).batches(first=0, steps=3), strict=True):
         equal(mine, want)
