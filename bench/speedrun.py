@@ -8,7 +8,6 @@ start. The line holds all that a record needs: settings, a fingerprint of the so
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import dinoforge
 from dinoforge.base.files import append_line
 from dinoforge.base.hardware import cores, processor, versions
+from dinoforge.base.provenance import source_mark
 
 DATA = "toy://species?images=4000&seed=0"
 TARGET = 0.36
@@ -31,15 +31,6 @@ FIXED = {
 """The task; no setting of yours changes it."""
 FRESH = ("init", "teacher", "distil", "continuation", "retention", "config")
 """Settings that begin so bring what was learnt before, or may: a start is fresh."""
-
-
-def source() -> str:
-    """16 hexadecimal digits of all our Python files."""
-    digest, root = hashlib.sha256(), Path(dinoforge.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()} ".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def commit() -> str | None:
@@ -75,7 +66,7 @@ def run(words: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}", "reached": knn >= TARGET, "knn": knn, "seconds": round(done.seconds, 1),
         "images": done.images, "images_per_second": round(done.images_per_second, 1), "target": TARGET, "settings": words,
-        "task": FIXED, "commit": commit(), "source": source(), "cores": cores(), "processor": processor(), **versions(),
+        "task": FIXED, "commit": commit(), "source": source_mark(), "cores": cores(), "processor": processor(), **versions(),
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ class TestEveryStudy:
         assert tuple(study.forms) == FORMS
         arms, columns = [arm.name for arm in study.arms], [column.name for column in study.columns]
         assert len(set(arms)) == len(arms) > 1
+        assert not any("," in arm for arm in arms)  # arms= names some of them
         assert len(set(columns)) == len(columns)
         assert all({sign.better, sign.worse} <= set(arms) and sign.column in columns for sign in study.signs)
         assert len({tuple(arm.paper) for arm in study.arms if arm.paper}) <= 1

@@ -33,14 +33,3 @@ def test_a_line(tmp_path, monkeypatch):
     assert line["settings"]["recipe"] == "vit_micro.toy"
     assert len(line["source"]) == 16
     assert {"date", "commit", "torch", "cores", "processor", "seconds"} <= line.keys()
-
-
-def test_the_source_has_another_name_when_a_file_changes(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b.py").write_text("x = 1\n")
-    monkeypatch.setattr(SPEEDRUN.dinoforge, "__file__", str(tmp_path / "__init__.py"))
-    before = SPEEDRUN.source()
-    (tmp_path / "a" / "b.py").write_text("x = 2\n")
-    changed = SPEEDRUN.source()
-    (tmp_path / "a" / "b.py").rename(tmp_path / "a" / "c.py")
-    assert len({before, changed, SPEEDRUN.source()}) == 3

@@ -29,7 +29,7 @@ RETRIEVAL = Column("retrieval", "retrieval", "mAP", {"data": WORLD + "&split=tes
 SEGMENTATION = Column("segmentation", "segmentation", "miou", {"data": SCENES, "segmentation.points": 512})
 
 
-def forms(quick: Mapping[str, Any], record: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Form]:
+def forms(quick: Mapping[str, int], record: Mapping[str, int], gpu: Mapping[str, int]) -> dict[str, Form]:
     """One seed to see it run; three for the records."""
     return {"quick": Form((0,), quick), "record": Form((0, 1, 2), record), "gpu": Form((0, 1, 2), gpu)}
 
@@ -151,7 +151,7 @@ def resolution() -> Study:
     low, high = {"segmentation.pixels": 32}, {"segmentation.pixels": 64}
     arms = (
         _alone("low", sides(32), judged=low),
-        _alone("low, then a phase at high", sides(32) | phase, judged=high),
+        _alone("low then high", sides(32) | phase, judged=high),
         _alone("high", sides(64), judged=high),
     )
     columns = (
@@ -162,7 +162,7 @@ def resolution() -> Study:
     return Study(
         "resolution", "Does a short phase at high resolution nearly equal the whole at high resolution?",
         "figure 6: 224, 224 then 10,000 steps at 416, and 416 throughout, which costs three times as much", arms, columns,
-        (Sign("high", "low", "segmentation"), Sign("low, then a phase at high", "high", "segmentation", within=0.1)),
+        (Sign("high", "low", "segmentation"), Sign("low then high", "high", "segmentation", within=0.1)),
         forms({"pictures": 4_000, "images": 4_000, "phase": 1_120}, {"pictures": 4_000, "images": 16_000, "phase": 4_480},
               {"pictures": 100_000, "images": 400_000, "phase": 112_000}),
     )  # fmt: skip

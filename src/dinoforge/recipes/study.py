@@ -5,9 +5,11 @@ A study is data. ``ablate`` writes it down before the first run and goes on with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from dinoforge.base.errors import ConfigError, unknown
 
 FORMS = ("quick", "record", "gpu")
 """Minutes, to see it run; hours on two cores, for the records; larger, for one graphics card."""
@@ -67,8 +69,8 @@ class Form:
     """How long a study takes."""
 
     seeds: tuple[int, ...]
-    words: Mapping[str, Any]
-    """What stands for ``{name}`` in settings."""
+    words: Mapping[str, int]
+    """What stands for ``{name}`` in settings: how many ``pictures`` there are, and numbers of images seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,34 @@ class Study:
     columns: tuple[Column, ...]
     signs: tuple[Sign, ...]
     forms: Mapping[str, Form]
+
+    def rerun(self, *, arms: Sequence[str], longer: int) -> Study:
+        """The same question of some arms, with so many times as many images seen; the pool stays as large.
+
+        Raises:
+            ConfigError: It has no such arm, or fewer than two are left.
+        """
+        known = [arm.name for arm in self.arms]
+        for name in arms:
+            if name not in known:
+                raise unknown(f"arm of {self.name}", name, known)
+        if len(set(arms)) == 1:
+            raise ConfigError(f"arms={arms[0]} compares nothing; give two or more of {', '.join(known)}.")
+        if longer < 1:
+            raise ConfigError(
+                f"longer={longer} is no number of times; 1 is as long as the form says, 3 three times that."
+            )
+        kept = set(arms or known)
+        forms = {
+            name: replace(form, words={key: n if key == "pictures" else n * longer for key, n in form.words.items()})
+            for name, form in self.forms.items()
+        }
+        return replace(
+            self,
+            arms=tuple(arm for arm in self.arms if arm.name in kept),
+            signs=tuple(sign for sign in self.signs if {sign.better, sign.worse} <= kept),
+            forms=forms,
+        )
 
     def pairs(self, form: str) -> Iterator[tuple[int, Arm]]:
         """Every arm of every seed, seed by seed, so that an interrupted study has whole seeds."""

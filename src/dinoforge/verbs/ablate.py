@@ -22,6 +22,7 @@ from dinoforge.base.files import place_for, read_lines, write_json, write_lines,
 from dinoforge.base.hardware import choose_precision, cores, device, processor, versions
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
+from dinoforge.base.provenance import source_mark
 from dinoforge.recipes.studies import STUDIES
 from dinoforge.recipes.study import FORMS, Arm, Column, Sign, Stage, Study, filled
 from dinoforge.report.study import Panel, drawn
@@ -77,7 +78,7 @@ class Ablated:
         return Path(self.table).read_text(encoding="utf-8")
 
 
-def ablate(*, study: str, out: str, form: str = "quick") -> Ablated:
+def ablate(*, study: str, out: str, form: str = "quick", arms: str = "", longer: int = 1) -> Ablated:
     """Run a study of the paper in miniature: its arms with several seeds, judged alike, in a table beside the paper's numbers.
 
     What is run is written down before the first run (study.json). The same command goes on where it stopped.
@@ -86,12 +87,17 @@ def ablate(*, study: str, out: str, form: str = "quick") -> Ablated:
         study: STUDIES.
         out: Folder of the study: study.json, precision.json, a folder of runs for every seed, rows.jsonl, table.md, plot.svg.
         form: quick: one seed, some minutes on two cores, to see it run. record: three seeds, hours. gpu: larger, for one GPU.
+        arms: Names of two or more arms, with commas between; empty: all.
+        longer: Times as many images seen as the form says.
     """
     if study not in STUDIES:
         raise unknown("study", study, list(STUDIES))
     if form not in FORMS:
         raise unknown("form", form, list(FORMS))
-    asked, folder = STUDIES[study](), Path(out)
+    asked, folder = STUDIES[study]().rerun(arms=[name for name in arms.split(",") if name], longer=longer), Path(out)
+    typed = (
+        f"study={study} form={form}" + (f' arms="{arms}"' if arms else "") + (f" longer={longer}" if longer > 1 else "")
+    )
     _put_down(asked, form, folder / "study.json")
     precision = _precision(folder / "precision.json")
     rows = list[Row]()
@@ -101,7 +107,7 @@ def ablate(*, study: str, out: str, form: str = "quick") -> Ablated:
     write_lines(folder / "rows.jsonl", [asdict(row) for row in rows])
     signs = [seen(sign, asked, rows) for sign in asked.signs]
     write_text(folder / "plot.svg", drawn(asked.question, _panels(asked, rows)))
-    write_text(folder / "table.md", written(asked, form, rows, signs))
+    write_text(folder / "table.md", written(asked, typed, rows, signs))
     return Ablated(study, form, rows, signs, str(folder / "table.md"), str(folder / "plot.svg"))
 
 
@@ -163,7 +169,9 @@ def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precisio
         column.name: _score(column, run, filled({**column.words, **_own(arm, column)}, known), scores=scores)
         for column in study.columns
     }
-    row = Row(arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", f"{_machine()}, {precision}")
+    row = Row(
+        arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", f"{_machine()}, {precision}, source {source_mark()}"
+    )
     write_json(known_already, asdict(row))
     return row
 
@@ -237,16 +245,21 @@ def seen(sign: Sign, study: Study, rows: list[Row]) -> Found:
     return Found(sign, float(difference.mean()), int((ahead > 0).sum()), bool(ahead.mean() > 0))
 
 
-def written(study: Study, form: str, rows: list[Row], signs: list[Found]) -> str:
-    """The study as docs/records.md has it: command, machine, table with all seeds, signs."""
+def written(study: Study, typed: str, rows: list[Row], signs: list[Found]) -> str:
+    """The study as docs/records.md has it: command, machine, table with all seeds, signs.
+
+    Args:
+        typed: The settings of the command, but for ``out``.
+    """
+    seeds = list(dict.fromkeys(row.seed for row in rows))
     papers = list(dict.fromkeys(name for arm in study.arms for name in arm.paper))
     dates, machines = (list(dict.fromkeys(getattr(row, what) for row in rows)) for what in ("date", "machine"))
     head = ["arm", *(column.name for column in study.columns), *(f"paper: {name}" for name in papers)]
     lines = [
         f"## {study.question} (`{study.name}`, {', '.join(dates)})",
         "",
-        f"`dinoforge ablate study={study.name} form={form} out=DIR`; {'; '.join(machines)}. Seeds "
-        f"{', '.join(map(str, study.forms[form].seeds))}: mean ± standard deviation (each). The paper: {study.paper}.",
+        f"`dinoforge ablate {typed} out=DIR`; {'; '.join(machines)}. Seeds "
+        f"{', '.join(map(str, seeds))}: mean ± standard deviation (each). The paper: {study.paper}.",
         "",
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
@@ -255,7 +268,7 @@ def written(study: Study, form: str, rows: list[Row], signs: list[Found]) -> str
         cells = [_cell(values(rows, arm.name, column.name)) for column in study.columns]
         cells += [f"{arm.paper[name]:g}" if name in arm.paper else "" for name in papers]
         lines.append(f"| {' | '.join([arm.name, *cells])} |")
-    lines += ["", *(f"- {_told(one, len(study.forms[form].seeds))}" for one in signs)]
+    lines += ["", *(f"- {_told(one, len(seeds))}" for one in signs)]
     return "\n".join(lines) + "\n"
 
 
