@@ -16,7 +16,7 @@ import torch
 from dinoforge.base import dist
 from dinoforge.base.config import fingerprint, science
 from dinoforge.base.errors import ConfigError, RunError
-from dinoforge.base.files import append_line, locked, write_json, write_text
+from dinoforge.base.files import append_line, write_json, write_text
 from dinoforge.base.hardware import (
     Choice,
     choose_precision,
@@ -26,6 +26,7 @@ from dinoforge.base.hardware import (
     resumed_precision,
     versions,
 )
+from dinoforge.base.lock import locked
 from dinoforge.base.log import Ticker, progress, say
 from dinoforge.data.loader import Groups, Loader, share_of
 from dinoforge.data.order import weights_of

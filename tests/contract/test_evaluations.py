@@ -173,4 +173,9 @@ def test_suites_name_evaluations():
         assert len({*names}) == len(names) > 0
         assert {*names} <= EVALUATIONS.keys()
     assert not SUITES.keys() & EVALUATIONS.keys()
+
+
+def test_what_is_said_of_settings_is_said_of_such_as_there_are():
+    for evaluation in EVALUATIONS.values():
+        assert {*evaluation.images, *evaluation.of_one_seed} <= evaluation.config.model_fields.keys()
     assert SHAPES.keys() == KINDS.keys()

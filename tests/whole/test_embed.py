@@ -259,7 +259,7 @@ def test_a_full_disk_is_one_line_and_keeps_finished_shards(place, tmp_path):
 
 @pytest.mark.dist
 def test_two_do_not_share_a_folder(place, tmp_path):
-    from dinoforge.base.files import locked
+    from dinoforge.base.lock import locked
 
     with locked(tmp_path / ".f.embed"):
         other = finish(start(*words(place, tmp_path / "f")))

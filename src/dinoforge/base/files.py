@@ -1,15 +1,15 @@
-"""Files that are whole or absent: atomic writes, JSON lines, locks, hashes."""
+"""Files that are whole or absent: atomic writes, JSON lines, hashes."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -191,6 +191,30 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         file.write(b"\n" * torn + _line(row))
 
 
+class Lines:
+    """JSON lines added to a file one by one, in order. None is lost to a full disk: what it refuses is added later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: deque[dict[str, Any]] = deque()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Put one behind those that wait, and write what can be written."""
+        self._waiting.append(row)
+        with suppress(RunError):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all that wait.
+
+        Raises:
+            RunError: The disk is full; the next call tries again.
+        """
+        while self._waiting:
+            append_line(self._path, self._waiting[0])
+            self._waiting.popleft()
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines atomically, in place of what the file holds."""
     write_atomic(path, lambda file: file.write(b"".join(map(_line, rows))))
@@ -224,51 +248,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(part) for part in value]
     return value
-
-
-_held: set[Path] = set()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; the operating system lets go of it even after kill -9.
-
-    A record lock, for it belongs to the process: workers forked from it do not keep a killed run's folder locked.
-
-    Raises:
-        RunError: Another process, or another call in this one, holds it.
-    """
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        place = folder.resolve()
-        busy = RunError(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
-        if place in _held:  # a second lock of one process would succeed, and its end would release the first
-            raise busy
-        with (folder / ".lock").open("a+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise busy from None
-            _held.add(place)
-            try:
-                yield
-            finally:
-                _held.discard(place)
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a process, this one included, holds the folder's lock. Nothing is written; the lock is let go at once."""
-    # Opening and closing the file would release a lock of our own: record locks belong to the process.
-    if folder.resolve() in _held:
-        return True
-    try:
-        with (folder / ".lock").open("r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock, or one that we may not open
-        return False
-    return False
 
 
 def sha256(path: Path) -> str:

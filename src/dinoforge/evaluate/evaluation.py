@@ -41,5 +41,9 @@ class Evaluation:
     """Whether images may show several classes each (see ``several.py``)."""
     heads: bool = False
     """Whether a head is trained that can be kept: ``measure`` then takes ``save=``, the folder it is written to, or None."""
+    images: tuple[str, ...] = ()
+    """Settings that are addresses of further images."""
+    of_one_seed: tuple[str, ...] = ()
+    """Settings that go with pictures of one seed, so not with ``seeds`` above 1."""
     once: bool = False
     """Whether features are not kept, so that to measure again without leaked images would take as long as the first time."""

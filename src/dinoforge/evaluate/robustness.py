@@ -240,4 +240,4 @@ def among(logits: Float[Tensor, "N C"], own: list[str], names: tuple[str, ...]) 
     return ranks(logits[:, columns], torch.tensor([place[name] for name in own]))
 
 
-ROBUSTNESS = Evaluation(RobustnessConfig, "classes", _measure, once=True)
+ROBUSTNESS = Evaluation(RobustnessConfig, "classes", _measure, images=("also",), of_one_seed=("reference",), once=True)

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dinoforge.base.files import clear_leftovers, locked, write_atomic, write_text
+from dinoforge.base.files import clear_leftovers, write_atomic, write_text
+from dinoforge.base.lock import locked
 
 _making = Lock()
 """Two that ask for the same wait for one that makes it; the machine has no use for two at once either."""

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError
-from dinoforge.base.files import explained, in_use, write_json
+from dinoforge.base.files import explained, write_json
 from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
+from dinoforge.base.lock import in_use
 from dinoforge.base.log import say
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, computed

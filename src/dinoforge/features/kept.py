@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.files import clear_leftovers, locked
+from dinoforge.base.files import clear_leftovers
+from dinoforge.base.lock import locked
 from dinoforge.base.log import progress, say
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, NoneUsable, computed

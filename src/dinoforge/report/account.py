@@ -14,7 +14,7 @@ import yaml
 from jaxtyping import Float
 
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import in_use
+from dinoforge.base.lock import in_use
 
 State = Literal["finished", "running", "interrupted", "stopped", "crashed", "not started"]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dinoforge.base import dist
-from dinoforge.base.errors import RunError
-from dinoforge.base.files import append_line, read_lines, write_lines
+from dinoforge.base.files import Lines, read_lines, write_lines
 from dinoforge.base.log import say
 
 Kind = Literal["skip", "roll back", "slow", "blend", "warn", "stop"]
@@ -37,20 +36,14 @@ class Diary:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.acts: list[Act] = dist.leading(lambda: [_act(row) for row in read_lines(path)])
-        self._unwritten: list[Act] = []
+        self._lines = Lines(path)
 
     def note(self, act: Act) -> None:
-        """Say it, and write it down; what a full disk refuses is written with the next one."""
+        """Say it, and write it down."""
         self.acts.append(act)
         say(act.sentence)
         if dist.rank() == 0:
-            self._unwritten.append(act)
-            try:
-                while self._unwritten:
-                    append_line(self.path, asdict(self._unwritten[0]))
-                    self._unwritten.pop(0)
-            except RunError:
-                pass
+            self._lines.add(asdict(act))
 
     def not_kept(self, step: int, why: str) -> None:
         """Tell of a backbone, or of pictures of it, that could not be written."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 
 from dinoforge.base import dist
 from dinoforge.base.errors import Interrupted, RunError
-from dinoforge.base.files import append_line, read_lines, write_lines
+from dinoforge.base.files import Lines, read_lines, write_lines
 from dinoforge.base.log import Ticker, say
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.loop import Done
@@ -153,25 +152,23 @@ class Metrics:
     def __init__(
         self, path: Path, *, images: Callable[[int], int], tick: Ticker, waits: bool, trackers: Sequence[Tracker] = ()
     ) -> None:
-        self.path, self.images, self.tick, self.trackers = path, images, tick, trackers
+        self.images, self.tick, self.trackers = images, tick, trackers
         # Reading a number makes the host wait for the device, so there many steps are read at once.
         self.rows_at_once = 50 if waits else 1
         self._pending: list[Done] = []
-        self._unwritten: deque[dict[str, Any]] = deque()
+        self._lines = Lines(path)
         self._since = time.monotonic()
 
     def __call__(self, done: Done) -> None:
         """Remember the step; write when enough have gathered or something was measured. What a full disk refuses waits."""
         self._pending.append(done)
         if len(self._pending) >= self.rows_at_once or done.facts:
-            with suppress(RunError):
-                self.flush()
+            self._write()
 
     def last(self, done: Done) -> None:
         """Write the step that a run ends with or goes back from, and all before it."""
         self._pending.append(done)
-        with suppress(RunError):
-            self.flush()
+        self._write()
 
     def flush(self) -> None:
         """Write every step not yet written.
@@ -179,13 +176,11 @@ class Metrics:
         Raises:
             RunError: The disk is full; nothing is lost, the next call tries again.
         """
-        self._read()
-        while self._unwritten:
-            append_line(self.path, self._unwritten[0])
-            self._unwritten.popleft()
+        self._write()
+        self._lines.flush()
 
-    def _read(self) -> None:
-        """Fetch from the device what is to be written."""
+    def _write(self) -> None:
+        """Fetch from the device what is to be written, and write it."""
         if not self._pending or dist.rank():
             self._pending.clear()
             return
@@ -197,7 +192,7 @@ class Metrics:
         for done, terms in zip(pending, values, strict=True):
             losses, images = dict(zip(names, terms, strict=True)), self.images(done.step)
             row = _row(done, losses, images=images, rate=(images - self.images(done.step - 1)) / seconds)
-            self._unwritten.append(row)
+            self._lines.add(row)
             for tracker in self.trackers:
                 tracker(done.step, numbers(row))
             self.tick(images, _note(losses, done.facts))

@@ -13,8 +13,9 @@ import numpy as np
 
 from dinoforge.base.config import paths
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.files import locked, write_text
+from dinoforge.base.files import write_text
 from dinoforge.base.interrupt import interruptible
+from dinoforge.base.lock import locked
 from dinoforge.base.log import say
 from dinoforge.curate.embeddings import LAYOUT
 from dinoforge.curate.examples import cluster_examples, dropped_examples, seed_examples

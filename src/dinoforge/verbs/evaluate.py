@@ -218,7 +218,7 @@ def _one(
         {"backbone": eyes.backbone.fingerprint, "preprocessing": eyes.backbone.preprocessing.model_dump(mode="json"),
          "precision": eyes.how.precision, "data": [_state(sides.known), _state(sides.asked)], "itself": sides.itself,
          "leaks": None if leaks is None else leaks.tolist(), "task": name, "config": config.model_dump(mode="json"),
-         "files": _named_files(config) | _beside(sides, name), **({} if out is None else _maps(sides, name)),
+         "files": _named_files(name, config) | _beside(sides, name), **({} if out is None else _maps(sides, name)),
          **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name]) else {})}
     )  # fmt: skip
     before = _put_down(out, key, head=None if save is None else _mark(save))
@@ -268,17 +268,13 @@ def _state(source: Source) -> str:
     return fingerprint({"address": source.address, "files": files_of(source), "columns": columns})
 
 
-_ADDRESSES = {"also", "background"}
-"""Settings that are addresses of images."""
-
-
-def _named_files(config: Config) -> dict[str, str | None]:
-    """The state of files, and of images, that settings name."""
-    found = dict[str, str | None]()
-    for name, value in config.model_dump().items():
+def _named_files(name: str, config: Config) -> dict[str, str | None]:
+    """The state of files, and of images, that settings of a task name."""
+    found, images = dict[str, str | None](), EVALUATIONS[name].images
+    for field, value in config.model_dump().items():
         values = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
         for text in (one for one in values if isinstance(one, str)):
-            found[text] = _state(open_source(text)) if name in _ADDRESSES else file_stamp(text)
+            found[text] = _state(open_source(text)) if field in images else file_stamp(text)
     return found
 
 
@@ -432,8 +428,9 @@ def _seeds(seeds: str | int, names: Sequence[str], configs: Mapping[str, Config]
     if count > 1 and not any(seeded(EVALUATIONS[name]) for name in names):
         raise ConfigError(f"seeds={count} has no effect: nothing is drawn in {', '.join(names)}.")
     for name in names:
-        if count > 1 and (path := getattr(configs[name], "reference", None)) is not None:
-            raise ConfigError(f"{name}.reference={path} has pictures of one seed; leave out seeds={count}.")
+        for field in EVALUATIONS[name].of_one_seed if count > 1 else ():
+            if (value := getattr(configs[name], field)) is not None:
+                raise ConfigError(f"{name}.{field}={value} has pictures of one seed; leave out seeds={count}.")
     return count
 
 

@@ -16,8 +16,9 @@ from typing import Any, get_args
 
 from dinoforge.base.config import differences
 from dinoforge.base.errors import ConfigError, RunError
-from dinoforge.base.files import append_line, explained, locked, read_lines, write_json, write_lines, write_text
+from dinoforge.base.files import append_line, explained, read_lines, write_json, write_lines, write_text
 from dinoforge.base.hardware import Precision
+from dinoforge.base.lock import locked
 from dinoforge.report.predictions import predictions_page
 
 LINES, ABOUT, ASIDE, PAGE = "predictions.jsonl", "predict.json", "quarantine.jsonl", "index.html"

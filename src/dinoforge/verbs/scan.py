@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.files import locked
 from dinoforge.base.interrupt import interruptible
+from dinoforge.base.lock import locked
 from dinoforge.base.log import progress, say
 from dinoforge.data.journal import Journal
 from dinoforge.data.look import printable

@@ -1,22 +1,22 @@
 """What was set aside in a run is written down once, whatever the disk says meanwhile."""
 
+from dinoforge.base import files
 from dinoforge.base.errors import RunError
 from dinoforge.base.files import read_lines
-from dinoforge.data import quarantine
 from dinoforge.data.quarantine import Quarantine
 
 
 def test_a_full_disk_ends_no_run_and_loses_no_line(tmp_path, monkeypatch):
-    note, write = Quarantine(tmp_path / "q.jsonl"), quarantine.append_line
+    note, write = Quarantine(tmp_path / "q.jsonl"), files.append_line
 
     def full(*_):
         raise RunError("no space left")
 
-    monkeypatch.setattr(quarantine, "append_line", full)
+    monkeypatch.setattr(files, "append_line", full)
     note("a", "damaged")
     note("b", "empty")
     assert not (tmp_path / "q.jsonl").exists()
-    monkeypatch.setattr(quarantine, "append_line", write)
+    monkeypatch.setattr(files, "append_line", write)
     note("a", "damaged")  # no news
     note("c", "too large")
     assert read_lines(tmp_path / "q.jsonl") == [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import locked
+from dinoforge.base.lock import locked
 from dinoforge.explore.stored import read_or_make, see_to
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import in_use, locked
+from dinoforge.base.lock import in_use, locked
 from dinoforge.report.account import number, read_account
 from dinoforge.report.verdict import verdict
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinoforge.base import files
 from dinoforge.base.errors import Interrupted, RunError
 from dinoforge.base.files import read_lines
 from dinoforge.train import observe
@@ -129,17 +130,17 @@ def test_a_row_a_step(tmp_path, waits):
 
 def test_rows_that_the_disk_refuses_wait(tmp_path, monkeypatch):
     metrics = Metrics(tmp_path / "m.jsonl", images=lambda step: 8 * step, tick=lambda *_: None, waits=False)
-    whole = observe.append_line
+    whole = files.append_line
 
     def full(*_):
         raise RunError("no space left")
 
-    monkeypatch.setattr(observe, "append_line", full)
+    monkeypatch.setattr(files, "append_line", full)
     for step in (1, 2):
         metrics(made(step, 1.0))
     with pytest.raises(RunError, match="no space left"):
         metrics.flush()
-    monkeypatch.setattr(observe, "append_line", whole)
+    monkeypatch.setattr(files, "append_line", whole)
     metrics(made(3, 1.0))
     assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [1, 2, 3]
 

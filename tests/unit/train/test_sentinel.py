@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dinoforge.base import files
 from dinoforge.base.errors import ConfigError, RunError, SentinelStop
-from dinoforge.train import diary as diaries
 from dinoforge.train.diary import Act, Diary
 from dinoforge.train.loop import Done
 from dinoforge.train.plan import Scheduled
@@ -316,14 +316,14 @@ def test_what_will_be_met_again_is_forgotten(tmp_path):
 
 
 def test_what_a_full_disk_refuses_is_written_later(tmp_path, monkeypatch):
-    diary, whole = Diary(tmp_path / "events.jsonl"), diaries.append_line
+    diary, whole = Diary(tmp_path / "events.jsonl"), files.append_line
 
     def full(path, row):
         raise RunError("no space left")
 
-    monkeypatch.setattr(diaries, "append_line", full)
+    monkeypatch.setattr(files, "append_line", full)
     diary.note(Act(1, "warn", "disk", "a"))
     assert lines(tmp_path) == []
-    monkeypatch.setattr(diaries, "append_line", whole)
+    monkeypatch.setattr(files, "append_line", whole)
     diary.note(Act(2, "warn", "disk", "b"))
     assert lines(tmp_path) == ["a", "b"]
