@@ -115,6 +115,8 @@ def test_one_seed_has_no_deviation():
         ({"study": "tiny", "arms": "old,nwe"}, "Unknown arm of tiny 'nwe'.*new"),
         ({"study": "tiny", "arms": "old"}, "arms=old compares nothing; give two or more of old, new"),
         ({"study": "tiny", "longer": 0}, "longer=0 is no number of times"),
+        ({"study": "tiny", "longer": "0"}, "longer=0 is no number of times"),
+        ({"study": "tiny", "longer": "two"}, "longer takes a whole number; got 'two'"),
     ],
 )
 def test_unknown_words_are_one_line(tiny, tmp_path, words, message):
@@ -132,7 +134,7 @@ def test_some_arms_once_more_with_more_images_seen(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(STUDIES, "tiny", lambda: study(arms=(*study().arms, third), signs=signs, forms=forms))
     monkeypatch.setattr(verb, "_do", lambda stage, words: asked.append(words))
     monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
-    found = dinoforge.ablate(study="tiny", arms="third one,new", longer=3, out=str(tmp_path / "out"))
+    found = dinoforge.ablate(study="tiny", arms="third one,new", longer="3", out=str(tmp_path / "out"))
     assert [row.arm for row in found.rows] == ["new", "third one"]
     assert asked[-1]["plan.images"] == 24
     assert "images=40&" in asked[-1]["data"]

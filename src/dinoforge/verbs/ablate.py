@@ -30,6 +30,7 @@ from dinoforge.runs import pretrain
 from dinoforge.verbs.curate import curate
 from dinoforge.verbs.distil import distil
 from dinoforge.verbs.evaluate import evaluate
+from dinoforge.verbs.looking import whole
 
 _VERBS: dict[str, Callable[..., Any]] = {"curate": curate, "pretrain": pretrain, "distil": distil}
 
@@ -78,7 +79,7 @@ class Ablated:
         return Path(self.table).read_text(encoding="utf-8")
 
 
-def ablate(*, study: str, out: str, form: str = "quick", arms: str = "", longer: int = 1) -> Ablated:
+def ablate(*, study: str, out: str, form: str = "quick", arms: str = "", longer: str | int = 1) -> Ablated:
     """Run a study of the paper in miniature: its arms with several seeds, judged alike, in a table beside the paper's numbers.
 
     What is run is written down before the first run (study.json). The same command goes on where it stopped.
@@ -94,9 +95,10 @@ def ablate(*, study: str, out: str, form: str = "quick", arms: str = "", longer:
         raise unknown("study", study, list(STUDIES))
     if form not in FORMS:
         raise unknown("form", form, list(FORMS))
-    asked, folder = STUDIES[study]().rerun(arms=[name for name in arms.split(",") if name], longer=longer), Path(out)
+    times = whole("longer", longer)
+    asked, folder = STUDIES[study]().rerun(arms=[name for name in arms.split(",") if name], longer=times), Path(out)
     typed = (
-        f"study={study} form={form}" + (f' arms="{arms}"' if arms else "") + (f" longer={longer}" if longer > 1 else "")
+        f"study={study} form={form}" + (f' arms="{arms}"' if arms else "") + (f" longer={times}" if times > 1 else "")
     )
     _put_down(asked, form, folder / "study.json")
     precision = _precision(folder / "precision.json")
