@@ -11,7 +11,7 @@ from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
 from dinoforge.cli import execute, parse, run_verb
 from dinoforge.recipes.settle import settle, to_yaml
 from dinoforge.recipes.table import RECIPES
-from dinoforge.verbs.table import VERBS
+from dinoforge.verbs.table import VERBS, _at_home
 
 
 def last(text):
@@ -191,6 +191,21 @@ def test_python_has_every_verb_whatever_was_imported_before(verb, tmp_path, monk
     assert rules.knn_scores
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         dinoforge.pretrian  # noqa: B018
+
+
+def test_home_is_home_where_the_shell_leaves_it_as_it_is(tmp_path, monkeypatch, capsys):
+    """In any path, on the command line and from Python; a tilde elsewhere in a name stays."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert execute(["scan", "data=toy://species?images=4&size=32", "out=~/a/typed.parquet"]) == 0
+    dinoforge.scan(data="toy://species?images=4&size=32", out="~/a/called.parquet")
+    dinoforge.scan(data="toy://species?images=4&size=32", out="a~/stays.parquet")
+    assert {path.name for path in (tmp_path / "home" / "a").glob("*.parquet")} == {"typed.parquet", "called.parquet"}
+    assert (tmp_path / "a~" / "stays.parquet").exists()
+    assert not (tmp_path / "~").exists()
+    told = []
+    _at_home(lambda **words: told.append(words))(data="x.parquet,~/y,~z/w", count=3)
+    assert told == [{"data": f"x.parquet,{tmp_path}/home/y,~z/w", "count": 3}]
 
 
 def test_passwords_of_addresses_are_not_shown(capsys):

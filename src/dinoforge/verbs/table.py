@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from dinoforge.runs import pretrain
@@ -36,7 +39,23 @@ _VERBS = (
     doctor, scan, stats, curate, contains, plan, pretrain, distil, convert, evaluate, predict, embed, export, pca, attention,
     match, report, explore, recipes, schema, demo, ablate,
 )  # fmt: skip
-VERBS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _VERBS}
+_HOME = re.compile(r"(?:^|(?<=,))~(?=/)")
+
+
+def _at_home(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with ``~`` before a path replaced: zsh and dash hand ``out=~/runs`` over as it is typed, and so does Python."""
+
+    @wraps(verb)
+    def called(*words: Any, **settings: Any) -> Any:
+        return verb(*words, **{
+            name: _HOME.sub(lambda _: str(Path.home()), value) if isinstance(value, str) else value
+            for name, value in settings.items()
+        })  # fmt: skip
+
+    return called
+
+
+VERBS: dict[str, Callable[..., Any]] = {function.__name__: _at_home(function) for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
 VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
