@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-long check docs gpu-check speedrun clean
+.PHONY: demo test test-long check docs gpu-check gpu-records speedrun clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoforge demo out=demo-out
@@ -27,6 +27,10 @@ docs: $(VENV)/installed-docs
 # On a machine with a CUDA device; writes gpu-check.json. Without an installation: PYTHONPATH=src python3 bench/gpu_check.py
 gpu-check: $(VENV)/installed-dev
 	$(BIN)/python bench/gpu_check.py
+
+# On a machine with a CUDA device: CIFAR-10 from scratch, in calls of under 9 minutes until it says that it is done.
+gpu-records: $(VENV)/installed-dev
+	$(BIN)/python bench/gpu_records.py
 
 # How many seconds of training until the toy world is known; appends to speedrun.jsonl. docs/records.md has the table.
 speedrun: $(VENV)/installed

@@ -35,12 +35,18 @@ from dinoforge.recipes.one_machine import (
     vit_small_imagenet_1gpu,
 )
 from dinoforge.recipes.recipe import Recipe
-from dinoforge.recipes.small import vit_micro_toy, vit_small_small_data, vit_tiny_small_images
+from dinoforge.recipes.small import (
+    vit_micro_toy,
+    vit_small_small_data,
+    vit_tiny_small_images,
+    vit_tiny_small_images_1gpu,
+)
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     # One desk.
     "vit_micro.toy": vit_micro_toy,
     "vit_tiny.small_images": vit_tiny_small_images,
+    "vit_tiny.small_images_1gpu": vit_tiny_small_images_1gpu,
     "vit_small.small_data": vit_small_small_data,
     # Other pictures than photographs.
     "vit_small.satellite": vit_small_satellite,
