@@ -6,7 +6,7 @@ import logging
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -23,6 +23,8 @@ _MINUTES = 120
 _LOOKS_UP = 1.0
 _ANSWERS = 10.0
 """Seconds in which SLURM answers."""
+_ASKS = 60.0
+"""Seconds between two questions why jobs are queued."""
 _GONE = 1800.0
 """Seconds for which a job is neither queued nor running until it is lost; what is known of it may be ten minutes old."""
 _WAITED_FOR = {
@@ -55,6 +57,7 @@ class Slurm(Executor):
         self._jobs, self._waited = jobs, dict[Future[Any], Any]()
         self._missed = dict[Future[Any], float]()
         self._states = dict[Future[Any], str]()
+        self._told, self._asked = set[str](), time.monotonic()
         self._over = Event()
         self._watch = Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -80,6 +83,7 @@ class Slurm(Executor):
                 del self._waited[future]
                 self._missed.pop(future, None)
                 self._states.pop(future, None)
+            self._tell_of_holds()
 
     def _expected(self, future: Future[Any], job: Any) -> None:
         """See that a job without an answer is still to come.
@@ -90,8 +94,7 @@ class Slurm(Executor):
         state = str(job.state).upper()
         word = state.partition(" ")[0]
         if word in _HELD and self._states.get(future) != word:
-            says = f"scontrol {_HELD[word]} {job.job_id}"
-            say(f"engine=slurm: job {job.job_id} is held ({word}) and waited for; {says} lets it go on.")
+            _tell_held(job.job_id, word, _HELD[word])
         self._states[future] = word
         if word in _WAITED_FOR:
             self._missed.pop(future, None)
@@ -102,6 +105,17 @@ class Slurm(Executor):
                     job.cancel(check=False)
                 raise JobGoneError(state)
 
+    def _tell_of_holds(self) -> None:
+        """Ask now and then whether a job is queued for somebody holds it, which its state does not tell; told once a job."""
+        queued = [job.job_id for future, job in self._waited.items() if self._states.get(future) == "PENDING"]
+        if not queued or time.monotonic() - self._asked < _ASKS:
+            return
+        self._asked = time.monotonic()
+        for job_id, why in _reasons(queued).items():
+            if why.startswith("JobHeld") and job_id not in self._told:
+                self._told.add(job_id)
+                _tell_held(job_id, why, "release")
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel what has not ended: shards are whole or absent."""
         self._over.set()
@@ -111,16 +125,34 @@ class Slurm(Executor):
                 job.cancel(check=False)
 
 
+def _tell_held(job_id: str, why: str, word: str) -> None:
+    say(f"engine=slurm: job {job_id} is held ({why}) and waited for; scontrol {word} {job_id} lets it go on.")
+
+
 def _known(job_id: str) -> bool:
     """Whether SLURM itself has a job, whatever its accounting says, if there is one; yes where it does not answer."""
-    words = ["squeue", "--noheader", "--jobs", job_id, "--format", "%T"]
-    try:
-        found = subprocess.run(words, capture_output=True, text=True, timeout=_ANSWERS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    found = _queue([job_id], "%T")
+    if found is None:
         return True
     if found.returncode:
         return "Invalid job id" not in found.stderr
     return bool(_WAITED_FOR & set(found.stdout.split()))
+
+
+def _reasons(job_ids: Sequence[str]) -> dict[str, str]:
+    """Why jobs are queued, of those of which SLURM says so."""
+    found = _queue(job_ids, "%i %r")
+    lines = [] if found is None else [line.split() for line in found.stdout.splitlines()]
+    return {line[0]: line[1] for line in lines if len(line) == 2}
+
+
+def _queue(job_ids: Sequence[str], form: str) -> subprocess.CompletedProcess[str] | None:
+    """What SLURM says of jobs; None where it does not answer."""
+    words = ["squeue", "--noheader", "--jobs", ",".join(job_ids), "--format", form]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=_ANSWERS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def explain(error: BaseException) -> Lost | UserError:
