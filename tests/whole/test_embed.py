@@ -305,6 +305,14 @@ class TestBadInput:
         assert sum(line.startswith("dinoforge: ") for line in err.splitlines()) == 1
         assert sorted(mine.rglob("*")) == before
 
+    def test_the_working_folder_is_refused_before_anything_is_computed(self, place, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, facts, err = call(capsys, *words(place, "."))
+        assert code == 2
+        assert facts["error"].startswith(". holds the folder that this was started in")
+        assert "images" not in err
+        assert not any(tmp_path.iterdir())
+
     def test_all_broken_in_what_was_left_over(self, place, tmp_path, capsys):
         """The shards that are missing have no usable image, those that are there have: that is no error."""
         photos(tmp_path / "photos", 12, broken={8, 9, 10, 11})

@@ -355,7 +355,7 @@ WRONG = [
     ("heads/mine", ["flop=true"], "Unknown setting 'flop'. Did you mean 'flip'?"),
     ("lc.pth", ["window=64"], "window=64 has no effect: {0}/lc.pth is a head for classification."),
     ("heads/mine", ["out={0}/lc.pth"], "out={0}/lc.pth is a file; give a folder."),
-    ("heads/mine", ["out={0}/photos"], "out={0}/photos exists and holds no predictions; give a new folder."),
+    ("heads/mine", ["out={0}/photos"], "out={0}/photos lies within images={0}/photos; give a folder beside it."),
     ("heads/mine", ["images={0}/empty"], "{0}/empty"),
     ("heads/mine", ["backbone={0}/nowhere"], "backbone {0}/nowhere does not exist"),
     ("heads/mine", ["backbone={1}/other"], "was trained on backbone "),

@@ -119,6 +119,22 @@ def test_pictures(trained, tmp_path, execute):
         assert (tmp_path / name).stat().st_size > 1000
 
 
+@pytest.mark.parametrize("verb", ["pca", "attention", "match"])
+def test_pictures_of_mine_are_not_written_over(verb, trained, tmp_path, execute):
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / name)
+    before = (tmp_path / "a.png").read_bytes()
+    for images in (tmp_path, tmp_path / "a.png"):
+        code, facts = execute(verb, f"backbone={trained}", f"images={images}", f"out={tmp_path / 'a.png'}")
+        assert code == 2
+        assert (
+            facts["error"]
+            == f"out={tmp_path / 'a.png'} is there already and lies within images={images}; give another name."
+        )
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert execute(verb, f"backbone={trained}", f"images={tmp_path}", f"out={tmp_path / 'new.png'}")[0] == 0
+
+
 def test_a_larger_side_gives_a_finer_grid(trained):
     from dinoforge.verbs.looking import look
 

@@ -94,8 +94,13 @@ def write_tensors(
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of ``path`` to fill; renamed to ``path`` (replacing it) only if the block succeeds."""
+    """A temporary neighbour of ``path`` to fill; renamed to ``path`` (replacing it) only if the block succeeds.
+
+    Raises:
+        RunError: It cannot be written, or as ``replaceable``.
+    """
     with explained(path):
+        path = replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         temporary.chmod(0o755)
@@ -112,6 +117,18 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replaceable(path: Path) -> Path:
+    """The folder that is replaced: of a link what it leads to, so that data stay on the disk they were meant for.
+
+    Raises:
+        RunError: It is the working folder, or one around it.
+    """
+    found = path.resolve()
+    if Path.cwd().is_relative_to(found):
+        raise RunError(f"{path} holds the folder that this was started in, and cannot be replaced; give a folder in it.")
+    return found
+
+
 def _aside(path: Path) -> Path:
     """Where a folder waits while its successor takes its place."""
     return path.parent / f".{path.name}.old"
@@ -119,6 +136,7 @@ def _aside(path: Path) -> Path:
 
 def put_back(path: Path) -> None:
     """Undo a replacement by ``new_folder`` that was killed between its two renames: the old folder is there again."""
+    path = path.resolve()
     if not path.exists() and _aside(path).exists():
         _aside(path).replace(path)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.files import explained, put_back
+from dinoforge.base.files import explained, put_back, replaceable
 from dinoforge.base.interrupt import interruptible
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.kept import beside, keep
@@ -69,7 +69,7 @@ def _free(out: str) -> Path:
     if len(os.fsencode(path.name)) > _LONGEST:
         raise ConfigError(f"out={out} has a name of more than {_LONGEST} bytes; give a shorter one.")
     with explained(path):
-        put_back(path)
+        put_back(replaceable(path))
         if path.exists() and not (path / "features.json").exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"out={out} exists and holds no features; give a new folder.")
     return path

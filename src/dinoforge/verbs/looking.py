@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.hardware import device
+from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.extract import Extraction, pictures
@@ -59,6 +60,8 @@ def look(backbone: str, images: str, rows: list[str] | int, *, side: str | int |
     """
     if Path(out).is_dir():
         raise ConfigError(f"out={out} is a folder; give the name of a picture file.")
+    if "://" not in images and Path(out).exists() and lies_within(out, images):
+        raise ConfigError(f"out={out} is there already and lies within images={images}; give another name.")
     source = open_source(images)
     chosen = source.select(np.arange(min(rows, len(source))) if isinstance(rows, int) else _found(source, rows))
     found = opened(backbone)
@@ -99,6 +102,12 @@ def whole(name: str, value: str | int) -> int:
         return int(value)
     except ValueError:
         raise ConfigError(f"{name} takes a whole number; got {value!r}.") from None
+
+
+def lies_within(out: str, images: str) -> bool:
+    """Whether a path is the file or lies in the folder that an address names."""
+    place, path = Path(split_address(images)[0]).expanduser().resolve(), Path(out).resolve()
+    return place in {path, *path.parents}
 
 
 def picture_name(out: str, suffixes: tuple[str, ...]) -> Path:

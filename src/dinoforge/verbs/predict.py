@@ -15,7 +15,6 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say, track
 from dinoforge.data.decode import Broken
-from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.dense.infer import Scales
@@ -23,6 +22,7 @@ from dinoforge.evaluate.dense.pieces import Viewing
 from dinoforge.evaluate.dense.trunk import Trunk
 from dinoforge.features.extract import NoneUsable, reading
 from dinoforge.model.head_files import HeadFacts, read_any_head
+from dinoforge.verbs.looking import lies_within
 from dinoforge.verbs.maps import Maker, colours_of, format_of
 from dinoforge.verbs.opening import extraction, opened, told
 from dinoforge.verbs.predicted import Folder, noted
@@ -143,8 +143,7 @@ def _check_place(images: str, out: str) -> None:
     Raises:
         ConfigError: It would.
     """
-    place = Path(split_address(images)[0]).expanduser()
-    if "://" not in images and place.resolve() in Path(out).resolve().parents:
+    if "://" not in images and lies_within(out, images):
         raise ConfigError(f"out={out} lies within images={images}; give a folder beside it.")
 
 

@@ -45,6 +45,31 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+def test_a_link_stays_one_and_its_folder_is_replaced(tmp_path):
+    """Also when it was killed in between, and when the link leads nowhere yet."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "b", target_is_directory=True)
+    for text in ("1", "2"):
+        with new_folder(link) as folder:
+            (folder / "x").write_text(text)
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "b" / "x").read_text() == "2"
+    (tmp_path / "disk" / "b").rename(tmp_path / "disk" / ".b.old")
+    put_back(link)
+    assert (link / "x").read_text() == "2"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "disk", "link", "x"]
+
+
+def test_the_working_folder_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place in (".", "..", str(tmp_path)):
+        with pytest.raises(RunError, match="holds the folder that this was started in"), new_folder(Path(place)):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
 def test_a_replacement_killed_between_its_renames_is_undone(tmp_path, monkeypatch):
     target = tmp_path / "b"
     with new_folder(target) as folder:
