@@ -3,6 +3,7 @@
 import hashlib
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,16 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     (tmp_path / "list.txt").write_text("example.org\n")
     return tmp_path
+
+
+def test_the_same_names_in_another_folder_are_no_reason_to_refuse(place):
+    """A copy of the folder is one."""
+    pictures(place / "others", 12, seed=2)
+    shutil.copytree(place / "pool", place / "again")
+    found = dinoforge.curate(pool="pool", keep_out="others", retrieve="all", out="o", stages="filters,exact,hash,copies,leaks")
+    assert found.kept == 12
+    with pytest.raises(ConfigError, match="keep_out=again holds the same images as pool=pool"):
+        dinoforge.curate(pool="pool", keep_out="again", retrieve="all", out="o2", stages="filters,exact,hash,copies,leaks")
 
 
 BAD = [

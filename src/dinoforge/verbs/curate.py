@@ -33,6 +33,7 @@ from dinoforge.curate.settings import (
 )
 from dinoforge.curate.shards import FOLDER, free
 from dinoforge.curate.table import CURATIONS
+from dinoforge.data.decode import Broken
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
@@ -239,7 +240,20 @@ def _refuse_same(config: Curation, sources: Opened) -> None:
 
 
 def _same(one: Source, other: Source) -> bool:
-    return len(one) == len(other) and bool(np.array_equal(np.sort(one.columns["id"]), np.sort(other.columns["id"])))
+    """Whether two sources are of the same images: the same ids, and the same bytes where these may be of other folders."""
+    ids, others = one.columns["id"], other.columns["id"]
+    if len(ids) != len(others) or not np.array_equal(np.sort(ids), np.sort(others)):
+        return False
+    some = [0, len(ids) // 2, -1]
+    rows = zip(np.argsort(ids)[some].tolist(), np.argsort(others)[some].tolist(), strict=True)
+    return one.address == other.address or all(_bytes(one, mine) == _bytes(other, theirs) for mine, theirs in rows)
+
+
+def _bytes(source: Source, row: int) -> bytes | str:
+    try:
+        return source.encoded(row)
+    except Broken as error:
+        return str(error)
 
 
 def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
