@@ -22,6 +22,7 @@ from dinoforge.data.toyworld.pollution import png
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
+from dinoforge.recipes.settle import settle, to_yaml
 from planted import MILD, POOL, planted
 
 SMALL = "toy://species?images=120&size=48&copies=0.15&junk=0.15&leaks=0.1&seed=3&split={split}"
@@ -158,6 +159,21 @@ def test_a_scan_knows_exact_copies_alone(tmp_path, capsys):
         dinoforge.contains(in_=str(tmp_path / "m.parquet"), images=SEEDS, threshold=0.9)
 
 
+@pytest.mark.parametrize(("options", "trained"), [("", "train"), ("?split=test", "test")])
+def test_a_run_was_trained_on_one_split_of_its_manifest(options, trained, tmp_path):
+    manifest = str(tmp_path / "m.parquet")
+    dinoforge.scan(data=SEEDS, out=manifest)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(
+        to_yaml(settle({"recipe": "vit_micro.toy", "data": manifest + options}).recipe)
+    )
+    splits = read_manifest(tmp_path / "m.parquet").column("split")
+    for split in ("train", "test"):
+        found = dinoforge.contains(in_=str(tmp_path / "run"), images=f"{manifest}?split={split}")
+        assert found.images == (splits == split).sum() > 0
+        assert found.contained == (found.images if split == trained else 0)
+
+
 def test_multiplicity_becomes_a_weight(tmp_path):
     words = {"retrieve": "samples", "retrieval.neighbours": 3}
     found = small(tmp_path / "c", **words, **{"retrieval.multiplicity": True})
@@ -260,10 +276,14 @@ def test_the_same_names_in_another_folder_are_no_reason_to_refuse(place):
     """A copy of the folder is one."""
     pictures(place / "others", 12, seed=2)
     shutil.copytree(place / "pool", place / "again")
-    found = dinoforge.curate(pool="pool", keep_out="others", retrieve="all", out="o", stages="filters,exact,hash,copies,leaks")
+    found = dinoforge.curate(
+        pool="pool", keep_out="others", retrieve="all", out="o", stages="filters,exact,hash,copies,leaks"
+    )
     assert found.kept == 12
     with pytest.raises(ConfigError, match="keep_out=again holds the same images as pool=pool"):
-        dinoforge.curate(pool="pool", keep_out="again", retrieve="all", out="o2", stages="filters,exact,hash,copies,leaks")
+        dinoforge.curate(
+            pool="pool", keep_out="again", retrieve="all", out="o2", stages="filters,exact,hash,copies,leaks"
+        )
 
 
 BAD = [

@@ -125,7 +125,9 @@ def replaceable(path: Path) -> Path:
     """
     found = path.resolve()
     if Path.cwd().is_relative_to(found):
-        raise RunError(f"{path} holds the folder that this was started in, and cannot be replaced; give a folder in it.")
+        raise RunError(
+            f"{path} holds the folder that this was started in, and cannot be replaced; give a folder in it."
+        )
     return found
 
 

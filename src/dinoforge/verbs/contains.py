@@ -12,10 +12,9 @@ from dinoforge.base.interrupt import interruptible
 from dinoforge.curate.stages.copies import CopiesConfig
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.described import stored_copies
-from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.pairs import DUPLICATE, LAYOUT_DUPLICATE
 from dinoforge.verbs.describing import describer_of
-from dinoforge.verbs.manifests import manifest_at
+from dinoforge.verbs.manifests import stored_at
 from dinoforge.verbs.reading import worker_count
 
 
@@ -51,8 +50,8 @@ def contains(
         workers: Processes that read; all cores by default.
     """
     limit = with_settings(CopiesConfig(), {} if threshold is None else {"threshold": threshold}).threshold
-    count, path = worker_count(workers), manifest_at("in", Path(in_))
-    stored = stored_beside(path)
+    count = worker_count(workers)
+    path, stored = stored_at("in", Path(in_))
     near = stored.values.shape[1] > 0
     for name, value in (("threshold", threshold), ("descriptor", descriptor)):
         if value is not None and not near:

@@ -32,14 +32,13 @@ from dinoforge.evaluate.repeated import measured, seeded
 from dinoforge.evaluate.score import Score
 from dinoforge.evaluate.several import shows_several
 from dinoforge.evaluate.table import EVALUATIONS, SUITES
-from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.eyes import Eyes, seen_in
 from dinoforge.features.kept import files_of
 from dinoforge.model.head_files import FACTS as HEAD
 from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
-from dinoforge.verbs.manifests import manifest_at
+from dinoforge.verbs.manifests import stored_at
 from dinoforge.verbs.opening import extraction, opened, told
 from dinoforge.verbs.reading import worker_count
 from dinoforge.verbs.settings import Settings
@@ -184,8 +183,8 @@ def _leak_check(trained_on: str | None, words: Mapping[str, Any]) -> Callable[[S
             if value is not None:
                 raise ConfigError(f"{name}={value} has no effect without trained_on=.")
         return None
-    path, count = manifest_at("trained_on", Path(trained_on)), worker_count(words["workers"])
-    stored = stored_beside(path)
+    count = worker_count(words["workers"])
+    path, stored = stored_at("trained_on", Path(trained_on))
     finds = describer_of(path, stored, words["descriptor"], trust_sha256=words["trust_sha256"], precision="auto")
 
     known = dict[str, np.ndarray]()

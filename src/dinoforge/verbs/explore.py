@@ -18,12 +18,11 @@ from dinoforge.explore.collection import open_collection
 from dinoforge.explore.membership import Training, training_of
 from dinoforge.explore.roots import open_below
 from dinoforge.explore.web.settings import PageConfig, WebConfig
-from dinoforge.features.descriptors import stored_beside
 from dinoforge.features.extract import reading
 from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
-from dinoforge.verbs.manifests import manifest_at
+from dinoforge.verbs.manifests import stored_at
 from dinoforge.verbs.opening import opened
 from dinoforge.verbs.settings import Settings
 
@@ -182,8 +181,7 @@ def _training(manifest: str | None, descriptor: str | None, trust_sha256: str | 
             if value is not None:
                 raise ConfigError(f"{name}={value} has no effect without manifest=.")
         return None
-    path = manifest_at("manifest", Path(manifest))
-    stored = stored_beside(path)
+    path, stored = stored_at("manifest", Path(manifest))
     network = describer_of(path, stored, descriptor, trust_sha256=trust_sha256, precision="auto")
     return training_of(stored, embed=None if network is None else network.embed)
 

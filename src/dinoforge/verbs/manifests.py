@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
 from dinoforge.base.errors import ConfigError
-from dinoforge.data.manifest import is_manifest
+from dinoforge.data.manifest import is_manifest, read_manifest
+from dinoforge.data.sources.options import shown, split_address
+from dinoforge.features.descriptors import Descriptors, stored_beside
 from dinoforge.recipes.settle import settle
 
 
-def manifest_at(name: str, path: Path) -> Path:
-    """The manifest that is meant by a folder of curate, a manifest, or a run that was trained on one.
+def stored_at(name: str, path: Path) -> tuple[Path, Descriptors]:
+    """The manifest that is meant by a folder of curate, a manifest, or a run that was trained on one, and what it stored.
+
+    Of a run, of the images that it was trained on: those of one split, where the manifest has splits.
 
     Args:
         name: Of the setting that says so, for messages.
 
     Raises:
-        ConfigError: None is.
+        ConfigError: No manifest is meant.
+        DataError: It is none, or has descriptors of another one.
     """
     if not path.exists():
         raise ConfigError(f"{name}={path} does not exist; give a folder of curate, a manifest or a run.")
     if path.is_file():
-        return path
+        return path, stored_beside(path)
     if (path / "manifest.parquet").exists():
-        return path / "manifest.parquet"
-    if (path / "config.yaml").exists():
-        data = settle({"config": str(path / "config.yaml")}).recipe.data.source
-        if data is not None and is_manifest(Path(data)):
-            return Path(data)
+        return path / "manifest.parquet", stored_beside(path / "manifest.parquet")
+    if not (path / "config.yaml").exists():
+        raise ConfigError(f"{name}={path} holds neither manifest.parquet nor a run.")
+    address = settle({"config": str(path / "config.yaml")}).recipe.data.source
+    place, options = split_address(address or "")
+    manifest = Path(place).expanduser()
+    if not place or not is_manifest(manifest):
         raise ConfigError(
-            f"{name}={path} was trained on {data}, which is no manifest; give the manifest of its images."
+            f"{name}={path} was trained on {shown(str(address))}, which is no manifest; give the manifest of its images."
         )
-    raise ConfigError(f"{name}={path} holds neither manifest.parquet nor a run.")
+    return manifest, _of_rows(stored_beside(manifest), _trained_on(manifest, options.get("split")))
+
+
+def _trained_on(manifest: Path, asked: str | None) -> Int[np.ndarray, " n"]:
+    """The rows of a manifest that training takes: of the split that was asked for, else of ``train`` where there is one."""
+    splits = read_manifest(manifest, columns=["split"]).column("split")
+    split = asked if asked is not None else "train"
+    return np.flatnonzero(splits == split) if asked is not None or (splits == split).any() else np.arange(len(splits))
+
+
+def _of_rows(whole: Descriptors, rows: Int[np.ndarray, " n"]) -> Descriptors:
+    if len(rows) == len(whole.ids):
+        return whole  # mapped from its files, not copied
+    parts = {name: getattr(whole, name)[rows] for name in ("ids", "sha256", "thumbnails", "values")}
+    return replace(whole, **parts)
