@@ -6,6 +6,7 @@ Exit status: 0 done; 2 a user's error, one line; 3 stopped by the sentinel; 75 i
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import json
 import sys
@@ -27,6 +28,12 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
+_REFUSALS = {
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM, errno.EROFS, errno.ESTALE
+}  # fmt: skip
+"""What a system says of a path that no program could do anything about."""
+_LONG = 120
+"""Characters of a path that are shown."""
 
 
 def parse(settings: Sequence[str]) -> dict[str, str]:
@@ -211,12 +218,21 @@ def execute(words: list[str]) -> int:
     except BrokenPipeError:
         return 141
     except Exception as error:
-        if hasattr(error, "format_message"):  # the parser's own complaint: an unknown --option
-            _complain(error.format_message(), as_json=as_json)
-            return 2
-        traceback.print_exc()
-        _complain(f"this is a bug in dinoforge, please report it: {type(error).__name__}: {error}", as_json=as_json)
-        return 1
+        return _unforeseen(error, as_json=as_json)
+
+
+def _unforeseen(error: Exception, *, as_json: bool) -> int:
+    """Tell what the parser or the operating system refuses in a line; everything else is a bug of ours."""
+    if hasattr(error, "format_message"):  # the parser's own complaint: an unknown --option
+        _complain(error.format_message(), as_json=as_json)
+        return 2
+    if isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+        name = str(error.filename)
+        _complain(f"{name if len(name) <= _LONG else name[:_LONG] + '…'}: {error.strerror}.", as_json=as_json)
+        return 2
+    traceback.print_exc()
+    _complain(f"this is a bug in dinoforge, please report it: {type(error).__name__}: {error}", as_json=as_json)
+    return 1
 
 
 def _check(verb: str, known: Sequence[str]) -> None:

@@ -138,6 +138,23 @@ def test_status_by_cause(error, status, capsys, monkeypatch):
     assert ("Traceback" in shown.err) == (status == 1)
 
 
+@pytest.mark.parametrize("words", [["report", "run={}"], ["contains", "in={}", "images=x"], ["demo", "out={}"]])
+def test_what_the_system_refuses_of_a_path_is_one_line(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert execute([word.format("x" * 300) for word in words]) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("dinoforge: ") for line in shown) == 1
+    assert shown[-1] == f"dinoforge: {'x' * 120}…: File name too long."
+
+
+def test_what_is_not_there_may_be_a_bug(capsys, monkeypatch):
+    def broken(*_words, **_settings):
+        raise FileNotFoundError(2, "No such file or directory", "x")
+
+    monkeypatch.setattr("dinoforge.cli.run_verb", broken)
+    assert execute(["recipes"]) == 1
+
+
 def test_errors_stay_on_one_line(capsys, monkeypatch):
     def broken(*_words, **_settings):
         raise ConfigError("first\n  second")
