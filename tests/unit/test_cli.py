@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop
 from dinoforge.cli import execute, parse, run_verb
 from dinoforge.recipes.settle import settle, to_yaml
 from dinoforge.recipes.table import RECIPES
-from dinoforge.verbs.table import VERBS, _at_home
+from dinoforge.verbs.table import VERBS, _with_paths
 
 
 def last(text):
@@ -138,6 +139,16 @@ def test_status_by_cause(error, status, capsys, monkeypatch):
     assert ("Traceback" in shown.err) == (status == 1)
 
 
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if "out" in inspect.signature(VERBS[verb]).parameters])
+def test_an_empty_out_is_no_place(verb, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    needed = [name for name, one in inspect.signature(VERBS[verb]).parameters.items() if one.default is one.empty]
+    words = [f"{name.rstrip('_')}=x" for name in needed if name not in {"out", "settings"}]
+    assert execute([verb, *words, "out="]) == 2
+    assert capsys.readouterr().err == "dinoforge: out= is empty; give a name.\n"
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("words", [["report", "run={}"], ["contains", "in={}", "images=x"], ["demo", "out={}"]])
 def test_what_the_system_refuses_of_a_path_is_one_line(words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -221,7 +232,7 @@ def test_home_is_home_where_the_shell_leaves_it_as_it_is(tmp_path, monkeypatch, 
     assert (tmp_path / "a~" / "stays.parquet").exists()
     assert not (tmp_path / "~").exists()
     told = []
-    _at_home(lambda **words: told.append(words))(data="x.parquet,~/y,~z/w", count=3)
+    _with_paths(lambda **words: told.append(words))(data="x.parquet,~/y,~z/w", count=3)
     assert told == [{"data": f"x.parquet,{tmp_path}/home/y,~z/w", "count": 3}]
 
 

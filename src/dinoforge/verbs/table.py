@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from dinoforge.base.errors import ConfigError
 from dinoforge.runs import pretrain
 from dinoforge.verbs.ablate import ablate
 from dinoforge.verbs.attention import attention
@@ -42,11 +43,17 @@ _VERBS = (
 _HOME = re.compile(r"(?:^|(?<=,))~(?=/)")
 
 
-def _at_home(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """The same with ``~`` before a path replaced: zsh and dash hand ``out=~/runs`` over as it is typed, and so does Python."""
+def _with_paths(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with paths as they are meant.
+
+    ``~`` is the home folder: zsh and dash hand ``out=~/runs`` over as it is typed, and so does Python. An empty ``out`` is no
+    place (a variable that is not set): it would be the working folder.
+    """
 
     @wraps(verb)
     def called(*words: Any, **settings: Any) -> Any:
+        if settings.get("out") == "":
+            raise ConfigError("out= is empty; give a name.")
         return verb(*words, **{
             name: _HOME.sub(lambda _: str(Path.home()), value) if isinstance(value, str) else value
             for name, value in settings.items()
@@ -55,7 +62,7 @@ def _at_home(verb: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-VERBS: dict[str, Callable[..., Any]] = {function.__name__: _at_home(function) for function in _VERBS}
+VERBS: dict[str, Callable[..., Any]] = {function.__name__: _with_paths(function) for function in _VERBS}
 VERBS_WITH_RECIPE = frozenset({"pretrain", "distil"})
 """Verbs that take any setting of a recipe besides their own keys."""
 VERBS_ON_RANKS = frozenset({"pretrain", "distil"})
