@@ -114,9 +114,15 @@ class Images:
         """Changes with any image, its name or its label."""
         digest = hashlib.sha256(f"{_VERSION} {NAME} {WIDTH} {self.source.fingerprint}".encode())
         for column in (self.sha256, self.broken):
-            for start in range(0, len(column), SHARD):
-                text = "\n".join(column[start : start + SHARD].tolist())
-                digest.update(f"{chr(10) if start else ''}{text}".encode("utf-8", "backslashreplace"))
+            _take_in(digest, column)
+        return digest.hexdigest()[:16]
+
+    def column_fingerprint(self, name: str) -> str | None:
+        """Changes with any text of a column of the source, of which ``fingerprint`` knows nothing; None where it has none."""
+        if name not in self.source.columns:
+            return None
+        digest = hashlib.sha256()
+        _take_in(digest, self.source.columns[name])
         return digest.hexdigest()[:16]
 
     def file(self, name: str) -> Path:
@@ -166,6 +172,13 @@ class Images:
             ],
             schema=FACTS,
         )
+
+
+def _take_in(digest: Any, column: Shaped[np.ndarray, " N"]) -> None:
+    """Add a column of texts to a digest, a part at a time."""
+    for start in range(0, len(column), SHARD):
+        text = "\n".join(column[start : start + SHARD].tolist())
+        digest.update(f"{chr(10) if start else ''}{text}".encode("utf-8", "backslashreplace"))
 
 
 def read_images(source: Source, folder: Path, *, name: str, crew: Shards) -> Images:

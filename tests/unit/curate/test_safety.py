@@ -14,7 +14,7 @@ import shard_works as works
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, DataError, UserError
 from dinoforge.curate.embeddings import LAYOUT, Embeddings
-from dinoforge.curate.engine import Done
+from dinoforge.curate.engine import Done, run_stages
 from dinoforge.curate.examples import dropped_examples
 from dinoforge.curate.executors.run import Lost, Shards, here
 from dinoforge.curate.images import colours_of, read_images
@@ -22,6 +22,7 @@ from dinoforge.curate.safety import table
 from dinoforge.curate.safety.filter import Asked, Filter, Judged, Kind
 from dinoforge.curate.safety.lists import DOMAINS, HASHES, DomainsConfig, HashesConfig, listed, plain_address
 from dinoforge.curate.safety.model import MODEL, ModelConfig
+from dinoforge.curate.settings import settle
 from dinoforge.curate.stages import safety
 from dinoforge.curate.stages.filters import FILTERS
 from dinoforge.curate.state import Result, State
@@ -145,6 +146,31 @@ def test_marks_and_addresses_of_a_table_reach_the_filters(tmp_path):
     listed_ = open_source(str(tmp_path / "m.parquet")).columns
     assert [text.strip(",") for text in listed_["robots"].tolist()] == ["", "noindex, noai", "", "noai", "", ""]
     assert listed_["url"][5] == "https://a.example/2"
+
+
+@pytest.mark.parametrize(
+    "columns", [{"robots": ["noai", ""]}, {"url": ["https://bad.example/1", "https://a.example/2"]}]
+)
+def test_what_owners_and_addresses_say_now_is_heard(columns, tmp_path):
+    """The images are the same, and so is the fingerprint of the pool."""
+    (tmp_path / "d").write_text("bad.example")
+    settings, _ = settle({"pool": "p", "safety.domains.file": str(tmp_path / "d"), "stages": ["filters", "safety"]})
+
+    def go(**changed):
+        first = {"url": ["https://a.example/1", "https://a.example/2"], "robots": ["", ""]}
+        address = parquet(tmp_path / "p.parquet", 2, id=["a", "b"], **{**first, **changed})
+        state, done = run_stages(state_of(address, tmp_path), settings, ["filters", "safety"], tmp_path / "stages")
+        return state.alive.tolist(), [one.reused for one in done], state.pool.fingerprint
+
+    before = go()
+    assert go() == ([0, 1], [True, True], before[2])
+    assert go(**columns) == ([1], ["url" in columns, False], before[2])
+
+
+def test_stages_of_a_pool_that_says_nothing_depend_on_nothing_more(tmp_path):
+    state = state_of(parquet(tmp_path / "p.parquet", 1, id=["a"]), tmp_path)
+    assert FILTERS.depends(state, FILTERS.config()) is None
+    assert safety._depends(state, safety.SafetyConfig()) is None
 
 
 def test_marks_of_a_list(tmp_path):

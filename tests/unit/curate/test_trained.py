@@ -7,7 +7,7 @@ import pytest
 
 import dinoforge
 from dinoforge.base.errors import ConfigError, DataError, UserError, WeightsError
-from dinoforge.curate.safety.filter import Asked
+from dinoforge.curate.safety.filter import Asked, about
 from dinoforge.curate.safety.trained import (
     TRAINED,
     Linear,
@@ -88,10 +88,19 @@ def test_a_filter_comes_back_as_it_was(tmp_path):
         one.judge(Asked(asked.url, asked.sha256, embeddings=vectors[:, :2]))
 
 
+def test_a_filter_of_another_threshold_is_another_one(tmp_path):
+    """By its files it is told whether what it said before still holds."""
+    known = []
+    for threshold in (0.5, 0.5, 0.9):
+        write_filter(tmp_path / "f", Linear(np.ones(3), 0.0), {"embedder": "a", "threshold": threshold})
+        known.append(about(TRAINED.make(TrainedConfig(folder=str(tmp_path / "f")))))
+    assert known[0] == known[1] != known[2]
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("filter.json", None, "is no filter of curate train_filter=: [Errno 2]"),
+        ("filter.json", None, "filter.json does not exist"),
         ("filter.json", b"{", "is no filter of curate train_filter="),
         ("filter.json", b'{"embedder": "a", "threshold": 0.5, "format": 2}', "is damaged, or of another version"),
         ("filter.safetensors", None, "filter.safetensors does not exist"),

@@ -171,7 +171,7 @@ class Trained(Filter):
 
 def _make(config: TrainedConfig) -> Trained:
     folder = Path(config.folder).expanduser()
-    file = File.read(str(folder / WEIGHTS), "safety.trained.folder", config.licence)
+    files = tuple(File.read(str(folder / name), "safety.trained.folder", config.licence) for name in (WEIGHTS, FACTS))
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         held = load_file(folder / WEIGHTS)
@@ -184,7 +184,7 @@ def _make(config: TrainedConfig) -> Trained:
     if form != _FORMAT or linear.weight.ndim != 1 or not np.isfinite([*linear.weight, linear.bias]).all():
         raise WeightsError(f"safety.trained.folder={config.folder} is damaged, or of another version: train it anew.")
     return Trained(
-        linear=linear, threshold=config.threshold or threshold, files=(file,), embedder=embedder,
+        linear=linear, threshold=config.threshold or threshold, files=files, embedder=embedder,
     )  # fmt: skip
 
 

@@ -35,4 +35,5 @@ FILTERS = Stage(
     about="pictures that are too small, too long, flat, blurred, noise or pages of text; those whose owner refuses",
     run=_run,
     config=SourceConfig,
+    depends=lambda state, _config: state.pool.column_fingerprint("robots"),
 )

@@ -152,8 +152,9 @@ def _judged(name: str, one: Filter, state: State, rows: np.ndarray, settings: Co
     for number in np.unique(rows // SHARD):
         some = rows[rows // SHARD == number]
         file = state.parts.absolute() / f"{name}-{int(number) * SHARD:010}.npz"
-        made = fingerprint([mark, some.tolist(), state.pool.sha256[some].tolist()])
-        jobs.append(_Looking(kept, source, some, _asked(state, some), file, made))
+        asked = _asked(state, some)
+        made = fingerprint([mark, some.tolist(), asked.url.tolist(), asked.sha256.tolist()])
+        jobs.append(_Looking(kept, source, some, asked, file, made))
     parts = [_there(job) for job in jobs]
     places = [place for place, part in enumerate(parts) if part is None]
     shards = [
@@ -324,7 +325,9 @@ def _files(settings: Any) -> Any:
 
 
 def _depends(state: State, config: Any) -> Any:
-    return state.embeddings.how.fingerprint if embeds(config) else None
+    """The weights that embed, where a filter goes by them, and the addresses that every filter is told."""
+    how, urls = state.embeddings.how.fingerprint if embeds(config) else None, state.pool.column_fingerprint("url")
+    return how if urls is None else [how, urls]
 
 
 def embeds(config: Any) -> bool:
