@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float16, Float32, Int
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError, RunError
@@ -23,6 +23,8 @@ from dinoforge.curate.executors.run import Lost, Shard, Shards, here
 from dinoforge.curate.executors.task import Held, Kept
 from dinoforge.curate.flat import spilled
 from dinoforge.curate.images import SHARD, Images, read_shard, write_shard, written
+from dinoforge.data.decode import Broken
+from dinoforge.data.look import printable
 from dinoforge.data.sources.source import Source
 from dinoforge.features.copies import NAME, WIDTH
 from dinoforge.features.mapped import blocks
@@ -95,7 +97,9 @@ class Embeddings:
                     ((title, row) for row in missing[place].tolist()), f"embedding its shard failed twice: {found.why}"
                 )
             else:
-                held[place] = written(files[place], marks[place], missing[place], columns=["rows"])["rows"]
+                self._lost |= {(title, row): why for row, why in found.items()}
+                ready = np.setdiff1d(missing[place], list(found))
+                held[place] = written(files[place], marks[place], ready, columns=["rows"])["rows"]
         there = [
             (file, mark, np.intersect1d(some, rows_of))
             for file, mark, some, rows_of in zip(files, marks, shards, held, strict=True)
@@ -124,15 +128,21 @@ class Embeddings:
         return usable, spilled(self.folder, (len(usable), first.shape[1]), np.float32, parts=chain([first], parts))
 
     def lost(self, images: Images, rows: Int[np.ndarray, " n"]) -> dict[int, str]:
-        """Those of the rows whose shard was given up since this began, with the reason; another start tries them again."""
+        """Those of the rows that could not be read, or whose shard was given up, since this began, with the reason; another
+        start tries them again."""
         return {row: self._lost[images.name, row] for row in rows.tolist() if (images.name, row) in self._lost}
 
+    @property
+    def lasting(self) -> bool:
+        """Whether another start would find the same: nothing was lost."""
+        return not self._lost
+
     def dense(self, images: Images, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n D"]:
-        """Embeddings of all the rows, zeros of those that cannot be embedded.
+        """Embeddings of all the rows, zeros of those that are nothing for what embeds (other channels).
 
         Raises:
-            DataError: Not one can be.
-            RunError: A shard of them was given up.
+            DataError: Not one can be embedded.
+            RunError: Some could not be read, or their shard was given up.
         """
         usable, vectors = self.of(images, rows)
         lost = self.lost(images, np.setdiff1d(rows, usable))
@@ -154,9 +164,7 @@ class Embeddings:
         sha256 = images.sha256[first : first + SHARD].tolist()
         return fingerprint([self.how.fingerprint, sha256, images.source.address])
 
-    def _computed(
-        self, images: Images, parts: list[tuple[np.ndarray, Path]], total: int
-    ) -> Iterator[tuple[int, object]]:
+    def _computed(self, images: Images, parts: list[tuple[np.ndarray, Path]], total: int) -> Iterator[tuple[int, Any]]:
         """Add to each file the rows that it lacks."""
         how, elsewhere = self.how, self.how.elsewhere
         assert how.embed is not None
@@ -216,20 +224,53 @@ class _Embedding:
     weights: str
 
 
-def _embed(job: _Embedding, _processes: int) -> None:
-    """Embed the rows and add them to the file, unless a process that died then had added them."""
+def _embed(job: _Embedding, _processes: int) -> dict[int, str]:
+    """Embed the rows that the file still lacks and add them to it, but for those that cannot be read, which are given with the
+    reason: they were whole when they were read first, and another start tries them again."""
     held = read_shard(job.file)
     held = held if held is not None and str(held["mark"]) == job.mark else None
-    if held and np.isin(job.rows, held["rows"]).all():
-        return
-    try:
-        vectors, places = job.embed.get()(job.source.get().select(job.rows))
-        usable, vectors = job.rows[places], vectors.astype(np.float16)
-    except DataError:  # not one of these can be used; others may
-        usable, vectors = np.zeros(0, np.int64), np.zeros((0, 0), np.float16)
     known = held["rows"] if held else np.zeros(0, np.int64)
+    rows = np.setdiff1d(job.rows, known)  # a process that died may have added some
+    if held and not len(rows):
+        return {}
+    usable, vectors = _vectors(job, rows)
+    unread = _unread(job, np.setdiff1d(rows, usable))
+    again = np.setdiff1d(rows, [*usable, *unread])
+    if len(again):  # it was the disk for a moment, or they are nothing for what embeds
+        usable, vectors = _both((usable, vectors), _vectors(job, again))
     if held:
-        usable = np.concatenate([held["usable"], usable])
-        vectors = np.concatenate([part for part in (held["vectors"], vectors) if len(part)] or [vectors])
-    arrays = {"rows": np.concatenate([known, job.rows]), "usable": usable, "vectors": vectors}
+        usable, vectors = _both((held["usable"], held["vectors"]), (usable, vectors))
+    arrays = {"rows": np.concatenate([known, np.setdiff1d(rows, list(unread))]), "usable": usable, "vectors": vectors}
     write_shard(job.file, {"mark": np.asarray(job.mark), "weights": np.asarray(job.weights), **arrays})
+    return unread
+
+
+def _vectors(
+    job: _Embedding, rows: Int[np.ndarray, " n"]
+) -> tuple[Int[np.ndarray, " m"], Float16[np.ndarray, "m D"]]:
+    """Those of the rows that can be embedded, and their embeddings; where none can, these have no channels."""
+    try:
+        vectors, places = job.embed.get()(job.source.get().select(rows))
+    except DataError:  # not one of these can be used; others may
+        return rows[:0], np.zeros((0, 0), np.float16)
+    return rows[places], vectors.astype(np.float16)
+
+
+def _unread(job: _Embedding, rows: Int[np.ndarray, " n"]) -> dict[int, str]:
+    """Those of the rows whose files cannot be read now, and why."""
+    found = {}
+    for row in rows.tolist():
+        try:
+            job.source.get().encoded(row)
+        except Broken as error:
+            found[row] = printable(str(error))
+    return found
+
+
+def _both(
+    one: tuple[Int[np.ndarray, " n"], Float16[np.ndarray, "n _"]],
+    other: tuple[Int[np.ndarray, " m"], Float16[np.ndarray, "m _"]],
+) -> tuple[Int[np.ndarray, " k"], Float16[np.ndarray, "k D"]]:
+    """Rows and their embeddings, and others behind them; those of no rows may have no channels."""
+    parts = [vectors for _, vectors in (one, other) if len(vectors)]
+    return np.concatenate([one[0], other[0]]), np.concatenate(parts or [other[1]])

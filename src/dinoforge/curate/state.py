@@ -30,7 +30,7 @@ class Result:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the summary, as JSON has them."""
     lasting: bool = True
-    """Whether another start would find the same; not where a shard was given up."""
+    """Whether another start would find the same; not where an image could not be read, or a shard was given up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """Embeddings on the disk: computed once, what is lacking is added, and those of other weights never stand in."""
 
+import shutil
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
@@ -11,8 +14,9 @@ from dinoforge.curate.embeddings import LAYOUT, Embedder, Embeddings
 from dinoforge.curate.engine import run_stages
 from dinoforge.curate.executors.run import Lost, Shards, here
 from dinoforge.curate.images import read_images
-from dinoforge.curate.settings import Curation
+from dinoforge.curate.settings import settle
 from dinoforge.curate.state import State
+from dinoforge.data.decode import Broken
 from dinoforge.data.sources.table import open_source
 
 
@@ -103,8 +107,73 @@ def test_images_that_cannot_be_embedded_are_left_out(tmp_path, pool):
     rows, vectors = known.of(pool, np.arange(20))
     assert rows.tolist() == [0, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19]
     assert vectors.shape == (11, 4)
+    assert known.lasting  # their files are whole: another start would find the same
+    again = embedder(calls := [], unusable=bad)
+    np.testing.assert_array_equal(Embeddings(tmp_path / "e", again).of(pool, np.arange(20))[1], vectors)
+    assert calls == []
     with pytest.raises(DataError, match=r"No image of .* could be embedded"):
         Embeddings(tmp_path / "f", embedder([], unusable=pool.source.columns["id"])).of(pool, np.arange(20))
+
+
+def by_files():
+    """What embeds reads the files."""
+
+    def embed(source):
+        found = {}
+        for row in range(len(source)):
+            with suppress(Broken):
+                found[row] = np.frombuffer(source.encoded(row), np.uint8)[-64:]
+        if not found:
+            raise DataError("No image could be used.")
+        return np.stack(list(found.values())).astype(np.float32), np.asarray(list(found))
+
+    return Embedder("test", "a", embed)
+
+
+def unread(patch, source, rows, *, times=10**9):
+    """Let rows fail to be read, each so many times."""
+    whole, left = source.encoded, dict.fromkeys(rows, times)
+
+    def encoded(row):
+        if left.get(row, 0):
+            left[row] -= 1
+            raise Broken("cannot be read: Input/output error")
+        return whole(row)
+
+    patch.setattr(source, "encoded", encoded)
+
+
+@pytest.mark.parametrize("rows", [[3], range(8, 16), range(20)])
+def test_rows_that_cannot_be_read_for_a_while_are_tried_again_by_the_next_start(rows, tmp_path, pool, monkeypatch):
+    expected = Embeddings(tmp_path / "never failed", by_files()).of(pool, np.arange(20))
+    with monkeypatch.context() as patch:
+        unread(patch, pool.source, rows)
+        known = Embeddings(tmp_path / "e", by_files())
+        if len(rows) < 20:
+            usable, vectors = known.of(pool, np.arange(20))
+            assert usable.tolist() == np.setdiff1d(np.arange(20), rows).tolist()
+            np.testing.assert_array_equal(vectors, expected[1][usable])
+            with pytest.raises(
+                RunError, match=r"images of toy\S+ have no descriptor; cannot be read: Input/output error"
+            ):
+                known.dense(pool, np.arange(20))
+        else:
+            with pytest.raises(DataError, match="could be embedded; cannot be read: Input/output error"):
+                known.of(pool, np.arange(20))
+        assert known.lost(pool, np.arange(20)) == dict.fromkeys(rows, "cannot be read: Input/output error")
+        assert not known.lasting
+    again = Embeddings(tmp_path / "e", by_files())
+    for found, right in zip(again.of(pool, np.arange(20)), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    assert again.lasting
+    np.testing.assert_array_equal(again.dense(pool, np.arange(20)), expected[1])
+
+
+def test_a_read_error_of_one_moment_costs_nothing(tmp_path, pool, monkeypatch):
+    unread(monkeypatch, pool.source, [3, 9], times=1)
+    known = Embeddings(tmp_path / "e", by_files())
+    assert known.of(pool, np.arange(20))[0].tolist() == list(range(20))
+    assert known.lasting
 
 
 def test_without_weights_the_descriptor_serves(tmp_path, pool):
@@ -142,21 +211,45 @@ def test_a_shard_that_is_given_up_is_told_and_is_no_vector_of_zeros(tmp_path, po
         known.dense(pool, np.arange(20))
 
 
-def test_a_stage_that_lost_a_shard_is_not_kept_and_runs_again(tmp_path, pool, monkeypatch):
-    settings = Curation(pool="toy", seeds=["toy"], stages=["embedding"])
+SETTINGS = {
+    "embedding": {},
+    "retrieval": {"retrieval.neighbours": 20},
+    "balance": {"balance.images": 20, "balance.levels": [3]},
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (lambda patch, _pool: loses(patch, 8), "embedding its shard failed twice: its process died"),
+        (lambda patch, pool: unread(patch, pool.source, range(8, 16)), "cannot be read: Input/output error"),
+    ],
+)
+def test_stages_of_what_was_lost_are_not_kept_and_run_again(loss, why, tmp_path, pool, monkeypatch):
+    settings, _ = settle({"pool": "p", "seeds": "s", "retrieve": "samples", **{
+        path: value for words in SETTINGS.values() for path, value in words.items()}})  # fmt: skip
 
     def go():
-        known = Embeddings(tmp_path / "e", embedder([]))
+        known = Embeddings(tmp_path / "e", by_files())
         state = State(pool, pool.whole, [pool], None, {}, known, tmp_path / "parts")
-        return run_stages(state, settings, ["embedding"], tmp_path / "stages")[1][0]
+        return run_stages(state, settings, list(SETTINGS), tmp_path / "stages")[1]
 
     with monkeypatch.context() as patch:
-        loses(patch, 8)
-        lost = go()
+        loss(patch, pool)
+        lost = go()[0]
     assert lost.result.dropped.row.tolist() == list(range(8, 16))
-    assert set(lost.result.arrays["detail"]) == {"embedding its shard failed twice: its process died"}
-    assert not (tmp_path / "stages" / "embedding").exists()
+    assert set(lost.result.arrays["detail"]) == {why}
+    assert not (tmp_path / "stages").exists()
     again = go()
-    assert not again.reused
-    assert not len(again.result.dropped)
-    assert go().reused
+    assert not any(one.reused for one in again)
+    assert not len(again[0].result.dropped)
+    assert all(one.reused for one in go())
+    # Their parts may go; where they cannot be made again, no stage takes what is left for all.
+    for name in ("retrieval", "balance"):
+        shutil.rmtree(tmp_path / "e")
+        shutil.rmtree(tmp_path / "stages" / name)
+        with monkeypatch.context() as patch:
+            loss(patch, pool)
+            go()
+        assert not (tmp_path / "stages" / name).exists()
+        go()

@@ -266,19 +266,27 @@ def test_a_shard_whose_answer_was_lost_is_not_judged_again(stage, monkeypatch):
     assert stage.calls == [3, 3, 2]
 
 
-def test_what_cannot_be_looked_at_goes(stage, monkeypatch):
+@pytest.mark.parametrize(("needs", "way"), [("image", "picture"), ("bytes", "encoded")])
+def test_what_cannot_be_looked_at_goes_and_is_looked_at_by_the_next_start(needs, way, stage, monkeypatch):
     source = stage.state.pool.source
-    whole = source.picture
+    whole = getattr(source, way)
 
-    def picture(row):
+    def read(row):
         if row == 4:
             raise Broken("the file is gone")
         return whole(row)
 
-    monkeypatch.setattr(source, "picture", picture, raising=False)
-    found = stage(most=256.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(source, way, read, raising=False)
+        found = stage(needs=needs, most=256.0)
     assert found.dropped.row.tolist() == [4]
     assert found.dropped.reason.tolist() == ["cannot be judged"]
+    assert found.arrays["detail"].tolist() == ["bright, the file is gone"]
+    assert not found.lasting
+    again = stage(needs=needs, most=256.0)
+    assert stage.calls == [3]
+    assert again.lasting
+    assert not len(again.dropped)
 
 
 def test_the_report_does_not_spread_what_went_for_safety(stage):

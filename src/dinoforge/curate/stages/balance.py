@@ -36,7 +36,8 @@ def _run(state: State, config: DrawConfig) -> Result:
         "levels": [len(level.centres) for level in tree.levels],
         "evenness": {"before": evenness(top, classes=clusters), "after": evenness(top[drawn], classes=clusters)},
     }
-    return Result(Dropped.alone(gone, np.full(len(gone), "not drawn"), stage="balance"), arrays, facts)
+    dropped = Dropped.alone(gone, np.full(len(gone), "not drawn"), stage="balance")
+    return Result(dropped, arrays, facts, state.embeddings.lasting)
 
 
 def _absent(settings: Any) -> str | None:

@@ -29,9 +29,8 @@ def _run(state: State, config: EmbeddingConfig) -> Result:
     dropped = Dropped.alone(gone, np.full(len(gone), "cannot be embedded"), stage="embedding")
     lost = known.lost(state.pool, gone)
     detail = np.asarray([lost.get(row, "") for row in gone.tolist()], dtype=np.str_)
-    lasting = not lost and not any(known.lost(images, images.whole) for images in state.seeds)
     facts = {"embedder": known.how.name, "width": int(vectors.shape[1])}
-    return Result(dropped, {"detail": detail} if lost else {}, facts, lasting)
+    return Result(dropped, {"detail": detail} if lost else {}, facts, known.lasting)
 
 
 def depends(state: State, _config: Config) -> Any:

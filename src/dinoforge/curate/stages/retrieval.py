@@ -78,7 +78,8 @@ def _result(
         "similarity": once.similarity, "cluster": once.cluster, "times": times,
     }  # fmt: skip
     facts = {"sets": sets, "clusters": None if clusters is None else len(clusters.centres)}
-    return Result(Dropped.alone(gone, np.full(len(gone), "not retrieved"), stage="retrieval"), arrays, facts)
+    dropped = Dropped.alone(gone, np.full(len(gone), "not retrieved"), stage="retrieval")
+    return Result(dropped, arrays, facts, state.embeddings.lasting)
 
 
 def _clusters(vectors: np.ndarray, seeds: int, config: RetrievalConfig) -> Clusters:

@@ -60,7 +60,7 @@ class Found:
     keep: np.ndarray
     reason: np.ndarray
     lost: np.ndarray
-    """Why a row's shard was given up; empty where it was not."""
+    """Why a row could not be read, or its shard was given up; empty where neither is so."""
     scores: np.ndarray
     counts: np.ndarray
     """Boxes of each row."""
@@ -83,9 +83,6 @@ class Found:
         return cls(
             judged.keep, reason, lost, judged.scores.astype(np.float32), counts, every.clip(0, 1).astype(np.float32)
         )
-
-
-_WRITTEN = tuple(name for name in Found.__slots__ if name != "lost")
 
 
 def _chosen(config: Any) -> dict[str, Config]:
@@ -203,13 +200,14 @@ class _Looking:
 
 
 def _there(job: _Looking) -> Found | None:
-    """What an earlier start, or another process, found; None where there is nothing, or of other images."""
+    """What an earlier start, or another process, found; None where there is nothing, or of other images, or where some of them
+    could not be read."""
     held = read_shard(job.file)
-    return None if held is None or str(held["mark"]) != job.mark else _found(held)
+    return None if held is None or str(held["mark"]) != job.mark or (held["lost"] != "").any() else _found(held)
 
 
 def _found(held: Mapping[str, np.ndarray]) -> Found:
-    return Found(lost=np.full(len(held["keep"]), "", dtype=np.str_), **{name: held[name] for name in _WRITTEN})
+    return Found(**{name: held[name] for name in Found.__slots__})
 
 
 def _look_at(job: _Looking, _processes: int) -> None:
@@ -217,7 +215,7 @@ def _look_at(job: _Looking, _processes: int) -> None:
     if _there(job) is not None:
         return
     found = Found.joined([_looked(job, slice(at, at + _AT_ONCE)) for at in range(0, len(job.rows), _AT_ONCE)])
-    write_shard(job.file, {"mark": np.asarray(job.mark), **{name: getattr(found, name) for name in _WRITTEN}})
+    write_shard(job.file, {"mark": np.asarray(job.mark), **{name: getattr(found, name) for name in Found.__slots__}})
 
 
 def _by_embedding(one: Filter, state: State, rows: np.ndarray) -> Found:
@@ -240,15 +238,16 @@ def _looked(job: _Looking, batch: slice) -> Found:
             return read(row)
         except Broken as error:  # it was whole when it was looked at first
             say(f"{source.columns['id'][row]} {UNJUDGED}, and goes: {error}")
-            return None
+            return error
 
     with ThreadPoolExecutor(max_workers=1) as ahead:
         things = list(ahead.map(held, rows.tolist()))
-    good = np.asarray([thing is not None for thing in things], dtype=bool)
-    known = [thing for thing in things if thing is not None]
+    lost = np.asarray([printable(str(thing)) if isinstance(thing, Broken) else "" for thing in things], dtype=np.str_)
+    good = np.asarray([not isinstance(thing, Broken) for thing in things], dtype=bool)
+    known = [thing for thing in things if not isinstance(thing, Broken)]
     word = "files" if one.needs == "bytes" else "images"
     asked = Asked(job.asked.url[batch][good], job.asked.sha256[batch][good], **{word: known})  # type: ignore[arg-type]
-    return _all_of(rows, rows[good], _answer(one, asked))
+    return replace(_all_of(rows, rows[good], _answer(one, asked)), lost=lost)
 
 
 def _answer(one: Filter, asked: Asked) -> Judged:
