@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import tarfile
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +43,7 @@ def pool(tmp_path):
 
 def curated(pool, out, **words):
     return dinoforge.curate(
-        pool=str(pool), retrieve="all", stages="exact", out=str(out), workers=1, **{"shards.images": "7", **words}
+        pool=str(pool), retrieve="all", stages="exact", out=str(out), **{"workers": 1, "shards.images": "7", **words}
     )
 
 
@@ -113,8 +114,6 @@ def test_shards_that_are_right_stay_and_others_go(pool, tmp_path):
 
 
 def table(contents):
-    from hashlib import sha256
-
     columns = {
         "id": [f"{n}.png" for n in range(len(contents))], "source": ["s"] * len(contents),
         "sha256": [sha256(content).hexdigest() for content in contents], "bytes": [len(content) for content in contents],
@@ -146,6 +145,33 @@ def test_an_interrupted_start_goes_on_and_leaves_nothing_half(tmp_path):
         assert (tmp_path / line["shard"]).read_bytes()[line["offset"] :][: line["bytes"]] == contents[row]
     with pytest.raises(DataError, match=r"^0\.png of s has changed since it was read; run again\.$"):
         packed(tmp_path / "other", table(contents), each=5, read=lambda row: b"something else", crew=here())
+
+
+@pytest.mark.parametrize(("gone", "engine"), [(False, "processes"), (True, "inline")])
+def test_an_image_that_changed_on_the_web_is_read_by_the_next_start(gone, engine, pool, tmp_path, web):
+    """A server tells nothing of changes; they are met when the images are packed, maybe in another process."""
+    for number, path in enumerate(sorted(pool.rglob("*.*"))[:10]):
+        web.files[f"/{number}"] = path.read_bytes()
+    listed = "".join(f"{web.url}{name}\n" for name in web.files)
+    web.files["/list.txt"] = listed.encode()
+
+    def go():
+        workers = 1 if engine == "processes" else None
+        return curated(f"{web.url}/list.txt?allow_private=true", tmp_path / "c", engine=engine, workers=workers)
+
+    go()
+    if gone:
+        del web.files["/1"]
+    else:
+        web.files["/1"] = png(np.kron(np.eye(6, dtype=np.uint8)[..., None], np.full((8, 8, 3), 200, np.uint8)))
+    tars(tmp_path / "c")[0].unlink()
+    with pytest.raises(
+        DataError, match=rf"/1 of http\S+ {'can no longer be' if gone else 'has changed since it was'} read"
+    ):
+        go()
+    assert go().kept == (8 if gone else 9)  # two are the same
+    for line in pq.read_table(tmp_path / "c" / "manifest.parquet").to_pylist():
+        assert line["sha256"] == sha256(web.files[line["id"].removeprefix(web.url)]).hexdigest()
 
 
 def test_a_full_disk_is_one_line(tmp_path):

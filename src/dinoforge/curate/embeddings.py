@@ -245,9 +245,7 @@ def _embed(job: _Embedding, _processes: int) -> dict[int, str]:
     return unread
 
 
-def _vectors(
-    job: _Embedding, rows: Int[np.ndarray, " n"]
-) -> tuple[Int[np.ndarray, " m"], Float16[np.ndarray, "m D"]]:
+def _vectors(job: _Embedding, rows: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Float16[np.ndarray, "m D"]]:
     """Those of the rows that can be embedded, and their embeddings; where none can, these have no channels."""
     try:
         vectors, places = job.embed.get()(job.source.get().select(rows))

@@ -25,7 +25,7 @@ from jaxtyping import Float16, Float64, Int, Shaped, UInt8
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError, RunError
-from dinoforge.base.files import clear_leftovers, write_atomic
+from dinoforge.base.files import clear_leftovers, explained, write_atomic
 from dinoforge.base.log import say
 from dinoforge.curate.executors.run import Lost, Shard, Shards
 from dinoforge.curate.executors.task import Held
@@ -125,6 +125,16 @@ class Images:
         _take_in(digest, self.source.columns[name])
         return digest.hexdigest()[:16]
 
+    def forget(self, row: int) -> None:
+        """Have another start read the shard of a row again, whose file is no longer what was read.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        file = _file(self.folder.parent, row // SHARD * SHARD)
+        with explained(file):
+            file.unlink(missing_ok=True)
+
     def file(self, name: str) -> Path:
         """Where one of the arrays lies, for other processes."""
         return column_file(self.folder, name)
@@ -195,12 +205,15 @@ def read_images(source: Source, folder: Path, *, name: str, crew: Shards) -> Ima
     cv2.setNumThreads(1)  # processes that are forked while it has threads would wait for them for ever
     ids = keys(source.columns["id"]).to_pylist()
     spans = [(start, min(start + SHARD, len(source))) for start in range(0, len(source), SHARD)]
-    marks = [_mark(source, ids, *span) for span in spans]
-    files = [folder.absolute() / f"{start:010}.npz" for start, _ in spans]
+    made = [_made(source, ids, *span) for span in spans]
+    marks = [mark for mark, _ in made]
+    files = [_file(folder.absolute(), start) for start, _ in spans]
     held = [_held(file, mark) for file, mark in zip(files, marks, strict=True)]
     stale = sum(not there and file.exists() for there, file in zip(held, files, strict=True))
     if stale:
         say(f"{name}: {stale} of {len(files)} shards in {folder} were made of other images; they are read again.")
+    if any(there and not dated for there, (_, dated) in zip(held, made, strict=True)):
+        say(f"{source.address} does not tell when its images were changed; remove {folder} if some were.")
     missing = [place for place, there in enumerate(held) if not there]
     kept = crew.kept(source)
     shards = [
@@ -226,6 +239,11 @@ def read_images(source: Source, folder: Path, *, name: str, crew: Shards) -> Ima
                 yield written(file, mark, columns=columns)
 
     return _joined(name, source, flat, parts, fingerprint(marks), again=bool(missing))
+
+
+def _file(folder: Path, start: int) -> Path:
+    """Of the shard that begins with a row."""
+    return folder / f"{start:010}.npz"
 
 
 def named(source: Source, start: int, stop: int) -> str:
@@ -261,10 +279,11 @@ def _lost(ids: list[str | None], why: str) -> Mapping[str, np.ndarray]:
     return _shard([Seen(None, None, None, None, None, told, lasting=False)] * len(ids), ids, "")
 
 
-def _mark(source: Source, ids: list[str | None], start: int, stop: int) -> str:
-    """What a shard is made of: names and stamps of its files, not their contents, which are to be read only once."""
+def _made(source: Source, ids: list[str | None], start: int, stop: int) -> tuple[str, bool]:
+    """What a shard is made of: names and stamps of its files, not their contents, which are to be read only once; and whether
+    all of them have a stamp."""
     stamps = [source.stamp(row) for row in range(start, stop)]
-    return fingerprint([_VERSION, NAME, WIDTH, source.address, ids[start:stop], stamps])
+    return fingerprint([_VERSION, NAME, WIDTH, source.address, ids[start:stop], stamps]), None not in stamps
 
 
 def _held(file: Path, mark: str) -> bool:

@@ -92,8 +92,7 @@ def curated(
     table, by_name = manifest_table(state, include_seeds=settings.include_seeds)
     files: list[str] = []
     if settings.shards.images is not None:
-        read = _Files(_listed(state, settings))
-        table, files = shards.packed(out, table, each=settings.shards.images, read=read, crew=crew)
+        table, files = _packed(out, table, _listed(state, settings), each=settings.shards.images, crew=crew)
         if BLUR in table.column_names and any(table[BLUR].to_pylist()):
             say(
                 f"{out / shards.FOLDER} holds the files as they are: their places are blurred for who reads the manifest."
@@ -147,6 +146,19 @@ def _listed(state: State, settings: Curation) -> list[tuple[Images, np.ndarray]]
     return parts + [(images, images.whole) for images in (state.seeds if settings.include_seeds else ())]
 
 
+def _packed(
+    out: Path, table: Any, parts: Sequence[tuple[Images, np.ndarray]], *, each: int, crew: Shards
+) -> tuple[Any, list[str]]:
+    """See ``shards.packed``. What is known of an image that has changed is forgotten, so that another start reads it."""
+    read = _Files(parts)
+    try:
+        return shards.packed(out, table, each=each, read=read, crew=crew)
+    except shards.Changed as error:
+        part, row = read.place(error.row)
+        parts[part][0].forget(row)
+        raise
+
+
 class _Files:
     """Gives the file of a row of the manifest."""
 
@@ -156,9 +168,13 @@ class _Files:
 
     def __call__(self, row: int) -> bytes:
         """Read it."""
+        part, own = self.place(row)
+        return self._parts[part][0].encoded(own)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Which part it lies in, and its row of that one's source."""
         part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        source, rows = self._parts[part]
-        return source.encoded(int(rows[row - self._starts[part]]))
+        return part, int(self._parts[part][1][row - self._starts[part]])
 
 
 def _together(parts: Sequence[tuple[np.ndarray, np.ndarray]], kind: Any, folder: Path) -> np.ndarray:

@@ -45,6 +45,20 @@ _BEGINNINGS = {
 """What the files of a format begin with, and the ending by which WebDataset's decoders know it."""
 
 
+class Changed(DataError):
+    """An image can no longer be read, or is no longer what it was."""
+
+    row: int
+    """Of the manifest."""
+
+    @classmethod
+    def of(cls, row: int, text: str) -> Changed:
+        """With what is to be told."""
+        found = cls(text)
+        found.row = row  # no argument: errors travel between processes by their arguments and what is set on them
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Shard:
     """Where everything lies in one tar, known before it is written."""
@@ -85,7 +99,7 @@ def packed(out: Path, table: Any, *, each: int, read: Callable[[int], bytes], cr
         crew: Writes them.
 
     Raises:
-        DataError: An image can no longer be read, or is no longer what it was.
+        Changed: An image can no longer be read, or is no longer what it was.
         RunError: The folder cannot be written, or a tar is not written in two tries.
     """
     folder = out.absolute() / FOLDER
@@ -188,9 +202,10 @@ def _write(file: BinaryIO, job: _Packing, shard: _Shard) -> None:
         try:
             content = read(row)
         except Broken as error:
-            raise DataError(f"{ids[place]} of {sources[place]} can no longer be read: {error}; run again.") from None
+            why = f"can no longer be read: {error}"
+            raise Changed.of(row, f"{ids[place]} of {sources[place]} {why}; run again.") from None
         if hashlib.sha256(content).hexdigest() != keys[place]:
-            raise DataError(f"{ids[place]} of {sources[place]} has changed since it was read; run again.")
+            raise Changed.of(row, f"{ids[place]} of {sources[place]} has changed since it was read; run again.")
         assert file.tell() + _BLOCK == shard.offsets[place], f"row {row} would not lie where the manifest says"
         for part in _member(f"{row:09}.{_ending(content, ids[place])}", content):
             file.write(part)

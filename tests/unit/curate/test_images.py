@@ -77,6 +77,24 @@ def test_shards_that_are_there_are_not_read_again(tmp_path, monkeypatch, capsys)
     assert "1 of 3 shards" in capsys.readouterr().err
 
 
+def test_what_is_forgotten_of_an_image_is_read_again(tmp_path, monkeypatch):
+    root = folder(tmp_path / "p")
+    read(root, tmp_path / "s").forget(6)
+    rows = counted(monkeypatch)
+    read(root, tmp_path / "s")
+    assert rows == [4, 5, 6, 7]
+
+
+def test_a_source_that_cannot_tell_of_changes_is_named_where_it_is_not_read_again(tmp_path, capsys):
+    root = folder(tmp_path / "p")
+    for address in ("toy://species?images=6&size=16", root):
+        said = []
+        for _ in range(2):
+            read(address, tmp_path / "s")
+            said.append("does not tell when its images were changed; remove" in capsys.readouterr().err)
+        assert said == [False, address != root]
+
+
 def test_a_missing_or_damaged_shard_is_read_again(tmp_path, monkeypatch):
     root = folder(tmp_path / "p")
     first = read(root, tmp_path / "s")
