@@ -93,7 +93,7 @@ class Foreign(nn.Module):
             ConfigError: It does not take images of this size.
         """
         try:
-            found = self._run(self.model, images)
+            return features(self._run(self.model, images), (images.shape[-2], images.shape[-1]))
         except (ValueError, RuntimeError, AssertionError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -101,7 +101,6 @@ class Foreign(nn.Module):
             raise ConfigError(
                 f"{self.address} does not take images of {size} (channels, rows, columns): {told}"
             ) from None
-        return features(found, (images.shape[-2], images.shape[-1]))
 
     def class_attention(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B 0 H W"]:
         """None of its heads: other libraries do not show them alike."""
@@ -203,18 +202,22 @@ def _hf(address: str, name: str) -> Backbone:
     config = model.config
     channels = int(getattr(config, "num_channels", 3) or 3)
     preprocessing = _hf_preprocessing(address, folder, config, channels)
-    prefix = _hf_prefix(model, config)
+    prefix, behind = _hf_others(model)
 
     def run(model: Any, images: Tensor) -> Output:
         native = getattr(config, "image_size", None)
-        other = native is not None and tuple(images.shape[-2:]) not in {(native, native), tuple(_pair(native))}
+        other = native is not None and tuple(images.shape[-2:]) != _pair(native)
         more = {"interpolate_pos_encoding": True} if other and _takes(model, "interpolate_pos_encoding") else {}
         out = model(pixel_values=images, **more)
         tokens = getattr(out, "last_hidden_state", None)
         if tokens is None:
             raise ValueError(f"{type(model).__name__} gives no last_hidden_state, so it is no vision encoder.")
-        before = prefix if tokens.ndim == 3 else 0
         pooled = getattr(out, "pooler_output", None)
+        before = 0
+        if tokens.ndim == 3:
+            # A first token that is what the model pools is no patch, though no parameter tells of it: DINOv3's ConvNeXt.
+            before = prefix or int(pooled is not None and torch.equal(tokens[:, 0], pooled))
+            tokens = tokens[:, : tokens.shape[1] - behind]
         after = getattr(model, "post_layernorm", None)  # CLIP's: its last norm is applied to the class token alone
         image = after(tokens[:, 0]) if before and after is not None else None
         if not before and pooled is not None:
@@ -272,16 +275,18 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
 
 
-def _hf_prefix(model: Any, config: Any) -> int:
-    """Tokens before the patches: those of a class and of registers that the embedding layer has."""
-    tokens = 0
+def _hf_others(model: Any) -> tuple[int, int]:
+    """Tokens of the embedding layer before the patches, those of a class and of registers, and behind them, of detections."""
+    before = behind = 0
     for name, parameter in model.named_parameters():
         last = name.rsplit(".", 1)[-1]
         if last in {"cls_token", "class_embedding", "distillation_token"}:
-            tokens += 1
+            before += 1
         elif last == "register_tokens":
-            tokens += int(parameter.shape[-2])
-    return min(tokens, _MOST_PREFIX)
+            before += int(parameter.shape[-2])
+        elif last == "detection_tokens":
+            behind += int(parameter.shape[-2])
+    return min(before, _MOST_PREFIX), behind
 
 
 def _hf_preprocessing(address: str, folder: Path, config: Any, channels: int) -> Preprocessing:

@@ -45,7 +45,26 @@ MODELS = {
     ),
     "ResNet": (*vision("ResNet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"), 0),
     "ConvNext": (*vision("ConvNext", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2), 0),
+    # a pooled token before the patches, without a parameter of its own
+    "DINOv3ConvNext": (*vision("DINOv3ConvNext", hidden_sizes=[8, 8, 8, 16], depths=[1] * 4, image_size=32), 1),
+    # sides as a list
+    "Dinov2": (*vision("Dinov2", **VIT | {"mlp_ratio": 2, "image_size": [32, 32]}), 1),
+    "Hiera": (
+        *vision(
+            "Hiera",
+            embed_dim=8,
+            image_size=[32, 32],
+            depths=[1, 1],
+            num_heads=[1, 1],
+            num_query_pool=1,
+            masked_unit_size=[4, 4],
+        ),
+        0,
+    ),
+    "Yolos": (*vision("Yolos", **VIT | {"image_size": [32, 32]}, num_detection_tokens=5), 1),
 }
+BEHIND = {"Yolos": 5}
+"""Tokens after the patches."""
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -61,6 +80,7 @@ def test_features_are_the_models_own(name, tmp_path):
     if tokens.ndim == 4:
         expected = tokens.permute(0, 2, 3, 1)
     else:
+        tokens = tokens[:, : tokens.shape[1] - BEHIND.get(name, 0)]
         side = int((tokens.shape[1] - prefix) ** 0.5)
         expected = tokens[:, prefix:].unflatten(1, (side, side))
     assert torch.equal(got.patches, expected)
@@ -85,6 +105,9 @@ def test_other_sizes(tmp_path):
     assert torch.equal(module(x).patches, want)
     with pytest.raises(ConfigError, match=r"does not take images of 4x32x32"):
         module(torch.zeros(1, 4, 32, 32))
+    strange = Foreign("x", nn.Identity(), lambda _, images: Output(images.flatten(2)[..., :5].mT, 0, None))
+    with pytest.raises(ConfigError, match=r"x does not take images of 3x4x4 .*: its 5 patch tokens are no grid"):
+        strange(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ConfigError, match="is a frozen backbone and cannot be trained"):
         module.train()
 
