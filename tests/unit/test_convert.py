@@ -204,6 +204,26 @@ def test_what_is_there_stays(here, capsys):
     assert "is a toy backbone; convert is for vision transformers" in refused(capsys, "weights=toy", "out=x")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert", "weights=~nosuch/b", "out=c"],
+        ["convert", "weights=w.pth", "out=~nosuch/b"],
+        ["export", "backbone=b", "to=program", "out=~nosuch/b"],
+        ["export", "backbone=~nosuch/b", "to=program", "out=e"],
+        ["embed", "backbone=~nosuch/b", "data=toy://species?images=2", "out=e"],
+        ["embed", "backbone=hf:~nosuch/b", "data=toy://species?images=2", "out=e"],
+    ],
+    ids=lambda words: " ".join(word for word in words if word == words[0] or "nosuch" in word),
+)
+def test_a_home_that_is_not_known_is_one_line(words, here, capsys):
+    assert execute(words) == 2
+    assert (
+        "~nosuch/b names the home of a user who is not known here." in capsys.readouterr().err.strip().splitlines()[-1]
+    )
+    assert not list(here.iterdir())
+
+
 def test_without_transformers_it_is_said(here, capsys, monkeypatch):
     import sys
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dinoforge.base.home import at_home
 from dinoforge.data.manifest import is_manifest, read_manifest
 from dinoforge.data.sources.options import split_address
-from dinoforge.data.sources.paths import at_home
 from dinoforge.data.sources.source import Source
 from dinoforge.explore.answers import Shown
 

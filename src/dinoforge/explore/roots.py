@@ -16,10 +16,10 @@ from typing import TypeVar
 import numpy as np
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.home import at_home
 from dinoforge.data.decode import Broken, Picture
 from dinoforge.data.manifest import is_manifest
 from dinoforge.data.sources.options import scheme_of, split_address
-from dinoforge.data.sources.paths import at_home
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.storage import behind
 from dinoforge.data.sources.table import open_source

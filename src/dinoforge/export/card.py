@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dinoforge.base.home import at_home
 from dinoforge.export.compare import COSINE, HALF_COSINE, HALF_RELATIVE, Checked
 from dinoforge.export.target import Target
 from dinoforge.model.weights import Backbone, Preprocessing
@@ -33,7 +34,7 @@ class Origin:
 
 def origin(address: str, backbone: Backbone) -> Origin:
     """What the folder of a backbone, and of the run it is part of, tell. Files that are absent or damaged tell nothing."""
-    place = Path(address).expanduser()
+    place = at_home(address)
     if not place.is_dir():
         return Origin()
     folder = place / "backbone" if (place / "backbone" / "backbone.json").exists() else place

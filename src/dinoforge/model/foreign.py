@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, UserError, WeightsError
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.model.features import Features
 from dinoforge.model.pixels import Colours, Thumbnails, colour_preprocessing, preprocessing, side_of
@@ -229,8 +230,8 @@ def _hf(address: str, name: str) -> Backbone:
 
 
 def _hf_folder(address: str, name: str) -> Path:
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if at_home(name).is_dir():
+        return at_home(name)
     hub = _installed(address, "huggingface_hub")
     try:
         return Path(hub.snapshot_download(name, local_files_only=True))
@@ -306,7 +307,7 @@ def _hf_preprocessing(address: str, folder: Path, config: Any, channels: int) ->
 def _timm(address: str, name: str) -> Backbone:
     """A model of timm's, from its cache, or from a folder in its form."""
     timm = _installed(address, "timm")
-    place = Path(name).expanduser()
+    place = at_home(name)
     try:
         with _offline():
             model = timm.create_model(f"local-dir:{place}" if place.is_dir() else name, pretrained=True, num_classes=0)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, WeightsError, unknown
 from dinoforge.base.files import new_folder, write_json, write_tensors
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.model.features import Features
 from dinoforge.model.mask2former import mask2former_of
@@ -194,7 +195,7 @@ def read_any_head(path: str | Path, backbone: Backbone, *, range: tuple[float, f
         WeightsError: Nothing there, unsafe, damaged, or for another backbone.
         ConfigError: A range that is missing, or has no effect.
     """
-    place = Path(path).expanduser()
+    place = at_home(path)
     if not place.exists():
         raise WeightsError(f"head {path} does not exist; {_ADVICE}.")
     folder = place if place.is_dir() else place.parent

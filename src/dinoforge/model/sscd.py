@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.base.files import sha256
+from dinoforge.base.home import at_home
 from dinoforge.model.official import read_state
 from dinoforge.model.program import open_program
 from dinoforge.model.weights import Preprocessing, load_into
@@ -132,7 +133,7 @@ class Opened:
 
 def is_file(address: str) -> bool:
     """Whether an address is a file that ``open_descriptor`` opens, and not a backbone."""
-    return Path(address).expanduser().is_file() and Path(address).suffix in {".pt", ".pth", ".safetensors"}
+    return at_home(address).is_file() and Path(address).suffix in {".pt", ".pth", ".safetensors"}
 
 
 def open_descriptor(path: Path, *, trust_sha256: str | None = None) -> Opened:

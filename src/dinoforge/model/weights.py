@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dinoforge.base.config import Config, Ranges
 from dinoforge.base.errors import ConfigError, WeightsError, closest
 from dinoforge.base.files import new_folder, write_json, write_tensors, write_text
+from dinoforge.base.home import at_home
 from dinoforge.model.official import read_state
 from dinoforge.model.table import BACKBONES, empty
 
@@ -123,7 +124,7 @@ def load_backbone(path: str | Path) -> Backbone:
             f"backbone {path} can be used frozen only (evaluate, embed, pca, match). To train from weights of DINOv2 or "
             "DINOv3, convert them first."
         )
-    place = Path(path).expanduser()
+    place = at_home(path)
     if not place.exists():
         raise WeightsError(f"backbone {path} does not exist; {_ADVICE}.")
     if place.is_dir() and (place / "backbone" / "backbone.json").exists():

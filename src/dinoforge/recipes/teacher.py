@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, RunError
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.model.foreign import is_foreign
 from dinoforge.model.table import empty
@@ -76,7 +77,7 @@ def teacher(recipe: Recipe, *, out: Path) -> Teacher | None:
         RunError: The checkpoint is damaged.
     """
     address = recipe.distil and recipe.distil.teacher
-    if address and not is_foreign(address) and Path(address).expanduser().resolve().is_relative_to(out.resolve()):
+    if address and not is_foreign(address) and at_home(address).resolve().is_relative_to(out.resolve()):
         raise ConfigError(
             f"teacher={address} is the folder of this very run, or in it; give the run of another backbone, or another out=."
         )
@@ -109,7 +110,7 @@ def _found(recipe: Recipe) -> tuple[Design, Saved] | None:
     if recipe.distil is None or recipe.distil.teacher is None:
         return None
     address = recipe.distil.teacher
-    run = Path(address).expanduser()
+    run = at_home(address)
     theirs, saved = _run(run, address)
     wrong = next(_misfits(recipe, theirs), None)
     if wrong is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dinoforge.base.errors import ConfigError, WeightsError, unknown
 from dinoforge.base.files import new_folder
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.export.compare import compared
 from dinoforge.model.features import Features
@@ -77,7 +78,7 @@ def convert(
         pixels: Another native side: the position table is resampled to it. A multiple of the patch.
         channels: Another number of input channels; copies of a channel share its weights, so that they change nothing.
     """
-    place, form = Path(out).expanduser(), to
+    place, form = at_home(out), to
     _judge(place, out, form)
     side = None if pixels is None else _positive("pixels", pixels)
     many = None if channels is None else _positive("channels", channels)
@@ -138,7 +139,7 @@ def _opened(address: str) -> tuple[Backbone, _Told]:
     Raises:
         WeightsError: It cannot be read; tensors without a place are said one by one.
     """
-    place = Path(address).expanduser()
+    place = at_home(address)
     ours = any((place / name).exists() for name in ("backbone.json", "backbone/backbone.json"))
     if address.startswith(("hf:", "timm:")) or not place.exists() or ours:
         found = load_backbone(address)
@@ -160,7 +161,7 @@ def _opened(address: str) -> tuple[Backbone, _Told]:
 
 def _read_in(address: str, backbone: Backbone, layout: str) -> tuple[float | None, str]:
     """How features here differ from those of the code that the weights are of."""
-    place = Path(address).expanduser()
+    place = at_home(address)
     if layout == "backbone":
         return None, "not compared: it is a backbone of ours"
     if layout.startswith("Hugging Face"):

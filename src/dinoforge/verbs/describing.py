@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.curate.embeddings import Embedder
 from dinoforge.data.sources.source import Source
@@ -29,7 +30,7 @@ def describer(address: str, precision: str, *, trust_sha256: str | None) -> Embe
         if trust_sha256 is not None:
             raise ConfigError(f"trust_sha256= has no effect: {address} is no TorchScript file.")
         return embedder(address, precision)
-    found = open_descriptor(Path(address).expanduser(), trust_sha256=trust_sha256)
+    found = open_descriptor(at_home(address), trust_sha256=trust_sha256)
     say(f"{address}: {found.name}, descriptors of width {found.width}.")
     how = extraction(precision)
     module = found.module.to(how.device)

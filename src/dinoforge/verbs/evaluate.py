@@ -19,6 +19,7 @@ from dinoforge.base.config import Config, fingerprint, paths, with_settings
 from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.base.files import append_line, explained, place_for, put_back, read_lines
 from dinoforge.base.hardware import device
+from dinoforge.base.home import at_home
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.data.decode import Broken
@@ -157,14 +158,14 @@ def _head_folders(names: Sequence[str], save_heads: str | None) -> dict[str, Pat
     """
     if save_heads is None:
         return {}
-    found = {name: Path(save_heads).expanduser() / name for name in names if EVALUATIONS[name].heads}
+    found = {name: at_home(save_heads) / name for name in names if EVALUATIONS[name].heads}
     if not found:
         training = ", ".join(name for name, evaluation in EVALUATIONS.items() if evaluation.heads)
         raise ConfigError(
             f"save_heads={save_heads} has no effect: none of {','.join(names)} trains a head that is kept; {training} do."
         )
     with explained(Path(save_heads)):
-        Path(save_heads).expanduser().mkdir(parents=True, exist_ok=True)
+        at_home(save_heads).mkdir(parents=True, exist_ok=True)
         for path in found.values():
             put_back(path)
             if path.exists() and not (path / HEAD).exists() and (not path.is_dir() or any(path.iterdir())):
@@ -438,12 +439,12 @@ def _folder(features: str | None) -> Path | None:
     if features == "none":
         return None
     if features is not None:
-        path = Path(features).expanduser()
+        path = at_home(features)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"features={features} is a file; give a folder, or none.")
         return path
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "dinoforge" / "features"
+    return at_home(cache) / "dinoforge" / "features"
 
 
 def _described(words: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

@@ -14,6 +14,7 @@ from dinoforge import __version__
 from dinoforge.base.errors import ConfigError, UserError, WeightsError, unknown
 from dinoforge.base.files import new_folder, write_json, write_text
 from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.export.card import card, origin
 from dinoforge.export.compare import COSINE, Checked, Seen, compared, judge, sizes, worst
@@ -90,7 +91,7 @@ def _judged(to: str, out: str, licence: str | None) -> tuple[Target, Path]:
     """
     if to not in EXPORTS:
         raise unknown("target", to, EXPORTS)
-    place = Path(out).expanduser()
+    place = at_home(out)
     if place.suffix in {".onnx", ".pt2", ".pth", ".pt", ".safetensors"}:
         raise ConfigError(f"out={out} names a file; every export is a folder, such as {place.with_suffix('')}.")
     if place.is_dir():

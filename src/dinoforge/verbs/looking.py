@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.hardware import device
+from dinoforge.base.home import at_home
 from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
@@ -106,7 +107,7 @@ def whole(name: str, value: str | int) -> int:
 
 def lies_within(out: str, images: str) -> bool:
     """Whether a path is the file or lies in the folder that an address names."""
-    place, path = Path(split_address(images)[0]).expanduser().resolve(), Path(out).resolve()
+    place, path = at_home(split_address(images)[0]).resolve(), Path(out).resolve()
     return place in {path, *path.parents}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.home import at_home
 from dinoforge.data.manifest import is_manifest, read_manifest
 from dinoforge.data.sources.options import shown, split_address
 from dinoforge.features.descriptors import Descriptors, stored_beside
@@ -37,7 +38,7 @@ def stored_at(name: str, path: Path) -> tuple[Path, Descriptors]:
         raise ConfigError(f"{name}={path} holds neither manifest.parquet nor a run.")
     address = settle({"config": str(path / "config.yaml")}).recipe.data.source
     place, options = split_address(address or "")
-    manifest = Path(place).expanduser()
+    manifest = at_home(place)
     if not place or not is_manifest(manifest):
         raise ConfigError(
             f"{name}={path} was trained on {shown(str(address))}, which is no manifest; give the manifest of its images."

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.home import at_home
 from dinoforge.runs import pretrain
 from dinoforge.verbs.ablate import ablate
 from dinoforge.verbs.attention import attention
@@ -55,7 +55,7 @@ def _with_paths(verb: Callable[..., Any]) -> Callable[..., Any]:
         if settings.get("out") == "":
             raise ConfigError("out= is empty; give a name.")
         return verb(*words, **{
-            name: _HOME.sub(lambda _: str(Path.home()), value) if isinstance(value, str) else value
+            name: _HOME.sub(lambda _: str(at_home("~")), value) if isinstance(value, str) else value
             for name, value in settings.items()
         })  # fmt: skip
 

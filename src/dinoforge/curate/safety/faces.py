@@ -22,6 +22,7 @@ from pydantic import Field
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, WeightsError
 from dinoforge.base.hardware import cores
+from dinoforge.base.home import at_home
 from dinoforge.curate.safety.filter import Asked, File, Filter, Judged, Kind, Need
 
 _OPENCV: Any = cv2
@@ -94,9 +95,7 @@ class Faces(Filter):
 
 def _yunet(config: FacesConfig) -> Any:
     try:
-        detector = cv2.FaceDetectorYN.create(
-            str(Path(str(config.yunet)).expanduser()), "", (320, 320), config.least_score
-        )
+        detector = cv2.FaceDetectorYN.create(str(at_home(str(config.yunet))), "", (320, 320), config.least_score)
         detector.detect(np.zeros((320, 320, 3), np.uint8))  # what it cannot run is found out here
         return detector
     except cv2.error as error:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.files import sha256
+from dinoforge.base.home import at_home
 
 Need = Literal["url", "embedding", "bytes", "image"]
 """What a filter looks at. The cheaper runs first: ``url`` costs nothing, ``image`` decodes every picture once more."""
@@ -90,7 +90,7 @@ class File:
         Raises:
             ConfigError: There is none, or it cannot be read.
         """
-        place = Path(path).expanduser()
+        place = at_home(path)
         if not place.is_file():
             raise ConfigError(f"{setting}={path} {'is no file' if place.exists() else 'does not exist'}.")
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Shaped
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.home import at_home
 from dinoforge.curate.safety.filter import Asked, File, Filter, Judged, Kind, Need
 
 
@@ -55,7 +55,7 @@ def entries(path: str, setting: str, entry: Callable[[str], str | None], wanted:
         DataError: The file is no text, holds no entry, or a line that is none; the first such is named.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = at_home(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{setting}={path} is no UTF-8 text: byte {error.start:,} fits none.") from None
     except OSError as error:

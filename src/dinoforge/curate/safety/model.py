@@ -18,6 +18,7 @@ from pydantic import Field
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, WeightsError
+from dinoforge.base.home import at_home
 from dinoforge.curate.safety.filter import Asked, File, Filter, Judged, Kind, Need
 from dinoforge.model.program import open_program
 
@@ -155,9 +156,7 @@ def _onnx(config: ModelConfig) -> _Opened:
     try:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()  # a share of the cores where shards run side by side
-        session = onnxruntime.InferenceSession(
-            str(Path(config.file).expanduser()), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(at_home(config.file)), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a damaged file can raise anything
         told = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise WeightsError(f"safety.model.file={config.file} cannot be opened by ONNX Runtime: {told}") from None
@@ -187,7 +186,7 @@ def _onnx(config: ModelConfig) -> _Opened:
 def _torchscript(config: ModelConfig) -> _Opened:
     """A file of TorchScript; raises what ``open_program`` does."""
     module, _ = open_program(
-        Path(config.file).expanduser(), trusted=config.trust_sha256, name=f"safety.model.file={config.file}",
+        at_home(config.file), trusted=config.trust_sha256, name=f"safety.model.file={config.file}",
         setting="safety.model.trust_sha256",
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from dinoforge.base.config import Config
 from dinoforge.base.errors import DataError, WeightsError
 from dinoforge.base.files import new_folder, write_json, write_tensors
+from dinoforge.base.home import at_home
 from dinoforge.base.random import numpy_generator
 from dinoforge.curate.safety.filter import Asked, File, Filter, Judged, Kind, Need
 
@@ -170,7 +171,7 @@ class Trained(Filter):
 
 
 def _make(config: TrainedConfig) -> Trained:
-    folder = Path(config.folder).expanduser()
+    folder = at_home(config.folder)
     files = tuple(File.read(str(folder / name), "safety.trained.folder", config.licence) for name in (WEIGHTS, FACTS))
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))

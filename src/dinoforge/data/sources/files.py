@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.data.decode import SUFFIXES
 from dinoforge.data.film import VIDEOS
@@ -24,7 +25,7 @@ from dinoforge.data.sources.lists import open_list, open_table
 from dinoforge.data.sources.manifest import Listed
 from dinoforge.data.sources.options import ACCESS, COLUMNS, WEB, Options, options_of, scheme_of, shown
 from dinoforge.data.sources.parquet import Parquet
-from dinoforge.data.sources.paths import Paths, at_home, joined, stamps_of, storage
+from dinoforge.data.sources.paths import Paths, joined, stamps_of, storage
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.shards import Tar
 from dinoforge.data.sources.source import Opener, Source

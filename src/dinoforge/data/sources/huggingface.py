@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from dinoforge.base.errors import ConfigError, DataError, closest
+from dinoforge.base.home import at_home
 from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import TRUTHS, ground_truth
 from dinoforge.data.sources.columns import SPLITS, known_columns
 from dinoforge.data.sources.options import COLUMNS, Options, options_of
 from dinoforge.data.sources.parquet import named_classes
-from dinoforge.data.sources.paths import at_home
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.storage import Disk, ask_fence

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
 import pyarrow as pa
 
-from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.errors import ConfigError
 from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import ground_truth
 from dinoforge.data.sources.bucket import bucket
@@ -19,18 +18,6 @@ from dinoforge.data.sources.options import WEB, Options, scheme_of
 from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.data.sources.storage import Disk, Storage, ask_fence
 from dinoforge.data.sources.web import Web
-
-
-def at_home(path: str) -> Path:
-    """A path with ``~`` and ``~user`` replaced.
-
-    Raises:
-        DataError: There is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise DataError(f"{path} names the home of a user who is not known here.") from None
 
 
 def storage(address: str, options: Options) -> Storage:

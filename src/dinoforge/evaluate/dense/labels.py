@@ -17,6 +17,7 @@ from jaxtyping import Num
 from pydantic import Field
 
 from dinoforge.base.errors import DataError
+from dinoforge.base.home import at_home
 from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.dense.truth import with_truth
@@ -99,7 +100,7 @@ def classes_file(source: Source) -> Path | None:
     """``classes.json`` in the folder of the images, or beside their file; None where there is none."""
     if "://" in source.address:
         return None
-    place = Path(split_address(source.address)[0]).expanduser()
+    place = at_home(split_address(source.address)[0])
     file = (place if place.is_dir() else place.parent) / FILE
     return file if file.is_file() else None
 
