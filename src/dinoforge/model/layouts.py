@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dinoforge.base.errors import WeightsError, unknown
+from dinoforge.base.errors import UserError, WeightsError, unknown
 from dinoforge.base.files import new_folder, write_atomic, write_json, write_tensors
 from dinoforge.model import huggingface, huggingface3, official, official3, timm
 from dinoforge.model.layout import Composed, Layout, Parsed
@@ -56,6 +56,29 @@ def open_layout(place: Path) -> Opened:
     if settings is not None and "architecture" in settings and "model_type" not in settings:
         settings = None  # timm's, which says nothing that the tensors do not
     state, dropped = unwrapped(_read_folder(folder) if place.is_dir() else read_state(place))
+    try:
+        layout, parsed = _parsed(state, settings, place, folder)
+    except UserError:
+        raise
+    except KeyError as error:
+        told = place if settings is None else folder / "config.json"
+        raise WeightsError(f"{told} does not describe a backbone: {error} is missing.") from None
+    except Exception as error:  # settings may be of any type, tensors of any shape
+        line = (" ".join(str(error).split()) or type(error).__name__)[:120]
+        raise WeightsError(
+            f"{place} is no backbone: a setting or tensor is not as its layout has it ({line})."
+        ) from None
+    return Opened(layout, Parsed(parsed.config, parsed.state, dropped | parsed.dropped), len(state))
+
+
+def _parsed(
+    state: Mapping[str, Tensor], settings: Mapping[str, Any] | None, place: Path, folder: Path
+) -> tuple[Layout, Parsed]:
+    """Tensors and settings as their layout has them; raises what odd ones lead to.
+
+    Raises:
+        WeightsError: They are of no layout that is known.
+    """
     layout = next((layout for layout in LAYOUTS if layout.knows(state)), None)
     if layout is None or (settings is not None and layout.format != "huggingface"):
         kinds = (*huggingface.KINDS, huggingface3.MODEL_TYPE)
@@ -66,11 +89,7 @@ def open_layout(place: Path) -> Opened:
             )
         config_of(state, place)  # says what is missing
         raise WeightsError(f"{place} is of no known layout; {', '.join(known.name for known in LAYOUTS)} are known.")
-    try:
-        parsed = layout.parse(state, settings, str(place))
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{folder / 'config.json'} does not describe a {layout.name}: {error} is missing.") from None
-    return Opened(layout, Parsed(parsed.config, parsed.state, dropped | parsed.dropped), len(state))
+    return layout, layout.parse(state, settings, str(place))
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -29,10 +29,12 @@ def read_state(path: Path) -> dict[str, Any]:
     """The tensors of a ``.safetensors`` or ``.pth`` file. No code inside a file is ever run.
 
     Raises:
-        WeightsError: Absent, damaged, or a pickle that holds more than tensors and plain values.
+        WeightsError: Absent, no regular file, damaged, or a pickle that holds more than tensors and plain values.
     """
     if not path.exists():
         raise WeightsError(f"weights file {path} does not exist.")
+    if not path.is_file():  # a pipe may never end
+        raise WeightsError(f"weights file {path} is no regular file.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -47,6 +49,9 @@ def read_state(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is no readable weights file ({told}).") from None
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not tensors by name.")
+    nameless = next((key for key in found if not isinstance(key, str)), None)
+    if nameless is not None:
+        raise WeightsError(f"{path} holds something under {nameless!r}, which is no name; tensors have names as text.")
     return dict(found)
 
 
@@ -72,8 +77,8 @@ def unwrapped(found: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, st
             dropped |= {name: f"beside {wrapper}" for name in found if name != wrapper}
             found = found[wrapper]
             break
-    dropped |= {name: "no tensor" for name, value in found.items() if not isinstance(value, Tensor)}
-    state = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    dropped |= {str(name): "no tensor by name" for name in found if name not in state}
     state = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in state.items()}
     if any(name.startswith("backbone.") for name in state):
         dropped |= {name: "no part of the backbone" for name in state if not name.startswith("backbone.")}
@@ -106,6 +111,11 @@ def config_of(state: Mapping[str, Tensor], name: Path | str, known: Mapping[str,
     if missing:
         begin = ", ".join(list(state)[:3]) or "nowhere"
         raise WeightsError(f"{name} is no DINOv2 backbone: it has no {', '.join(missing)}; its names begin {begin}.")
+    for key, least in (("cls_token", 1), ("pos_embed", 2), ("register_tokens", 0)):
+        if key in state and (state[key].ndim != 3 or state[key].shape[1] < least):
+            raise WeightsError(
+                f"{name} is no DINOv2 backbone: {key} is {list(state[key].shape)}, not [1, tokens, width]."
+            )
     width = state["cls_token"].shape[-1]
     shape = state["patch_embed.proj.weight"].shape
     if len(shape) != 4 or shape[2] != shape[3]:

@@ -3,12 +3,15 @@
 import json
 import os
 import pickle
+import re
+import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from dinoforge.base.errors import WeightsError
+from dinoforge.model.layouts import open_layout
 from dinoforge.model.official import config_of, strip, unchunked
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
@@ -97,6 +100,40 @@ def test_other_files_are_one_line(content, name, tmp_path):
     with pytest.raises(WeightsError, match="is no readable weights file") as error:
         load_backbone(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cls_token": torch.zeros(())}, "cls_token is [], not [1, tokens, width]"),
+        ({"pos_embed": torch.zeros(1, 0, 128)}, "pos_embed is [1, 0, 128], not [1, tokens, width]"),
+        ({"register_tokens": torch.zeros(128)}, "register_tokens is [128], not [1, tokens, width]"),
+        ({"blocks.0.mlp.fc1.weight": torch.zeros(())}, "a setting or tensor is not as its layout has it (tuple index"),
+        ({"cls_token": torch.zeros(1, 1, 0)}, "a setting or tensor is not as its layout has it (division by zero)"),
+    ],
+    ids=["cls", "positions", "registers", "feed-forward", "no width"],
+)
+def test_tensors_of_odd_shapes_are_one_line(change, said, tmp_path):
+    torch.save(dict(made().state_dict()) | change, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=re.escape(said)) as error:
+        load_backbone(tmp_path / "w.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_tensors_without_a_name(tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"w.pth holds something under 0, which is no name"):
+        load_backbone(tmp_path / "w.pth")
+    torch.save({"teacher": dict(made().state_dict()) | {7: torch.zeros(1)}, "epoch": 3}, tmp_path / "w.pth")
+    assert open_layout(tmp_path / "w.pth").parsed.dropped == {"epoch": "beside teacher", "7": "no tensor by name"}
+    assert load_backbone(tmp_path / "w.pth").config == CONFIG
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "w.pth")
+    threading.Thread(target=lambda: (tmp_path / "w.pth").open("wb").close(), daemon=True).start()  # wakes what reads it
+    with pytest.raises(WeightsError, match=r"w.pth is no regular file\."):
+        load_backbone(tmp_path / "w.pth")
 
 
 def test_what_is_no_backbone(tmp_path):
