@@ -235,15 +235,49 @@ def test_without_transformers_it_is_said(here, capsys, monkeypatch):
 
 
 def test_other_features_are_an_error(here, capsys, monkeypatch):
-    """Weights that fit but are computed otherwise there: an activation of another kind."""
+    """Weights that fit but are computed otherwise there."""
+    pytest.importorskip("transformers")
+    ours(here / "b")
+    run(capsys, "weights=b", "out=hf", "to=huggingface")
+    monkeypatch.setattr("dinoforge.verbs.convert.BOUND", -1.0)
+    assert "from=hf: features differ by" in refused(capsys, "weights=hf", "out=c")
+    assert "out=hf2: features differ by" in refused(capsys, "weights=b", "out=hf2", "to=huggingface")
+
+
+def test_what_transformers_cannot_open_is_one_line(here, capsys):
     pytest.importorskip("transformers")
     ours(here / "b")
     run(capsys, "weights=b", "out=hf", "to=huggingface")
     path = here / "hf" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
-    assert "features differ by" in refused(capsys, "weights=hf", "out=c")
-    monkeypatch.setattr("dinoforge.verbs.convert.BOUND", -1.0)
-    assert "out=hf2: features differ by" in refused(capsys, "weights=b", "out=hf2", "to=huggingface")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_attn_implementation": "nosuch"}))
+    assert "from=hf cannot be opened by transformers: " in refused(capsys, "weights=hf", "out=c")
+
+
+@pytest.mark.parametrize(
+    ("processor", "differs"),
+    [
+        (
+            {"resample": 2, "size": {"height": 32, "width": 32}},
+            ["it resamples otherwise than bicubic", "it squashes pictures"],
+        ),
+        ({"do_resize": False, "resample": 2, "size": {"height": 32, "width": 32}}, ["it does not resize pictures"]),
+        ({"size": {"shortest_edge": 40}, "crop_size": 32}, []),
+    ],
+    ids=["squashed", "not resized", "as here"],
+)
+def test_what_the_processor_does_otherwise_is_said(processor, differs, here, capsys):
+    """By load_backbone and by convert, which lists it too."""
+    ours(here / "b")
+    run(capsys, "weights=b", "out=hf", "to=huggingface")
+    (here / "hf" / "preprocessor_config.json").write_text(json.dumps(processor))
+    load_backbone(here / "hf")
+    said = capsys.readouterr().err
+    status, facts, err = run(capsys, "weights=hf", "out=c")
+    assert status == 0
+    assert len(facts["differs"]) == len(differs)
+    for line, begin in zip(facts["differs"], differs, strict=True):
+        assert line.startswith(begin)
+        assert err.count(f"hf: {line}.") == said.count(f"hf: {line}.") == 1
 
 
 def test_frozen_models_of_others_in_the_verbs(here, capsys):

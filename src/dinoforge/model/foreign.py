@@ -199,7 +199,7 @@ def _hf(address: str, name: str) -> Backbone:
     """A vision model of Hugging Face's, from its folder or its cache."""
     transformers = _installed(address, "transformers")
     folder = _hf_folder(address, name)
-    model = _hf_model(transformers, address, folder)
+    model = hf_model(transformers, f"backbone {address}", folder)
     config = model.config
     channels = int(getattr(config, "num_channels", 3) or 3)
     preprocessing = _hf_preprocessing(address, folder, config, channels)
@@ -241,10 +241,17 @@ def _hf_folder(address: str, name: str) -> Path:
         ) from None
 
 
-def _hf_model(transformers: Any, address: str, folder: Path) -> Any:
-    """The vision encoder, every tensor of it from the file."""
+def hf_model(transformers: Any, name: str, folder: Path) -> Any:
+    """The vision encoder in a folder, every tensor of it from the file.
+
+    Args:
+        name: What it is called in messages.
+
+    Raises:
+        WeightsError: It cannot be opened, or takes no pictures.
+    """
     if not (folder / "config.json").exists():
-        raise WeightsError(f"backbone {address}: {folder} has no config.json, so it is no Hugging Face model.")
+        raise WeightsError(f"{name}: {folder} has no config.json, so it is no Hugging Face model.")
     try:
         model, told = transformers.AutoModel.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
@@ -253,13 +260,13 @@ def _hf_model(transformers: Any, address: str, folder: Path) -> Any:
         raise
     except Exception as error:  # a library of hundreds of models can raise anything
         line = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise WeightsError(f"backbone {address} cannot be opened: {line}") from None
-    missing = sorted(name for name in told["missing_keys"] if not _unused(name))
+        raise WeightsError(f"{name} cannot be opened by transformers: {line}") from None
+    missing = sorted(key for key in told["missing_keys"] if not _unused(key))
     vision = getattr(model, "vision_model", model)  # of a model of pictures and words
     if missing:
-        raise WeightsError(f"backbone {address}: {len(missing)} tensors are missing: {', '.join(missing[:4])} …")
+        raise WeightsError(f"{name}: {len(missing)} tensors are missing: {', '.join(missing[:4])} …")
     if getattr(vision, "main_input_name", "pixel_values") != "pixel_values":
-        raise WeightsError(f"backbone {address} is a {type(model).__name__}, which does not take pictures.")
+        raise WeightsError(f"{name} is a {type(model).__name__}, which does not take pictures.")
     return vision.eval()
 
 

@@ -48,9 +48,12 @@ def _steps(facts: Mapping[str, Any], path: Path, channels: int) -> tuple[Preproc
     if "crop_pct" in facts and crop is None and not squashed and short < 384:  # ConvNeXt's own way of saying a margin
         short, side = int(short / (facts["crop_pct"] or 1)), short
     differs = []
-    if facts.get("resample", _BICUBIC) != _BICUBIC:
+    resizes = facts.get("do_resize", True)
+    if not resizes:
+        differs.append(f"it does not resize pictures; here their short side becomes {short} pixels")
+    elif facts.get("resample", _BICUBIC) != _BICUBIC:
         differs.append("it resamples otherwise than bicubic, as is done here")
-    if squashed and crop is None:
+    if resizes and squashed and crop is None:
         differs.append("it squashes pictures that are no squares; here their middle is cut out")
     values = {"channels": channels, "short_side": short, "side": side, "mean": tuple(mean), "std": tuple(std)}
     return Preprocessing.build(values), differs

@@ -17,6 +17,7 @@ from dinoforge.base.config import Config, Ranges
 from dinoforge.base.errors import ConfigError, WeightsError, closest
 from dinoforge.base.files import new_folder, write_json, write_tensors, write_text
 from dinoforge.base.home import at_home
+from dinoforge.base.log import say
 from dinoforge.model.official import read_state
 from dinoforge.model.table import BACKBONES, empty
 
@@ -39,13 +40,15 @@ class Preprocessing(Config):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Subtracted from each channel, on the scale 0 to 1; one number, or one a channel."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Divided by after that."""
+    """Divided by after that; above 0."""
 
     @model_validator(mode="after")
     def _one_or_each(self) -> Preprocessing:
         for name, values in (("mean", self.mean), ("std", self.std), ("range", self.range or (None,))):
             if len(values) not in {1, self.channels}:
                 raise ValueError(f"{name} is for {len(values)} channels, the backbone takes {self.channels}.")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be above 0; got {list(self.std)}.")
         return self
 
     @classmethod
@@ -134,15 +137,20 @@ def load_backbone(path: str | Path) -> Backbone:
     if place.is_dir() and not (place / "config.json").exists():
         raise WeightsError(f"{path} holds no backbone; {_ADVICE}.")
     parsed = open_layout(place).parsed
-    return assembled(str(place), parsed.config, parsed.state, preprocessing_beside(place, parsed.config.channels))
+    how, _ = preprocessing_beside(place, parsed.config.channels)
+    return assembled(str(place), parsed.config, parsed.state, how)
 
 
-def preprocessing_beside(place: Path, channels: int) -> Preprocessing:
-    """What the image processor beside the weights does, as far as ours can; the usual where there is none."""
+def preprocessing_beside(place: Path, channels: int) -> tuple[Preprocessing, list[str]]:
+    """What the image processor beside the weights does, as far as ours can, and in words what it does otherwise, which is said
+    too; the usual where there is none."""
     from dinoforge.model.processor import FILE, read_processor
 
     file = (place if place.is_dir() else place.parent) / FILE
-    return read_processor(file, channels)[0] if file.exists() else Preprocessing.usual(channels)
+    how, differs = read_processor(file, channels) if file.exists() else (Preprocessing.usual(channels), [])
+    for line in differs:
+        say(f"{place}: {line}.")
+    return how, differs
 
 
 def _load_folder(folder: Path) -> Backbone:

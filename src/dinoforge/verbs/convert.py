@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dinoforge.base.errors import ConfigError, WeightsError, unknown
@@ -15,7 +14,7 @@ from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.export.compare import compared
 from dinoforge.model.features import Features
-from dinoforge.model.foreign import Output, features
+from dinoforge.model.foreign import Output, features, hf_model
 from dinoforge.model.layouts import FORMATS, Opened, composed, open_layout, write_layout
 from dinoforge.model.processor import FILE, written_processor
 from dinoforge.model.reshape import at_pixels, with_channels
@@ -50,7 +49,7 @@ class Converted:
     dropped: list[str]
     """Left out on purpose, each with its reason."""
     differs: list[str]
-    """What the layout that was written does otherwise."""
+    """What the image processor beside the weights, or the layout that was written, does otherwise."""
     max_error: float | None
     """Greatest difference between features here and in the other library; null where it was not asked."""
     compared: str
@@ -64,6 +63,7 @@ class _Told:
 
     layout: str
     dropped: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
 
 
 def convert(
@@ -91,7 +91,6 @@ def convert(
         backbone = at_pixels(backbone, side)
     if many is not None:
         backbone = with_channels(backbone, many)
-    differs: list[str] = []
     written = seen
     reshaped = {k: v for k, v in (("pixels", side), ("channels", many)) if v is not None}
     if form == "backbone":
@@ -100,13 +99,14 @@ def convert(
         mark = load_backbone(place).fingerprint
     else:
         differs, dropped, written = _write(place, backbone, form)
+        told.differs += differs
         told.dropped += dropped
         mark = backbone.fingerprint
     error, compared = written if written[0] is not None else seen if seen[0] is not None else written
     say(f"Features {compared}" + ("" if error is None else f": largest difference {error:.2g}"))
     return Converted(
         path=out, layout=told.layout, to=form, tensors=backbone.loaded, unmatched=[], dropped=told.dropped,
-        differs=differs, max_error=error, compared=compared, fingerprint=mark,
+        differs=told.differs, max_error=error, compared=compared, fingerprint=mark,
     )  # fmt: skip
 
 
@@ -149,14 +149,15 @@ def _opened(address: str) -> tuple[Backbone, _Told]:
     if place.is_dir() and not (place / "config.json").exists():
         load_backbone(address)  # says what would be right
     opened: Opened = open_layout(place)
-    how: Preprocessing = preprocessing_beside(place, opened.parsed.config.channels)
+    how, differs = preprocessing_beside(place, opened.parsed.config.channels)
     try:
         found = assembled(address, opened.parsed.config, opened.parsed.state, how)
     except Misfits as error:
         for name in error.names:
             say(f"{address}: {name}")
         raise
-    return found, _Told(opened.layout.name, [f"{name} ({why})" for name, why in opened.parsed.dropped.items()])
+    dropped = [f"{name} ({why})" for name, why in opened.parsed.dropped.items()]
+    return found, _Told(opened.layout.name, dropped, differs)
 
 
 def _read_in(address: str, backbone: Backbone, layout: str) -> tuple[float | None, str]:
@@ -203,15 +204,13 @@ def _against(folder: Path, backbone: Backbone, name: str, *, native_only: bool) 
     """The largest difference from the features that ``transformers`` computes, on noise of the native and another size.
 
     Raises:
-        WeightsError: Above the bound.
+        WeightsError: It cannot open them, or above the bound.
     """
     try:
         import transformers
     except ImportError:
         return None, 'not compared: transformers is not installed (pip install "dinoforge[interop]")'
-    theirs = transformers.AutoModel.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32
-    ).eval()
+    theirs = hf_model(transformers, name, folder)
     config = backbone.config
     where = [(1, config.pixels, config.pixels), *([] if native_only else [(1, 4 * config.patch, 6 * config.patch)])]
 

@@ -185,9 +185,10 @@ def test_how_pictures_are_read_comes_back(tmp_path):
         ({"mean": [0, 0, 0]}, "mean is for 3 channels, the backbone takes 2"),
         ({"channels": 1, "mean": [0], "range": None}, "it takes 2 channels, its preprocessing gives 1"),
         ({"range": [[1, 0]]}, "a range takes low < high"),
+        ({"std": [0.3, 0]}, "std must be above 0; got [0.3, 0.0]"),
     ):
         path.write_text(json.dumps({**facts, "preprocessing": {**facts["preprocessing"], **change}}))
-        with pytest.raises(WeightsError, match=reason):
+        with pytest.raises(WeightsError, match=re.escape(reason)):
             load_backbone(tmp_path / "b")
 
 
