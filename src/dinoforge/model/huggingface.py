@@ -66,11 +66,14 @@ def parse(state: Mapping[str, Tensor], settings: Mapping[str, Any] | None, name:
     """Architecture and tensors, under official names.
 
     Raises:
-        WeightsError: Another kind of model.
+        WeightsError: Another kind of model, or of activation.
     """
     found = from_names(state)
     dropped = {key: "a classifier on top" for key in state if key.startswith("classifier.")}
     if settings is not None:
+        act = settings.get("hidden_act", "gelu")
+        if act != "gelu" and not settings.get("use_swiglu_ffn"):  # gated layers have their own
+            raise WeightsError(f"{name}: hidden_act {act!r} is not supported; 'gelu' is.")
         return Parsed(config_from(settings), found, dropped)
     # A file alone tells what its shapes tell; the class with registers antialiases, the other does not.
     known = {"position_offset": 0.0, "position_antialias": "register_tokens" in found}
@@ -93,14 +96,11 @@ def config_from(settings: Mapping[str, Any]) -> VitConfig:
     """Our settings from Hugging Face's.
 
     Raises:
-        WeightsError: Another kind of model, or of activation.
+        WeightsError: Another kind of model.
     """
     kind = settings.get("model_type")
     if kind not in KINDS:
         raise WeightsError(f"model_type {kind!r} is not supported; {' and '.join(KINDS)} are.")
-    swiglu, act = settings.get("use_swiglu_ffn"), settings.get("hidden_act", "gelu")
-    if not swiglu and act != "gelu":  # gated layers have their own
-        raise WeightsError(f"hidden_act {act!r} is not supported; 'gelu' is.")
     return VitConfig.build(
         {
             "width": settings["hidden_size"],
@@ -110,7 +110,7 @@ def config_from(settings: Mapping[str, Any]) -> VitConfig:
             "pixels": settings["image_size"],
             "channels": settings.get("num_channels", 3),
             "registers": settings.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0,
-            "ffn": "swiglu" if swiglu else "mlp",
+            "ffn": "swiglu" if settings.get("use_swiglu_ffn") else "mlp",
             "ffn_ratio": settings.get("mlp_ratio", 4),
             "layerscale": settings.get("layerscale_value", 1.0) or 1.0,
             "qkv_bias": settings.get("qkv_bias", True),

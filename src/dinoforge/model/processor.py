@@ -27,7 +27,7 @@ def read_processor(path: Path, channels: int) -> tuple[Preprocessing, list[str]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, WeightsError):
             raise
-        reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
+        reason = str(error).rstrip(".") if isinstance(error, ConfigError) else type(error).__name__
         raise WeightsError(f"{path} does not describe an image processor: {reason}.") from None
     return found
 

@@ -161,7 +161,7 @@ def _load_folder(folder: Path) -> Backbone:
         config = BACKBONES[architecture["kind"]][0].build(architecture)
         preprocessing = Preprocessing.build(facts["preprocessing"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
+        reason = str(error).rstrip(".") if isinstance(error, ConfigError) else type(error).__name__
         raise WeightsError(f"{folder / 'backbone.json'} does not describe a backbone: {reason}.") from None
     if preprocessing.channels != config.channels:
         raise WeightsError(

@@ -134,7 +134,7 @@ def test_how_pictures_are_read_comes_from_the_processor(tmp_path, capsys):
         ({"rescale_factor": 2 / 255}, "multiplies pixels by"),
         ({"size": {"width": 3}}, "does not describe an image processor: KeyError"),
         ({"image_mean": [1, 2]}, "mean is for 2 channels"),
-        ({"image_std": [0, 0, 0]}, "std must be above 0"),
+        ({"image_std": [0, 0, 0]}, r"std must be above 0; got \[0.0, 0.0, 0.0\]\.$"),
     ):
         path.write_text(json.dumps(change))
         with pytest.raises(WeightsError, match=message):
