@@ -46,29 +46,32 @@ class Tar(Source):
         with on_opening(address):
             size, changed = where.stamp(address)
         self._changed = f"{size}:{changed}" if changed else ""
-        members = _Members(index.samples)
-        chosen = members.images(options, self.address)
-        rows = np.flatnonzero(chosen >= 0)
         keys = index.samples["key"]
-        self.rejected = [(f"{name}/{key}", reason) for key, reason in index.rejected] + [
-            (f"{name}/{keys[row].as_py()}", f"no image among {members.text(row)}; ?image= names an ending")
-            for row in np.flatnonzero(chosen < 0).tolist()
+        facts = pa.table({
+            column.removeprefix(_FACT): index.samples[column] for column in index.samples.column_names
+            if column.startswith(_FACT)
+        } or {"": pa.nulls(len(keys))})  # fmt: skip
+        members = _Members(index.samples)
+        chosen = members.images(options, self.address, facts)
+        rows = members.parent[chosen]
+        self.rejected = [
+            *((f"{name}/{key}", reason) for key, reason in index.rejected),
+            *((f"{name}/{keys[row].as_py()}", f"no image among {members.text(row)}; ?image= names an ending")
+              for row in np.setdiff1d(np.arange(len(keys)), rows).tolist()),
+            *((f"{name}/{member}", "another image of its sample is used; ?image= names an ending")
+              for member in members.left(chosen, options, self.address)),
         ]  # fmt: skip
         if not len(rows):
             seen = f"; the first of {len(self.rejected)} reasons: {self.rejected[0][1]}" if self.rejected else ""
             raise DataError(f"{self.address} holds no image{seen}.")
-        names = members.names[chosen[rows]]
-        self._at = {"image": members.at(chosen[rows])}
+        names = members.names[chosen]
+        self._at = {"image": members.at(chosen)}
         for truth in TRUTHS:
             of_sample = members.truth(truth, options.truths[truth], self.address)
             if (of_sample[rows] >= 0).any():
                 self._at[truth] = members.at(of_sample[rows])
-        facts = pa.table({
-            column.removeprefix(_FACT): index.samples[column] for column in index.samples.column_names
-            if column.startswith(_FACT)
-        } or {"": pa.nulls(len(keys))}).take(rows)  # fmt: skip
         ids = np.char.add(f"{name}/", names)
-        known = known_columns(facts, self.address, options=options, names=ids)
+        known = known_columns(facts.take(rows), self.address, options=options, names=ids)
         self.by_name = known.by_name
         folders = by_folder(names.tolist())
         if "label" in known.columns:
@@ -110,7 +113,7 @@ class _Members:
     def __init__(self, samples: Any) -> None:
         names = samples["names"].combine_chunks()
         self._samples = len(names)
-        self._parent = np.asarray(pc.list_parent_indices(names).to_numpy(zero_copy_only=False), dtype=np.int64)
+        self.parent = np.asarray(pc.list_parent_indices(names).to_numpy(zero_copy_only=False), dtype=np.int64)
         self.names = np.asarray(pc.list_flatten(names).to_pylist(), dtype=np.str_)
         fields = pc.list_flatten(samples["fields"].combine_chunks()).dictionary_encode()
         self._words: list[str] = fields.dictionary.to_pylist()
@@ -125,38 +128,73 @@ class _Members:
 
     def text(self, sample: int) -> str:
         """A sample's endings."""
-        start, stop = np.searchsorted(self._parent, [sample, sample + 1])
+        start, stop = np.searchsorted(self.parent, [sample, sample + 1])
         endings = [self._words[code] for code in self._field[start:stop].tolist()]
         return ", ".join(f".{ending}" if ending else "files without a suffix" for ending in endings) or "its facts"
 
+    def _with(self, endings: list[str]) -> Int[np.ndarray, " n"]:
+        """All members with one of the endings, in their order."""
+        codes = [code for code, word in enumerate(self._words) if word in set(endings)]
+        return np.flatnonzero(np.isin(self._field, codes))
+
     def _of(self, endings: list[str]) -> Int[np.ndarray, " S"]:
         """For each sample its first member with one of the endings, -1 for none."""
-        codes = [code for code, word in enumerate(self._words) if word in set(endings)]
-        members = np.flatnonzero(np.isin(self._field, codes))[::-1]
+        members = self._with(endings)[::-1]
         found = np.full(self._samples, -1, dtype=np.int64)
-        found[self._parent[members]] = members  # in reverse, so that the first one stays
+        found[self.parent[members]] = members  # in reverse, so that the first one stays
         return found
 
-    def images(self, options: Options, where: str) -> Int[np.ndarray, " S"]:
-        """The image of each sample: the ending that was asked for, else a plain suffix, else a suffix after other words."""
+    def images(self, options: Options, where: str, facts: Any) -> Int[np.ndarray, " n"]:
+        """The image of each sample: the ending that was asked for, else a plain suffix, else a suffix after other words.
+
+        Where several have such a suffix and the sample holds neither facts nor ground truth, its key is but the start of
+        their names (``Shot 10.01.png``, ``Shot 10.02.png``), and each is an image of its own.
+        """
         if options.image is not None:
-            return self._of([self._asked(options.image, where)])
+            return _there(self._of([self._asked(options.image, where)]))
         plain = self._of([word for word in self._words if f".{word}" in SUFFIXES])
         taken = {ending for truth in TRUTHS for ending in _ENDINGS[truth]}
-        longer = [
-            word for word in self._words
-            if "." in word and f".{word.rpartition('.')[2]}" in SUFFIXES and not taken & set(word.split("."))
-        ]  # fmt: skip
-        return np.where(plain >= 0, plain, self._of(longer))
+        longer = [word for word in self._words if "." in word and _is_image(word) and not taken & set(word.split("."))]
+        alone = plain < 0
+        for column in facts.columns:
+            alone &= column.is_null().to_numpy()
+        for truth in TRUTHS:
+            alone &= self.truth(truth, options.truths[truth], where) < 0
+        several = self._with(longer)
+        first = _there(np.where(plain >= 0, plain, self._of(longer)))
+        return np.union1d(first, several[alone[self.parent[several]]])
+
+    def left(self, chosen: Int[np.ndarray, " n"], options: Options, where: str) -> list[str]:
+        """Images that stand beside those that were chosen by themselves, and are no ground truth."""
+        if options.image is not None:
+            return []
+        truths = {ending for truth in TRUTHS for ending in _truths(truth)}
+        truths |= {self._asked(ending, where) for ending in options.truths.values() if ending is not None}
+        images = self._with([word for word in self._words if _is_image(word) and word not in truths])
+        beside = images[np.isin(self.parent[images], self.parent[chosen])]
+        return list(self.names[np.setdiff1d(beside, chosen)].tolist())
 
     def truth(self, name: str, asked: str | None, where: str) -> Int[np.ndarray, " S"]:
         """The member with a sample's ground truth."""
         if asked is not None:
             return self._of([self._asked(asked, where)])
-        return self._of([f"{start}.{suffix}" for start in _ENDINGS[name] for suffix in _STORED])
+        return self._of(_truths(name))
 
     def _asked(self, ending: str, where: str) -> str:
         ending = ending.removeprefix(".").lower()
         if ending not in self._words:
             raise ConfigError(f"{where} has no member with ending {ending!r}.{closest(ending, self._words)}")
         return ending
+
+
+def _there(members: Int[np.ndarray, " S"]) -> Int[np.ndarray, " n"]:
+    return members[members >= 0]
+
+
+def _is_image(ending: str) -> bool:
+    return f".{ending.rpartition('.')[2]}" in SUFFIXES
+
+
+def _truths(name: str) -> list[str]:
+    """The endings of ground truth, the likelier first."""
+    return [f"{start}.{suffix}" for start in _ENDINGS[name] for suffix in _STORED]

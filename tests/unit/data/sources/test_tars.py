@@ -64,6 +64,30 @@ def test_a_sample_is_what_shares_a_name_up_to_the_first_dot(tmp_path):
         open_source(f"{tmp_path}/a.tar?label=lable")
 
 
+def test_no_image_is_lost_for_a_second_dot_in_its_name(tmp_path):
+    shots = [f"Shot at 10.0{n}.00.png" for n in range(3)]
+    facts, cut = (
+        ("b.json", b'{"label": 1, "id": "bee"}'),
+        "another image of its sample is used; ?image= names an ending",
+    )
+    where = tar(tmp_path / "a.tar", [
+        *((name, png(n)) for n, name in enumerate(shots)), ("7.jpg", png(8)), ("7.png", png(9)), ("7.depth.png", png(1)),
+        ("b.v1.png", png(4)), ("b.v2.png", png(5)), facts, ("c.v1.png", png(6)), ("c.v2.png", png(7)), ("c.seg.png", png(1, "L")),
+        ("d.mask.jpg", png(1)),
+    ])  # fmt: skip
+    source = open_source(where)
+    assert source.columns["id"].tolist() == [f"a.tar/{name}" for name in (*shots, "7.jpg", "b.v1.png", "c.v1.png")]
+    assert source.columns["label"].tolist() == [-1, -1, -1, -1, 1, -1]
+    assert [int(source.pixels(row)[0, 0, 0]) for row in range(6)] == [0, 1, 2, 8, 4, 6]
+    assert [source.extra(row, "mask") is None for row in (0, 4, 5)] == [True, True, False]
+    assert source.rejected == [
+        ("a.tar/d", "no image among .mask.jpg; ?image= names an ending"),
+        *((f"a.tar/{name}", cut) for name in ("7.png", "b.v2.png", "c.v2.png")),
+    ]  # fmt: skip
+    assert "a.tar/7.png" not in dict(open_source(f"{where}?mask=.PNG").rejected)
+    assert open_source(f"{where}?image=v2.png").columns["id"].tolist() == ["a.tar/b.v2.png", "a.tar/c.v2.png"]
+
+
 def test_what_could_lead_out_is_refused_and_nothing_is_written(tmp_path):
     link, hard, device, pipe = (tarfile.TarInfo(name) for name in ("l.png", "h.png", "d.png", "p.png"))
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
