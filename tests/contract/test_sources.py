@@ -597,10 +597,11 @@ def test_addresses_that_are_none(tmp_path):
         open_source(f"{tmp_path}/" + "{1..999}{1..999}{1..999}.tar")
 
 
-def test_a_manifest_cannot_allow_itself_private_addresses(tmp_path):
+@pytest.mark.parametrize("option", ["allow_private=true", "allow%5Fprivate=true"])
+def test_a_manifest_cannot_allow_itself_private_addresses(option, tmp_path):
     path = manifest(tmp_path / "photos")
     held = read_manifest(Path(path))
-    forged = held.replaced("source", "http://127.0.0.1/x.png?allow_private=true")
+    forged = held.replaced("source", f"{tmp_path}/l.txt?{option}")
     write_manifest(Path(path), [forged.table], made=held.made)
     with pytest.raises(DataError, match="only its user may allow private addresses"):
         open_source(path)

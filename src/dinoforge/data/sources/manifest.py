@@ -21,6 +21,7 @@ from dinoforge.data.blur import blurred
 from dinoforge.data.decode import Picture
 from dinoforge.data.depth_units import COLUMN
 from dinoforge.data.manifest import KNOWN, Manifest, keys, places, read_manifest
+from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.packed import Packed, is_packed
 from dinoforge.data.sources.source import Opener, Source
 
@@ -52,7 +53,6 @@ class Listed(Source):
             self._find(manifest, opened)
         finally:
             _opening.reset(token)
-        self.by_name = frozenset(manifest.made.get("by_name", ()))
         self.columns = {
             name: manifest.column(name)
             for name in ("id", *KNOWN, *_numbers(manifest))
@@ -60,7 +60,7 @@ class Listed(Source):
         }
         self.columns |= self._origin()
         try:
-            self._blurred = places(manifest)
+            self.by_name, self._blurred = frozenset(manifest.made.get("by_name", ())), places(manifest)
         except (DataError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
         if len(self._sources) > 1:
@@ -68,10 +68,12 @@ class Listed(Source):
 
     def _find(self, manifest: Manifest, opened: Opener) -> None:
         """Which source a row is of, and which of its rows."""
+        if manifest.table["source"].null_count:
+            raise DataError(f"{self.address} is damaged: not every row names its source.")
         names = manifest.table["source"].combine_chunks().dictionary_encode()
         addresses = names.dictionary.to_pylist()
         for name in addresses:
-            if "allow_private=" in name:
+            if "allow_private" in split_address(name)[1]:
                 raise DataError(f"{self.address} lists {name}: only its user may allow private addresses, not a file.")
         self._part = names.indices.to_numpy()
         if is_packed(manifest):
