@@ -66,7 +66,7 @@ def known_columns(
             found |= _classes(table[own], column, f"{where} column {own!r}")
     by_name = {column for column in ("label", "group") if f"{column}_name" in found}
     for text, own in (named_like(options) | {column: column for column in TEXTS}).items():
-        if own in table.column_names and text not in found and _is_plain(table[own].type):
+        if own in table.column_names and text not in found and is_plain(table[own].type):
             found[text] = texts(table[own])
     if "split" in found:
         found["split"] = _usual(found["split"])
@@ -75,7 +75,7 @@ def known_columns(
         if f"{column}_name" in found and column not in found:  # names alone are numbered too
             found[column] = numbered(found[f"{column}_name"])
             by_name.add(column)
-    return Known(found | _numbers(table), frozenset(by_name))
+    return Known(found | _numbers(table, where), frozenset(by_name))
 
 
 def refuse_doubles(names: Sequence[str], where: str) -> None:
@@ -106,13 +106,13 @@ def _origin(table: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Where rows come from and what their owners say of it: ``url`` where the ids do not say it, and ``robots``, the marks
     of X-Robots-Tag, of the robots meta tag and of columns ``noai``, joined by commas."""
     found = {}
-    if "url" in table.column_names and _is_plain(table["url"].type):
+    if "url" in table.column_names and is_plain(table["url"].type):
         url = np.asarray([shown(text) for text in texts(table["url"]).tolist()], dtype=np.str_)
         if not np.array_equal(url, ids):
             found["url"] = url
     for name in table.column_names:
         plain = re.sub(r"[^a-z]+", "_", name.lower())
-        if plain in MARKS and _is_plain(table[name].type):
+        if plain in MARKS and is_plain(table[name].type):
             marks = _marks(table[name], plain)
             found["robots"] = np.char.add(np.char.add(found["robots"], ","), marks) if "robots" in found else marks
     return found
@@ -128,11 +128,11 @@ def _marks(column: Any, name: str) -> np.ndarray:
     return found
 
 
-def _numbers(table: Any) -> dict[str, np.ndarray]:
+def _numbers(table: Any, where: str) -> dict[str, np.ndarray]:
     """A clip's frame, and how often to see a row relative to the others."""
     found = {}
     if "frame" in table.column_names and pa.types.is_integer(table["frame"].type):
-        found["frame"] = _whole(table["frame"])
+        found["frame"] = _whole(table["frame"], f"{where} column 'frame'")
     if "weight" in table.column_names:
         held = table["weight"].type
         if pa.types.is_integer(held) or pa.types.is_floating(held):
@@ -153,7 +153,7 @@ def named_like(options: Options) -> dict[str, str]:
 def _names(table: Any, where: str, options: Options, names: np.ndarray | None, called: str) -> np.ndarray:
     """What the rows are called: by the table where it names each once."""
     own = options.id or "id"
-    if own in table.column_names and _is_plain(table[own].type):
+    if own in table.column_names and is_plain(table[own].type):
         found = texts(table[own])
         if len(np.unique(found)) == len(found) and not (found == "").any():
             return found
@@ -162,10 +162,11 @@ def _names(table: Any, where: str, options: Options, names: np.ndarray | None, c
     return np.char.add(f"{called}:", np.arange(table.num_rows).astype(np.str_)) if names is None else names
 
 
-def _is_plain(held: Any) -> bool:
+def is_plain(held: Any) -> bool:
     """Whether a column holds texts, numbers or the like, not lists, structs or bytes."""
     held = held.value_type if pa.types.is_dictionary(held) else held
-    return not (pa.types.is_nested(held) or pa.types.is_binary(held) or pa.types.is_large_binary(held))
+    kinds = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return not any(of_kind(held) for of_kind in kinds)
 
 
 def texts(column: Any) -> np.ndarray:
@@ -182,9 +183,16 @@ def texts(column: Any) -> np.ndarray:
     return words[np.concatenate(indices)]
 
 
-def _whole(column: Any) -> Int[np.ndarray, " N"]:
-    """Whole numbers, -1 for what is missing."""
-    return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy())
+def _whole(column: Any, where: str) -> Int[np.ndarray, " N"]:
+    """Whole numbers, -1 for what is missing.
+
+    Raises:
+        DataError: One has no place in 64 bits.
+    """
+    try:
+        return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy())
+    except pa.ArrowInvalid:
+        raise DataError(f"{where} holds {pc.max(column)}, which is no whole number of 64 bits.") from None
 
 
 def _classes(column: Any, name: str, where: str) -> dict[str, np.ndarray]:
@@ -194,7 +202,7 @@ def _classes(column: Any, name: str, where: str) -> dict[str, np.ndarray]:
         DataError: Numbers that are not whole, or have no place in 64 bits, or neither numbers nor texts.
     """
     held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not _is_plain(held):
+    if not is_plain(held):
         raise DataError(f"{where} holds {held}; it takes whole numbers or texts.")
     if pa.types.is_floating(held):
         column = pc.if_else(pc.is_nan(column), None, column)
@@ -203,10 +211,7 @@ def _classes(column: Any, name: str, where: str) -> dict[str, np.ndarray]:
         if len(odd):
             raise DataError(f"{where} holds {odd[0].as_py()}; it takes whole numbers or texts.")
     if pa.types.is_floating(held) or pa.types.is_integer(held) or pa.types.is_boolean(held) or pa.types.is_null(held):
-        try:
-            return {name: _whole(column)}
-        except pa.ArrowInvalid:
-            raise DataError(f"{where} holds {pc.max(column)}; it takes whole numbers or texts.") from None
+        return {name: _whole(column, where)}
     names = texts(column)
     return {name: numbered(names), f"{name}_name": names}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
@@ -59,7 +60,7 @@ def open_list(address: str, name: str, options: Options) -> Source:
 def _labels(labels: list[str]) -> Any:
     """Whole numbers where all are, else texts."""
     known = [label for label in labels if label]
-    if all(label.lstrip("-").isdecimal() and len(label) < 19 for label in known):
+    if all(re.fullmatch(r"-?\d{1,18}", label) for label in known):
         return pa.array([int(label) if label else None for label in labels], pa.int64())
     return pa.array([label or None for label in labels], pa.string())
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from dinoforge.base.errors import ConfigError, DataError, closest
 from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import ground_truth
-from dinoforge.data.sources.columns import by_folder, known_columns, refuse_doubles, texts, with_split
+from dinoforge.data.sources.columns import by_folder, is_plain, known_columns, refuse_doubles, texts, with_split
 from dinoforge.data.sources.lists import path_column, unique_names
 from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, shown
 from dinoforge.data.sources.paths import read, storage
@@ -58,11 +58,11 @@ class Parquet(Source):
             self._starts = np.cumsum([0, *(facts.row_group(group).num_rows for group in range(facts.num_row_groups))])
             images = schema.field(self._held["image"]).type
             plain = self._file.read(columns=_plain_columns(schema, self._held, images))
-        except (OSError, pa.ArrowException) as error:
+            self._elsewhere = _is_text(images)
+            names = unique_names(texts(plain[self._held["image"]])) if self._elsewhere else None
+            known = known_columns(plain, self.address, options=options, names=names, called=name)
+        except (OSError, pa.ArrowException, UnicodeError) as error:
             raise DataError(f"{self.address} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-        self._elsewhere = _is_text(images)
-        names = unique_names(texts(plain[self._held["image"]])) if self._elsewhere else None
-        known = known_columns(plain, self.address, options=options, names=names, called=name)
         folders = by_folder(names.tolist()) if names is not None and "label" not in known.columns else {}
         self.by_name = known.by_name | ({"label"} & folders.keys())
         columns = {**folders, **known.columns}
@@ -188,11 +188,7 @@ def _pictures(schema: Any, address: str, options: Options) -> dict[str, str]:
 def _plain_columns(schema: Any, held: Mapping[str, str], images: Any) -> list[str]:
     """The columns that are read at once: all but pictures; the paths of images, for they are names."""
     pictures = {*held.values()} - ({held["image"]} if _is_text(images) else set())
-    return [column for column in schema.names if column not in pictures and _is_small(schema.field(column).type)]
-
-
-def _is_small(kind: Any) -> bool:
-    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return [column for column in schema.names if column not in pictures and is_plain(schema.field(column).type)]
 
 
 def _is_text(kind: Any) -> bool:

@@ -215,7 +215,9 @@ def _note(facts: dict[str, Any], ending: str, content: bytes, name: str, rejecte
             if not isinstance(found, dict):
                 raise ValueError("it holds no names with values")
             plain = {str(k): v for k, v in found.items() if isinstance(v, int | float | str)}
-            facts.update({k: v for k, v in plain.items() if not isinstance(v, str) or len(v) <= _WORDS})
+            short = {k: v for k, v in plain.items() if not isinstance(v, str) or len(v) <= _WORDS}
+            "".join(f"{name}{value}" for name, value in short.items()).encode()  # refuses what is no Unicode text
+            facts.update(short)
         else:
             text = content.decode().strip()
             if len(text) > _WORDS:
