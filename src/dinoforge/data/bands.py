@@ -68,7 +68,10 @@ def read_npy(encoded: bytes) -> Shaped[np.ndarray, "Y X"] | Shaped[np.ndarray, "
         raise Broken(f"has shape {list(shape)}; an image is [Y, X] or [Y, X, C]")
     if needed != len(encoded) - start or min(shape) < 0:
         raise Broken(f"shape {list(shape)} of {kind} needs {needed:,} bytes, {len(encoded) - start:,} are there")
-    return np.ndarray(shape, kind, encoded, start, order="F" if columns_first else "C")
+    try:
+        return np.ndarray(shape, kind, encoded, start, order="F" if columns_first else "C")
+    except ValueError as error:  # an axis of length 0 beside one that is too long
+        raise Broken(f"shape {list(shape)} of {kind} is no array: {first_line(error)}") from None
 
 
 def open_npy(encoded: bytes) -> Picture:

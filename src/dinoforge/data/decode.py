@@ -25,30 +25,27 @@ from dinoforge.data.picture import (
     Picture,
     Reading,
     as_bytes,
+    damage,
     first_line,
     turned,
 )
 
-__all__ = ["MAX_PIXELS", "RGB", "SUFFIXES", "Broken", "Picture", "Reading", "as_bytes", "decode", "open_picture"]
+__all__ = [
+    "MAX_PIXELS",
+    "RGB",
+    "SUFFIXES",
+    "Broken",
+    "Picture",
+    "Reading",
+    "as_bytes",
+    "damage",
+    "decode",
+    "open_picture",
+]
 
-SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".npy",
-        ".avif",
-        ".jfif",
-    }
-)
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".npy", ".avif", ".jfif",
+})  # fmt: skip
 """Names under which image files are looked for; what is in them is judged by their bytes alone."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What Pillow is asked to open. Not what starts other programs (EPS) or is hardly met."""

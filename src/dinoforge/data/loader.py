@@ -24,7 +24,7 @@ from dinoforge.base.errors import ConfigError, DataError, UserError
 from dinoforge.base.random import key, numpy_generator
 from dinoforge.data.augment import GLOBAL_VIEWS, AugmentConfig, Views, draw_views
 from dinoforge.data.batch import Batch, masked_positions
-from dinoforge.data.decode import RGB, Broken, Reading
+from dinoforge.data.decode import RGB, Broken, Reading, damage
 from dinoforge.data.masks import MaskConfig, draw_masks
 from dinoforge.data.order import EVENLY, Order, SamplingConfig, weights_of
 from dinoforge.data.photometric import recolour
@@ -110,14 +110,10 @@ class Groups(Dataset["Group | UserError"]):
         for attempt in range(_REPLACEMENTS):
             now = row if attempt == 0 else self._another(row, draw, attempt)
             try:
-                return self._drawn(now, numpy_generator(self.seed, "views", now, draw, attempt))
+                with damage():
+                    return self._drawn(now, numpy_generator(self.seed, "views", now, draw, attempt))
             except Broken as error:
-                reason = str(error)
-            except UserError:
-                raise
-            except Exception as error:  # whatever a library says of a damaged file or container
-                reason = " ".join(f"cannot be read: {type(error).__name__}: {error}".split())
-            broken.append((str(self.source.columns["id"][now]), reason))
+                broken.append((str(self.source.columns["id"][now]), str(error)))
         name, reason = broken[-1]
         raise DataError(
             f"{_REPLACEMENTS} images drawn from {self.source.address} could not be used; the last is {name}: {reason}."

@@ -5,13 +5,14 @@ Axes: Y by X pixels, C channels of the file, K channels that the network takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from dinoforge.base.errors import DataError
+from dinoforge.base.errors import DataError, UserError
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (Pillow's own limit); ``data.max_pixels`` raises it."""
@@ -23,6 +24,17 @@ _LUMA = (0.299, 0.587, 0.114)
 
 class Broken(DataError):
     """One image cannot be used; the text is the reason, in words a user can act on."""
+
+
+@contextmanager
+def damage() -> Iterator[None]:
+    """Whatever a library raises of a damaged file or container is ``Broken``; what the user can put right stays as it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise Broken(" ".join(f"cannot be read: {type(error).__name__}: {error}".split())) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from dinoforge.base.config import Config, Count, Ranges
 from dinoforge.base.errors import ConfigError, DataError
-from dinoforge.data.picture import HIGHEST, MAX_PIXELS, Broken, Reading, unit
+from dinoforge.data.picture import HIGHEST, MAX_PIXELS, Broken, Reading, damage, unit
 from dinoforge.data.sources.source import Source
 
 PERCENTILES = (0.5, 99.5)
@@ -236,9 +236,12 @@ def _pixels(
     """Every usable image, in the numbers of its file."""
     for row in shown(range(len(source))):
         try:
-            yield reading.numbers(source.picture(row)).pixels()
+            with damage():
+                found = reading.numbers(source.picture(row)).pixels()
         except Broken as error:
             on_broken(str(source.columns["id"][row]), str(error))
+        else:
+            yield found
 
 
 def _channels(source: Source) -> int:
@@ -246,7 +249,8 @@ def _channels(source: Source) -> int:
     counts: Counter[int] = Counter()
     for row in range(min(_LOOKED_AT, len(source))):
         try:
-            picture = source.picture(row)
+            with damage():
+                picture = source.picture(row)
         except Broken:
             continue
         counts[picture.channels - picture.alpha] += 1

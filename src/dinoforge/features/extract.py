@@ -22,7 +22,7 @@ from dinoforge.base import dist
 from dinoforge.base.allocator import keep_freed_memory
 from dinoforge.base.errors import DataError
 from dinoforge.base.hardware import Precision, compute_context, cores
-from dinoforge.data.decode import Broken, Reading
+from dinoforge.data.decode import Broken, Reading, damage
 from dinoforge.data.sources.source import Source
 from dinoforge.features.views import View, middle, squeezed_whole
 from dinoforge.model.features import Features
@@ -105,7 +105,9 @@ def pictures(
 
     def one(row: int) -> Tensor | Broken:
         try:
-            return seen.of(source.pixels(row, how), row)
+            with damage():
+                whole = source.pixels(row, how)
+            return seen.of(whole, row)
         except Broken as error:
             return error
 

@@ -219,6 +219,7 @@ def test_arrays(kind, order):
         (npy(np.zeros((4, 4)))[:-1], r"needs 128 bytes, 127 are there"),
         (npy(np.zeros((4, 4))) + b"x", r"needs 128 bytes, 129 are there"),
         (npy(np.zeros((4, 0, 3))), "no pixel"),
+        (npy(np.zeros((0, 4, 3))).replace(b"4, 3), }" + b" " * 18, b"%d, 3), }" % 2**62), "is no array: .* too big"),
         (npy(np.zeros((4, 4))).replace(b"(4, 4), ", b"(-4,-4),"), r"shape \[-4, -4\]"),
         (npy(np.zeros((4, 4), complex)), "holds complex128"),
         (npy(np.asarray([["a"]])), "holds <U1"),

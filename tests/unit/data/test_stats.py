@@ -26,6 +26,8 @@ class Given(Source):
     def picture(self, row):
         if self.given[row] is None:
             raise Broken("gone")
+        if isinstance(self.given[row], Exception):
+            raise self.given[row]
         return Picture.of(self.given[row])
 
 
@@ -132,6 +134,13 @@ def test_channels_follow_most_images_and_the_rest_is_set_aside():
         found([bands], channels=3)
     with pytest.raises(ConfigError, match="range is for 2 channels, the images have 5"):
         found([bands], range=[[0, 1], [0, 2]])
+
+
+def test_what_a_library_raises_costs_one_image():
+    got = found([ValueError("out\nof luck"), *pictures(np.uint8, 3)])
+    assert (got.reasons, got.types) == ({"cannot be read: ValueError: out of luck": 1}, {"uint8": 7})
+    with pytest.raises(ConfigError, match="no such extra"):
+        found([ConfigError("no such extra"), *pictures(np.uint8, 3)])
 
 
 def test_the_verb_prints_what_pretrain_takes(tmp_path, capsys):

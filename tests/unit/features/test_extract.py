@@ -69,6 +69,16 @@ def test_more_ranks_than_images_and_not_one_that_can_be_used(photos, world):
     on_ranks(world, none)
 
 
+def test_what_a_library_raises_costs_one_image(photos, monkeypatch):
+    real, told = photos.encoded, []
+    monkeypatch.setattr(photos, "encoded", lambda row: 1 / 0 if row == 4 else real(row))
+    _, rows = image_features(
+        build(ToyConfig(), seed=0), photos, PREPROCESSING, Extraction(CPU), on_broken=lambda *line: told.append(line)
+    )
+    assert rows.tolist() == [1, 2, 5, 6, 8, 9]
+    assert told[2] == ("4.png", "cannot be read: ZeroDivisionError: division by zero")
+
+
 @pytest.mark.parametrize("dense", [0, 3])
 def test_patches_of_earlier_images_are_not_kept_in_memory(dense):
     """Of twenty thousand images they would be gigabytes."""

@@ -14,7 +14,7 @@ from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import TRUTHS, ground_truth
 from dinoforge.data.sources.columns import SPLITS, known_columns
 from dinoforge.data.sources.options import COLUMNS, Options, options_of
-from dinoforge.data.sources.parquet import named_classes
+from dinoforge.data.sources.parquet import holds_pictures, named_classes
 from dinoforge.data.sources.several import Several
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.storage import Disk, ask_fence
@@ -40,7 +40,7 @@ class HuggingFace(Source):
             rows = rows.cast_column(column, datasets.Image(decode=False))
         self._held = {"image": _column(rows, options.image, ["image", "img", *pictures], address)}
         for truth in TRUTHS:
-            if options.truths[truth] or truth in rows.column_names:
+            if options.truths[truth] or truth in _with_pictures(rows):
                 self._held[truth] = _column(rows, options.truths[truth], [truth], address)
         plain = [c for c in rows.column_names if c not in self._held.values() and c not in pictures]
         table = rows.select_columns(plain).with_format("arrow")[:] if plain else pa.table({"": pa.nulls(len(rows))})
@@ -70,18 +70,34 @@ class HuggingFace(Source):
         value = self._rows[row][self._held[name]]
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
+        if not isinstance(value, bytes | str | None):
+            raise Broken(f"the row holds {type(value).__name__}, not image bytes")
         return Disk().read(value) if isinstance(value, str) else value
 
 
 def _column(rows: Any, asked: str | None, usual: list[str], address: str) -> str:
-    """Which column holds pictures."""
-    names = list(rows.column_names)
+    """Which column holds pictures.
+
+    Raises:
+        ConfigError: The one that was asked for is not there.
+        DataError: It holds something else, or none holds pictures.
+    """
+    names, fit = list(rows.column_names), _with_pictures(rows)
     if asked is not None and asked not in names:
         raise ConfigError(f"{address} has no column {asked!r}.{closest(asked, names)}")
-    found = asked or next((column for column in usual if column in names), None)
+    if asked is not None and asked not in fit:
+        raise DataError(
+            f"{address} has no pictures in its column {asked!r}; those that may: {', '.join(fit) or 'none'}."
+        )
+    found = asked or next((column for column in usual if column in fit), None)
     if found is None:
         raise DataError(f"{address} has no column with images; it has {', '.join(names)}. ?image= names one.")
     return found
+
+
+def _with_pictures(rows: Any) -> list[str]:
+    """The columns whose type may hold pictures."""
+    return [column.name for column in rows.features.arrow_schema if holds_pictures(column.type)]
 
 
 def open_huggingface(place: str, given: Mapping[str, str]) -> Source:

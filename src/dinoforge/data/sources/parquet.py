@@ -167,7 +167,7 @@ def _pictures(schema: Any, address: str, options: Options) -> dict[str, str]:
     if image not in schema.names:
         image = path_column(schema, address, options)
     kind = schema.field(image).type
-    if not (_is_text(kind) or _holds_pictures(kind)):
+    if not holds_pictures(kind):
         raise DataError(
             f"{shown(address)} has no image bytes in its column {image!r} but {kind}; it takes bytes, "
             "a struct with bytes or path, or paths."
@@ -178,7 +178,7 @@ def _pictures(schema: Any, address: str, options: Options) -> dict[str, str]:
             raise ConfigError(f"{shown(address)} has no column {asked!r}.{closest(asked, schema.names)}")
         column = asked or truth
         kind = schema.field(column).type if column in schema.names else pa.null()
-        if _is_text(kind) or _holds_pictures(kind):
+        if holds_pictures(kind):
             found[truth] = column
         elif asked is not None:
             raise DataError(f"{shown(address)} has no pictures in its column {asked!r} but {kind}.")
@@ -191,16 +191,21 @@ def _plain_columns(schema: Any, held: Mapping[str, str], images: Any) -> list[st
     return [column for column in schema.names if column not in pictures and is_plain(schema.field(column).type)]
 
 
+def holds_pictures(kind: Any) -> bool:
+    """Whether a column type (pyarrow) is bytes, a struct with bytes or a path in it, or paths."""
+    return _is_text(kind) or _is_encoded(kind)
+
+
 def _is_text(kind: Any) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _holds_pictures(kind: Any) -> bool:
+def _is_encoded(kind: Any) -> bool:
     """Whether a column type is bytes, or a struct with bytes or a path in it."""
     if pa.types.is_struct(kind):
         fields = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
-        return _holds_pictures(fields.get("bytes", pa.null())) or _is_text(fields.get("path", pa.null()))
+        return _is_encoded(fields.get("bytes", pa.null())) or _is_text(fields.get("path", pa.null()))
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.data.decode import Broken
 from dinoforge.data.sources.table import open_source
 
 
@@ -62,6 +63,25 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"hf:// needs the extra 'hf': pip install 'dinoforge\[hf\]'"):
         open_source(address)
+
+
+def test_columns_of_numbers_are_no_pictures(tmp_path):
+    numbers = [[[1, 2], [3, 4]]] * 2
+    datasets.Dataset.from_dict({"image": numbers, "label": [0, 1]}).save_to_disk(str(tmp_path / "a"))
+    with pytest.raises(DataError, match=r"a has no column with images; it has image, label\. \?image= names one"):
+        open_source(f"hf://{tmp_path}/a")
+    with pytest.raises(DataError, match=r"has no pictures in its column 'image'; those that may: none"):
+        open_source(f"hf://{tmp_path}/a?image=image")
+    given = {"image": numbers, "depth": numbers, "photo": [png(40), png(80)]}
+    datasets.Dataset.from_dict(given, features=datasets.Features({
+        "image": datasets.Array2D((2, 2), "int32"), "depth": datasets.Array2D((2, 2), "int32"), "photo": datasets.Image(),
+    })).save_to_disk(str(tmp_path / "b"))  # fmt: skip
+    source = open_source(f"hf://{tmp_path}/b")
+    assert [int(source.pixels(row)[0, 0, 0]) for row in range(2)] == [40, 80]
+    assert source.extra(0, "depth") is None
+    source._rows = [{"photo": 3}]
+    with pytest.raises(Broken, match="the row holds int, not image bytes"):
+        source.encoded(0)
 
 
 def test_storage_whose_library_is_absent_names_the_extra(monkeypatch):
