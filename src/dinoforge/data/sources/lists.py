@@ -74,17 +74,23 @@ def open_table(address: str, name: str, options: Options) -> Source:
     """
     options.only(*COLUMNS, *ACCESS, "frames", of="a table of paths")
     tab = "\t" if PurePosixPath(shown(address).partition("?")[0]).suffix.lower() == ".tsv" else ","
+    content, known = _text(address, options).encode(), _texts(options)
     try:
-        table = csv.read_csv(
-            io.BytesIO(_text(address, options).encode()),
-            parse_options=csv.ParseOptions(delimiter=tab, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                strings_can_be_null=True, quoted_strings_can_be_null=False, column_types=_texts(options)
-            ),
-        )
+        table = _table(content, tab, known)
+        unknown = {field.name: pa.string() for field in table.schema if pa.types.is_null(field.type)}
+        table = _table(content, tab, known | unknown) if unknown else table
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{shown(address)} cannot be read as a table: {str(error).splitlines()[0]}") from None
     return _listed(address, name, options, table=table, image=path_column(table, address, options))
+
+
+def _table(content: bytes, delimiter: str, types: dict[str, Any]) -> Any:
+    """A table: NA, null and the like are missing numbers among numbers, and texts among texts, for a class may be called so."""
+    return csv.read_csv(
+        io.BytesIO(content),
+        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=csv.ConvertOptions(quoted_strings_can_be_null=False, column_types=types),
+    )
 
 
 def _texts(options: Options) -> dict[str, Any]:

@@ -164,6 +164,20 @@ def test_a_table_of_paths_has_all_columns(tmp_path, monkeypatch):
         assert red(source) == [0, 10]
 
 
+@pytest.mark.parametrize("word", ["NA", "null", "NaN", "N/A"])
+def test_a_class_may_be_called_like_nothing(word, tmp_path):
+    def labels(*lines):
+        (tmp_path / "t.csv").write_text("\n".join(["file,label,weight", *lines]))
+        return open_source(f"{tmp_path}/t.csv").columns
+
+    assert labels(f"a.png,{word},1", "b.png,US,2", "c.png,,3")["label_name"].tolist() == [word, "US", ""]
+    assert labels(f"a.png,{word},1", f"b.png,{word},2")["label_name"].tolist() == [word, word]
+    numbers = labels(f"a.png,{word},0.5", f"b.png,7,{word}", "c.png,,")  # among numbers it is a missing one
+    assert numbers["label"].tolist() == [-1, 7, -1]
+    np.testing.assert_equal(numbers["weight"], [0.5, np.nan, np.nan])
+    assert labels("a.png,,", "b.png,,")["label"].tolist() == [-1, -1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
