@@ -205,7 +205,7 @@ def is_manifest(path: Path) -> bool:
     try:
         with _opened(path) as file:
             return _KEY in (file.schema_arrow.metadata or {})
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid, UnicodeError):
         return False
 
 

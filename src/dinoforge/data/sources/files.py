@@ -81,7 +81,7 @@ def _there(address: str, options: Options, given: Mapping[str, str], opened: Ope
     if kind == "other":
         raise DataError(f"{shown(address)} is not a regular file; {_TAKES}.")
     if not scheme and is_manifest(Path(address)):
-        options.only(of="a manifest")
+        options.only("depth_unit", of="a manifest")
         return Listed(Path(address), opened)
     return _one(address, _name(address), options)
 
@@ -105,7 +105,8 @@ def _one(address: str, name: str, options: Options) -> Source:
     suffix = _suffix(name)
     if suffix in SUFFIXES | VIDEOS:
         video = suffix in VIDEOS
-        options.only(*ACCESS, *(("frames",) if video else ()), of="a video" if video else "an image")
+        access = ACCESS if scheme_of(address) else ()
+        options.only(*access, *(("frames",) if video else ()), of="a video" if video else "an image")
         columns = with_split({"id": np.asarray([name])}, name)
         found = Paths(shown(address), "", np.asarray([address]), columns=columns, options=options)
         return Films(found) if video else found
@@ -332,7 +333,7 @@ def _braces(pattern: str) -> list[str]:
     """``a-{08..11}`` as a-08, a-09, a-10, a-11; ``{a,b}`` as a, b.
 
     Raises:
-        ConfigError: Too many.
+        ConfigError: Too many, or none.
     """
     waiting, done = [pattern], list[str]()
     while waiting:
@@ -340,7 +341,9 @@ def _braces(pattern: str) -> list[str]:
         numbers, words = _NUMBERS.search(here), re.search(r"\{([^{}]*,[^{}]*)\}", here)
         if numbers:
             first, last = numbers.groups()
-            if abs(int(last) - int(first)) + len(waiting) + len(done) > _MOST:
+            if int(last) < int(first):
+                raise ConfigError(f"{numbers.group()} stands for no file; it takes the lower number first.")
+            if int(last) - int(first) + len(waiting) + len(done) > _MOST:
                 raise ConfigError(f"{numbers.group()} stands for too many files; at most {_MOST:,}.")
             parts = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
             waiting += [here[: numbers.start()] + part + here[numbers.end() :] for part in parts]

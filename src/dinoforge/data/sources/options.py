@@ -66,8 +66,8 @@ class Options(Config):
             raise ConfigError(f"Option {odd[0]!r} has no effect on {of}; what has: {fit}.")
 
 
-COLUMNS = ("label", "group", "id", "image", "mask", "depth")
-"""Options that name a column."""
+COLUMNS = ("label", "group", "id", "image", "mask", "depth", "depth_unit")
+"""Options that name a column, or say what is in one."""
 ACCESS = ("allow_private", "anonymous")
 """Options on how a place on the network is read."""
 
@@ -88,23 +88,36 @@ def split_address(address: str) -> tuple[str, dict[str, str]]:
     """An address's place and options. On the web, what is no option of ours stays with the place: it is the server's.
 
     Raises:
-        ConfigError: A part of a web address's query looks like a misspelt option.
+        ConfigError: An option is given twice, or a part of a web address's query looks like a misspelt one.
     """
     place, mark, query = address.partition("?")
     if scheme_of(place) not in WEB:
-        return place, dict(parse_qsl(query, keep_blank_values=True))
+        return place, _once(place, query)
     place, query = place.partition("#")[0], query.partition("#")[0]
-    ours: dict[str, str] = {}
-    theirs: list[str] = []
+    ours, theirs = list[str](), list[str]()
     for part in query.split("&") if mark else []:
         name = part.partition("=")[0]
         if name in Options.model_fields:
-            ours |= dict(parse_qsl(part, keep_blank_values=True))
+            ours.append(part)
         else:
             theirs.append(part)
             if difflib.get_close_matches(name, Options.model_fields, cutoff=0.8):  # 0.6 would refuse Azure's sip
                 raise unknown("option of a source", name, Options.model_fields)
-    return f"{place}?{'&'.join(theirs)}" if theirs else place, ours
+    return f"{place}?{'&'.join(theirs)}" if theirs else place, _once(place, "&".join(ours))
+
+
+def _once(place: str, query: str) -> dict[str, str]:
+    """The options in a query.
+
+    Raises:
+        ConfigError: One is given twice.
+    """
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in found:
+            raise ConfigError(f"{shown(place)} has option {name!r} twice, {found[name]!r} and {value!r}; it takes one.")
+        found[name] = value
+    return found
 
 
 def scheme_of(address: str) -> str:

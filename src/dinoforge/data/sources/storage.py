@@ -221,18 +221,19 @@ class _Walk:
         while waiting:
             name = waiting.pop()
             path = os.path.join(self._root, name) if name else self._root  # noqa: PTH118 - a million of them
-            status = os.stat(path)  # noqa: PTH116
-            if (status.st_dev, status.st_ino) in self._seen:
-                self._rejected.append((name, "a link to a folder that was read already"))
-                continue
-            self._seen.add((status.st_dev, status.st_ino))
             try:
-                entries = list(os.scandir(path))
+                status = os.stat(path)  # noqa: PTH116
+                place = status.st_dev, status.st_ino
+                entries = [] if place in self._seen else list(os.scandir(path))
             except OSError as error:
                 if not name:
                     raise
                 self._rejected.append((name, f"the folder cannot be read: {error.strerror}"))
                 continue
+            if place in self._seen:
+                self._rejected.append((name, "a link to a folder that was read already"))
+                continue
+            self._seen.add(place)
             waiting += self._sorted(f"{name}/" if name else "", entries)
 
     def _sorted(self, prefix: str, entries: list[os.DirEntry[str]]) -> list[str]:
@@ -241,7 +242,7 @@ class _Walk:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not _is_text(entry.name):
+            if not is_text(entry.name):
                 self._rejected.append((prefix + entry.name, "the name is not valid UTF-8; rename it"))
             elif entry.is_file(follow_symlinks=False):
                 files.append(entry.name)
@@ -262,10 +263,7 @@ class _Walk:
         while self._links:
             waiting, self._links = sorted(self._links), []
             for name in waiting:
-                try:
-                    self.folder(name)
-                except OSError as error:
-                    self._rejected.append((name, f"the folder cannot be read: {error.strerror}"))
+                self.folder(name)
 
     def found(self) -> Found:
         """A folder's files before those of the folders in it, both in the order of their names."""
@@ -281,7 +279,8 @@ def _leads_to(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written as UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from dinoforge.base.errors import DataError, unknown
+from dinoforge.base.errors import ConfigError, DataError, unknown
 from dinoforge.data.depth_units import COLUMN, known_unit
 from dinoforge.data.sources.clips import Clips, Stills
 from dinoforge.data.sources.columns import SPLITS
@@ -15,6 +15,7 @@ from dinoforge.data.sources.files import open_files
 from dinoforge.data.sources.huggingface import open_huggingface
 from dinoforge.data.sources.options import options_of, scheme_of, shown, split_address
 from dinoforge.data.sources.source import Source
+from dinoforge.data.sources.storage import is_text
 from dinoforge.data.sources.toy import open_toy
 
 Opening = Callable[[str, Mapping[str, str]], Source]
@@ -76,26 +77,35 @@ def _opened(address: str, split: str | None, *, clips: bool = False) -> Source:
     scheme = scheme_of(address)
     if scheme not in SOURCES:
         raise unknown("kind of source", scheme, [name for name in SOURCES if name])
+    if not is_text(address):
+        raise DataError(f"data={shown(address)!r} is not valid UTF-8; rename it.")
     place, options = split_address(address)
+    own = place.partition("://")[2] if scheme else place
+    if not own:
+        raise ConfigError(f"data={shown(address)!r} names no place; it takes a folder, a file, or toy://species.")
     asked = options.pop("split", None)
+    if asked == "":
+        raise ConfigError(
+            f"data={shown(address)!r} names no split; ?split= takes train, val, test or another of the source."
+        )
     if scheme == "toy" and asked:
         options["split"] = asked  # a world that is drawn draws the split that is asked for
     unit = None if scheme == "toy" else _unit(options)
     opening = partial(_files, clips=clips) if SOURCES[scheme] is _files else SOURCES[scheme]
-    source = opening(place.partition("://")[2] if scheme in {"toy", "hf"} else place, options)
+    source = opening(own if scheme in {"toy", "hf"} else place, options)
     source.address = shown(address)
     if unit is not None:
         source.columns = {**source.columns, COLUMN: np.full(len(source), unit)}
     return source if scheme == "toy" and asked else _only(source, asked, split)
 
 
-def _unit(options: dict[str, str]) -> str | None:
-    """The unit of depth, which is for every source alike and taken out of its options.
+def _unit(options: Mapping[str, str]) -> str | None:
+    """The unit of depth, which is for every source with depth alike.
 
     Raises:
         ConfigError: It is none.
     """
-    unit = options_of({COLUMN: options.pop(COLUMN)} if COLUMN in options else {}).depth_unit
+    unit = options_of({COLUMN: options[COLUMN]} if COLUMN in options else {}).depth_unit
     return None if unit is None else known_unit(unit, name=f"?{COLUMN}")
 
 
@@ -110,7 +120,7 @@ def _only(source: Source, asked: str | None, wanted: str | None) -> Source:
         return source
     rows = np.flatnonzero(splits == name)
     if not len(rows):
-        known = ", ".join(sorted(set(splits.tolist())))
+        known = ", ".join(sorted(set(splits.tolist()) - {""})) or "none"
         raise DataError(f"{source.address} has no split {name!r}; it has {known}.")
     return source.select(rows)
 

@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dinoforge.base.errors import DataError, RunError
+from dinoforge.base.errors import ConfigError, DataError, RunError
 from dinoforge.base.files import write_atomic
+from dinoforge.base.home import at_home
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.storage import LONGEST, Disk, Storage, on_opening, printable
 
@@ -81,10 +83,11 @@ def index_of(address: str, storage: Storage) -> Index:
 def _places(address: str, storage: Storage) -> list[Path]:
     """Where an index may be kept, the best first."""
     whole = str(Path(address).resolve()) if isinstance(storage, Disk) else shown(address)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    away = cache / "dinoforge" / "tar" / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.index"
-    beside = Path(address).parent / f".{Path(address).name}.index"
-    return [beside, away] if isinstance(storage, Disk) else [away]
+    found = [Path(address).parent / f".{Path(address).name}.index"] if isinstance(storage, Disk) else []
+    with suppress(ConfigError):  # a user without a home has no cache
+        cache = at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        found.append(cache / "dinoforge" / "tar" / f"{hashlib.sha256(os.fsencode(whole)).hexdigest()[:32]}.index")
+    return found
 
 
 def _kept(place: Path, stamp: dict[str, Any]) -> Index | None:

@@ -82,7 +82,8 @@ def test_names_of_any_bytes(tmp_path):
 
 def test_what_may_not_be_read_has_a_reason(tmp_path, monkeypatch):
     root = pictures(tmp_path / "in", "a/1.png", "b/2.png")
-    scandir, opened = os.scandir, os.open
+    pictures(root, "c/deep/3.png")
+    scandir, opened, stat = os.scandir, os.open, os.stat
 
     def refuse(real, name):
         def call(path, *words, **more):
@@ -94,8 +95,9 @@ def test_what_may_not_be_read_has_a_reason(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse(scandir, "in/b"))
     monkeypatch.setattr(os, "open", refuse(opened, "1.png"))
+    monkeypatch.setattr(os, "stat", refuse(stat, "in/c/deep"))  # c may be listed (r--), and not entered
     source = open_source(str(root))
-    assert source.rejected == [("b", "the folder cannot be read: Permission denied")]
+    assert source.rejected == [(name, "the folder cannot be read: Permission denied") for name in ("b", "c/deep")]
     with pytest.raises(Broken, match=r"^the file cannot be read: Permission denied$"):
         source.pixels(0)
     monkeypatch.setattr(os, "scandir", refuse(scandir, "in"))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pwd
 import re
 import tarfile
 
@@ -178,6 +179,13 @@ def test_where_nothing_may_be_written_the_index_goes_to_the_cache(tmp_path, monk
     (tmp_path / "cache" / "dinoforge" / "tar").rename(tmp_path / "aside")
     (tmp_path / "cache" / "dinoforge" / "tar").write_text("in the way")
     assert len(open_source(path)) == 1
+
+
+def test_a_user_without_a_home_reads_tars(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert len(open_source(tar(tmp_path / "a.tar", [("1.png", png(1))]))) == 1
 
 
 def test_a_tar_that_shrank_after_it_was_opened_is_a_broken_row(tmp_path):

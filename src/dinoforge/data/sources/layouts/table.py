@@ -94,8 +94,8 @@ LAYOUTS: dict[str, Layout] = {
     "kinetics400": Layout("Kinetics-400", kinetics.fits, kinetics.opened, ("frames",), own=_NO_IMAGE),
     "spair": Layout("SPair-71k", spair.fits, spair.opened, own=spair.OWN),
     "davis": Layout("DAVIS 2017", davis.fits, davis.opened, own=davis.OWN),
-    "nyu_depth_v2": Layout("NYU Depth v2", nyu.fits, nyu.opened, own=nyu.OWN),
-    "kitti_eigen": Layout("KITTI depth on Eigen's split", kitti.fits, kitti.opened, own=kitti.OWN),
+    "nyu_depth_v2": Layout("NYU Depth v2", nyu.fits, nyu.opened, ("depth_unit",), own=nyu.OWN),
+    "kitti_eigen": Layout("KITTI depth on Eigen's split", kitti.fits, kitti.opened, ("depth_unit",), own=kitti.OWN),
 }
 
 
