@@ -305,6 +305,8 @@ BAD = [
     ({"out": "taken"}, "out=taken holds other files (thesis.tex); give a new folder"),
     ({"pool": "a\0b"}, "holds a zero byte"),
     ({"out": "."}, "out=. holds pool, which is read; give another folder"),
+    ({"out": "pool/c"}, "out=pool/c lies within pool=pool; give a folder beside it"),
+    ({"out": "seeds/c", "seeds": "seeds?layout=none"}, "out=seeds/c lies within seeds=seeds?layout=none; give a folder beside it"),
     ({"out": "list.txt"}, "out=list.txt is a file; give a folder"),
     ({"retrieve": "samples", "retrieval.cap": "5"}, "retrieval.cap has no effect: every seed set is retrieved for by samples"),
     ({"retrieval.neighbours": "5"}, "retrieval.neighbours has no effect: every seed set is retrieved for by clusters"),

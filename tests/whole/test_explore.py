@@ -328,6 +328,14 @@ def test_what_cannot_be_opened_is_told_before_anything_is_served(place, tmp_path
         start(place, data=str(tmp_path / "broken"), out=str(tmp_path / "g"))
 
 
+def test_nothing_is_written_where_pictures_are_read(place):  # noqa: F811
+    """Else the next start would take features for images."""
+    before = {*place.rglob("*")}
+    with pytest.raises(ConfigError, match=r"out=\S+ lies within data=\S+; give a folder beside it"):
+        start(place, out=str(place / "images" / "moth" / "f"))
+    assert {*place.rglob("*")} == before
+
+
 def test_one_that_is_closed_while_it_computes_leaves_its_folder_free(place, tmp_path, monkeypatch):  # noqa: F811
     reads = Paths.encoded
     monkeypatch.setattr(Paths, "encoded", lambda *args: (sleep(0.2), reads(*args))[1])

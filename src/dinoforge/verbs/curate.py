@@ -34,7 +34,7 @@ from dinoforge.curate.settings import (
 from dinoforge.curate.shards import FOLDER, free
 from dinoforge.curate.table import CURATIONS
 from dinoforge.data.decode import Broken
-from dinoforge.data.sources.options import shown
+from dinoforge.data.sources.options import shown, split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.opened import training_rows
@@ -42,6 +42,7 @@ from dinoforge.recipes.settle import lines_of
 from dinoforge.report.curation import curation_page
 from dinoforge.verbs.describing import describer
 from dinoforge.verbs.embedding import embedder
+from dinoforge.verbs.places import place_of, refuse_within
 from dinoforge.verbs.settings import Settings
 from dinoforge.verbs.sharing import engine_for
 from dinoforge.verbs.train_filter import KEYS, TrainedFilter, refuse_other
@@ -138,7 +139,7 @@ def _curated(words: Mapping[str, Any], out: str, precision: str, sharing: Mappin
     folder = Path(out)
     networks = config.backbone is not None or config.descriptor is not None
     engine = engine_for(folder=folder / "stages" / SENT, networks=networks, **sharing)
-    _free(folder, [config.pool, *config.seeds, *(one for one in (config.keep_out, config.background) if one)])
+    _free(folder, config)
     if config.shards.images is not None:
         free(folder / FOLDER)
     sources = _opened(config)
@@ -186,29 +187,25 @@ def _stages(config: Curation, given: Iterable[str]) -> list[str]:
     return names
 
 
-def _free(folder: Path, addresses: Sequence[str]) -> None:
-    """See that nothing of others is written over, and nothing that is read.
+def _free(folder: Path, config: Curation) -> None:
+    """See that nothing of others is written over, and nothing that is read; nor will be read as an image.
 
     Raises:
-        ConfigError: The folder holds something else, or an image source lies in it.
+        ConfigError: The folder holds something else, or an image source lies in it, or it lies in one.
     """
-    for address in addresses:
-        place = address.partition("?")[0]
-        if "://" not in place and _lies_in(place, folder):
-            raise ConfigError(f"out={folder} holds {place}, which is read; give another folder.")
+    others = [("keep_out", config.keep_out), ("background", config.background)]
+    named = [("pool", config.pool), *(("seeds", one) for one in config.seeds)]
+    for name, address in named + [(name, one) for name, one in others if one]:
+        place = place_of(address)
+        if place is not None and place.is_relative_to(folder.resolve()):
+            raise ConfigError(f"out={folder} holds {split_address(address)[0]}, which is read; give another folder.")
+        refuse_within(folder, address, name=name)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out={folder} is a file; give a folder.")
     if folder.is_dir():
         strange = [path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name not in FILES]
         if strange:
             raise ConfigError(f"out={folder} holds other files ({sorted(strange)[0]}); give a new folder.")
-
-
-def _lies_in(place: str, folder: Path) -> bool:
-    try:
-        return Path(place).expanduser().resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # no path at all: the source says so
-        return False
 
 
 def _opened(config: Curation) -> Opened:

@@ -25,6 +25,7 @@ from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.manifests import stored_at
 from dinoforge.verbs.opening import opened
+from dinoforge.verbs.places import refuse_within
 from dinoforge.verbs.settings import Settings
 
 
@@ -95,6 +96,8 @@ def explore(
     if token is not None and not _is_token(token):
         raise ConfigError("token must have 16 characters or more, letters, digits, - and _ alone.")
     number = _port(port)
+    if out is not None:
+        refuse_within(out, data, name="data")
     source = open_below(data, [root.strip() for root in roots.split(",") if root.strip()])
     found = opened(backbone)
     training = _training(manifest, descriptor, trust_sha256)

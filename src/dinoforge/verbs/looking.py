@@ -12,14 +12,13 @@ from torch import Tensor
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.hardware import device
-from dinoforge.base.home import at_home
-from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.extract import Extraction, pictures
 from dinoforge.model.weights import Preprocessing
 from dinoforge.report.film import looked_at, visible
 from dinoforge.verbs.opening import opened, told
+from dinoforge.verbs.places import lies_within
 
 _MOST_PATCHES = 256
 """Patches along a side at most: attention costs the fourth power of it."""
@@ -61,7 +60,7 @@ def look(backbone: str, images: str, rows: list[str] | int, *, side: str | int |
     """
     if Path(out).is_dir():
         raise ConfigError(f"out={out} is a folder; give the name of a picture file.")
-    if "://" not in images and Path(out).exists() and lies_within(out, images):
+    if Path(out).exists() and lies_within(out, images):
         raise ConfigError(f"out={out} is there already and lies within images={images}; give another name.")
     source = open_source(images)
     chosen = source.select(np.arange(min(rows, len(source))) if isinstance(rows, int) else _found(source, rows))
@@ -103,12 +102,6 @@ def whole(name: str, value: str | int) -> int:
         return int(value)
     except ValueError:
         raise ConfigError(f"{name} takes a whole number; got {value!r}.") from None
-
-
-def lies_within(out: str, images: str) -> bool:
-    """Whether a path is the file or lies in the folder that an address names."""
-    place, path = at_home(split_address(images)[0]).resolve(), Path(out).resolve()
-    return place in {path, *path.parents}
 
 
 def picture_name(out: str, suffixes: tuple[str, ...]) -> Path:

@@ -22,9 +22,9 @@ from dinoforge.evaluate.dense.pieces import Viewing
 from dinoforge.evaluate.dense.trunk import Trunk
 from dinoforge.features.extract import NoneUsable, reading
 from dinoforge.model.head_files import HeadFacts, read_any_head
-from dinoforge.verbs.looking import lies_within
 from dinoforge.verbs.maps import Maker, colours_of, format_of
 from dinoforge.verbs.opening import extraction, opened, told
+from dinoforge.verbs.places import refuse_within
 from dinoforge.verbs.predicted import Folder, noted
 
 _LARGEST = 16_384
@@ -117,7 +117,7 @@ def predict(  # noqa: PLR0913 - the keys of the verb
              "scores": scores}  # fmt: skip
     given = {name: value for name, value in typed.items() if value is not None}
     config, limits = with_settings(PredictConfig(), given), None if range_ is None else _limits(range_)
-    _check_place(images, out)
+    refuse_within(out, images, name="images")
     source, found = open_source(images), opened(backbone)
     one = read_any_head(head, found, range=limits)
     facts = one.facts
@@ -135,16 +135,6 @@ def predict(  # noqa: PLR0913 - the keys of the verb
     with Folder(Path(out), about, _legend(facts)) as folder, interruptible("finished pictures are kept"):
         reused, broken = _each(folder, source, maker)
     return Predicted(len(folder), reused, broken, facts.kind, out)
-
-
-def _check_place(images: str, out: str) -> None:
-    """Refuse to write where pictures are read from: the next start would predict its own pictures.
-
-    Raises:
-        ConfigError: It would.
-    """
-    if "://" not in images and lies_within(out, images):
-        raise ConfigError(f"out={out} lies within images={images}; give a folder beside it.")
 
 
 def _limits(typed: str | tuple[float, float]) -> tuple[float, float]:

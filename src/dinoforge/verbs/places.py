@@ -1,0 +1,38 @@
+"""Where a verb writes, against where it reads: files of ours are not to be read as images, nor written over what is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dinoforge.base.errors import ConfigError
+from dinoforge.base.home import at_home
+from dinoforge.data.sources.options import scheme_of, split_address
+
+
+def lies_within(out: str | Path, images: str) -> bool:
+    """Whether a path is the file or lies in the folder that an address names."""
+    place = place_of(images)
+    return place is not None and Path(out).resolve().is_relative_to(place)
+
+
+def place_of(images: str) -> Path | None:
+    """The file or folder that an address names, without links; None for what is no path: the source says so."""
+    if scheme_of(images):
+        return None
+    try:
+        return at_home(split_address(images)[0]).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links is a RuntimeError
+        return None
+
+
+def refuse_within(out: str | Path, images: str, *, name: str) -> None:
+    """Refuse to write where images are read from: the next start would read what this one wrote.
+
+    Args:
+        name: Of the setting that names the images.
+
+    Raises:
+        ConfigError: It would.
+    """
+    if lies_within(out, images):
+        raise ConfigError(f"out={out} lies within {name}={images}; give a folder beside it.")
