@@ -19,6 +19,7 @@ from PIL import Image
 
 from dinoforge.base.errors import ConfigError, RunError, UserError
 from dinoforge.data.sources.paths import Paths
+from dinoforge.explore.stored import NAMES
 from explorer import HOSTILE, ROWS, dropped, page, place, sent, start  # noqa: F401 - fixtures
 
 MOST = 20 * 2**20
@@ -326,6 +327,18 @@ def test_what_cannot_be_opened_is_told_before_anything_is_served(place, tmp_path
     (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"a\.png"):
         start(place, data=str(tmp_path / "broken"), out=str(tmp_path / "g"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_mine_are_not_replaced(place, tmp_path, name):  # noqa: F811
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name} exists and was not written by explore; give another folder"):
+        start(place, out=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_all_that_is_replaced_is_looked_for(page, place):  # noqa: F811
+    assert {path.stem for path in (place / "features").glob("*.of")} == {*NAMES} - {"places.faiss"}  # of many patches
 
 
 def test_nothing_is_written_where_pictures_are_read(place):  # noqa: F811

@@ -32,7 +32,7 @@ from dinoforge.data.sources.source import Source
 from dinoforge.explore.answers import Asked, Shown, Tell, untold
 from dinoforge.explore.origins import Origins
 from dinoforge.explore.places import Places, open_places
-from dinoforge.explore.stored import read_or_make
+from dinoforge.explore.stored import read_or_make, refuse_strange
 from dinoforge.features.exact import unit_rows
 from dinoforge.features.extract import Extraction, forward, normalised, reading
 from dinoforge.features.kept import Watch, files_of, keep
@@ -207,6 +207,7 @@ def open_collection(
         ConfigError: Something else is there.
     """
     how, path = how or Extraction(device("auto")), folder / "features"
+    refuse_strange(folder)
     view, facts = squeezed_whole(backbone.preprocessing), facts_of(backbone, source)
     stored = _stored(path, facts)
     if stored is not None and facts["files"] is None:

@@ -10,11 +10,28 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dinoforge.base.errors import ConfigError
 from dinoforge.base.files import clear_leftovers, write_atomic, write_text
 from dinoforge.base.lock import locked
 
+NAMES = ("vectors.npy", "places.faiss", "map.npz", "copies.npz", "outliers.npz")
+"""Of all that is stored of a collection beside its features."""
 _making = Lock()
 """Two that ask for the same wait for one that makes it; the machine has no use for two at once either."""
+
+
+def refuse_strange(folder: Path) -> None:
+    """See that what may be replaced or removed was stored here: it has its note.
+
+    Raises:
+        ConfigError: Something else has the name of such a file, or lies among its parts.
+    """
+    for whole in (folder / name for name in NAMES):
+        parts = _parts(whole)
+        for path in (whole, *(parts.iterdir() if parts.is_dir() else [parts])):
+            ours = path.name.startswith(".") or path.suffix == ".of" or _note(path).exists()
+            if path.exists() and not ours:
+                raise ConfigError(f"{path} exists and was not written by explore; give another folder.")
 
 
 def is_of(path: Path, fingerprint: str) -> bool:
@@ -46,7 +63,7 @@ def _put(path: Path, fingerprint: str, make: Callable[[], Callable[[BinaryIO], o
         return
     clear_leftovers(path.parent, path.name)
     write = make()
-    _note(path).unlink(missing_ok=True)
+    write_text(_note(path), "unfinished\n")  # before the file: one without a note is somebody else's
     write_atomic(path, write)
     write_text(_note(path), fingerprint + "\n")
 
