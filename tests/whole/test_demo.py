@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 import dinoforge
+from dinoforge.base.errors import ConfigError, RunError
+from dinoforge.verbs.demo import _curate
 
 SMALL = {
     "backbone.width": 32, "backbone.depth": 2, "backbone.heads": 2, "objective.head.prototypes": 64,
@@ -69,3 +71,22 @@ def test_pictures_of_ones_own(kind, tmp_path):
     assert facts["knn_trained"] is None
     assert facts["rank"] >= 0
     assert (tmp_path / "d" / "report.html").stat().st_size > 10_000
+
+
+def test_other_pictures_leave_a_run_what_it_was_trained_on(tmp_path):
+    """Told before anything is curated, though they have the same names."""
+    mine, others = pictures(tmp_path / "p", "five"), pictures(tmp_path / "q", "one colour")
+    out = tmp_path / "d"
+    first = _curate(out, mine)
+    (out / "run").mkdir()
+    (out / "run" / "config.yaml").touch()
+    assert _curate(out, mine) == first
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=rf"out={out} holds a run on other images than those of {others} now"):
+        dinoforge.demo(images=others, out=str(out), **SMALL)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_no_pictures_are_not_the_toy_world(tmp_path):
+    with pytest.raises(ConfigError, match="images= is empty; name a folder of pictures"):
+        dinoforge.demo(images="", out=str(tmp_path / "d"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.config import fingerprint
+from dinoforge.base.errors import ConfigError, DataError, RunError
 from dinoforge.base.files import write_json
 from dinoforge.base.log import say
 from dinoforge.data.augment import centre
@@ -24,6 +26,7 @@ from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_source
 from dinoforge.evaluate.baseline import BASELINES
 from dinoforge.evaluate.knn import KnnConfig, knn_scores
+from dinoforge.features.kept import files_of
 from dinoforge.recipes.opened import labelled
 from dinoforge.recipes.recipe import ProbeConfig
 from dinoforge.recipes.settle import settle
@@ -36,6 +39,8 @@ POOL = "toy://species?images=4000&seed={seed}&copies=0.08&junk=0.06&leaks=0.02"
 """What the demo starts from: creatures to learn, exact and near copies of them and of test pictures, noise, broken files."""
 CURATED = "curated"
 """Folder of the curation, with its own report."""
+_FACTS = "curation.json"
+"""What the run's report shows of it."""
 RECIPE = "vit_micro.toy"
 SECONDS = 140
 """Training time by the plan's estimate, which knows nothing of probes; a slower machine sees fewer images in that time."""
@@ -61,6 +66,8 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
             raise ConfigError(
                 f"demo takes no {word}=; images= names the pictures, and the demo makes the rest of them."
             )
+    if images == "":
+        raise ConfigError("images= is empty; name a folder of pictures, or leave it out for the toy world.")
     pool = images or POOL.format(seed=number)
     settle({"recipe": RECIPE, **settings, "data": pool})  # a typo is told before anything is read or written
     say(f"1/4 curate {shown(pool)}: copies, leaks and junk go")
@@ -118,8 +125,14 @@ def _curate(folder: Path, pool: str) -> dict[str, Any]:
     """Curate the images to train on into a folder of their own; write and give what the run's report shows of it.
 
     Of a pool with splits the test images are no candidates: they are what nothing may be a copy of.
+
+    Raises:
+        RunError: The run that is there was trained on other images; what it refers to stays.
     """
     source = open_source(pool)
+    pictures = fingerprint([source.fingerprint, files_of(source)])
+    if (folder / "run" / "config.yaml").exists() and _pictures_of(folder / _FACTS) not in {None, pictures}:
+        raise RunError(f"out={folder} holds a run on other images than those of {shown(pool)} now; give a new folder.")
     drawn = scheme_of(pool) == "toy"
     words: dict[str, Any] = {"pool": pool, "stages": None if drawn else _FEW}
     test = next((name for name in ("test", "val") if has_split(source, name)), None)
@@ -129,11 +142,20 @@ def _curate(folder: Path, pool: str) -> dict[str, Any]:
     found = curate(out=str(folder / CURATED), retrieve="all", **words)
     assert isinstance(found, Curated)
     facts = {
-        "pool": found.pool, "kept": found.kept, "dropped": found.dropped,
+        "pool": found.pool, "kept": found.kept, "dropped": found.dropped, "pictures": pictures,
         "examples": _examples(folder / CURATED / "dropped.parquet", source),
     }  # fmt: skip
-    write_json(folder / "curation.json", facts)
+    write_json(folder / _FACTS, facts)
     return facts
+
+
+def _pictures_of(facts: Path) -> str | None:
+    """The fingerprint of what an earlier start curated, or None where that is not known."""
+    try:
+        found: str | None = json.loads(facts.read_text(encoding="utf-8")).get("pictures")
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _examples(dropped: Path, source: Source) -> list[dict[str, Any]]:
