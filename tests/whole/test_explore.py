@@ -241,7 +241,7 @@ def test_half_sent_uploads_leave_the_server_up(page):  # noqa: F811
 
 def test_a_head_has_a_deadline_and_limits_can_be_set(place):  # noqa: F811
     """Half a head is answered 408, of a first request and of a later one; a connection without a byte is closed."""
-    explored = start(place, **{"web.patience": 0.3, "web.upload_bytes": 1000})
+    explored = start(place, **{"web.patience": 0.3, "web.upload_bytes": 1000, "web.upload_pixels": 4095})
     port = int(explored.url.rstrip("/").rpartition(":")[2])
     whole = f"GET /style.css HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     try:
@@ -255,10 +255,17 @@ def test_a_head_has_a_deadline_and_limits_can_be_set(place):  # noqa: F811
             assert b"HTTP/1.1 408" in b"".join(iter(lambda: kept.recv(65_536), b""))
         with httpx.Client(base_url=explored.url) as client:
             assert client.post("/api/upload", files={"file": bytes(2000)}).status_code == 413
+            told = client.post("/api/upload", files={"file": png(64, 64)})
+            assert (told.status_code // 100, "more than 4,095; web.upload_pixels sets the limit" in told.text) == (
+                4,
+                True,
+            )
     finally:
         explored.close()
     with pytest.raises(ConfigError, match=r"web.patience"):
         start(place, **{"web.patience": 0})
+    with pytest.raises(ConfigError, match=r"web.upload_pixels must be at most 50000000; got 50000001"):
+        start(place, **{"web.upload_pixels": "50000001"})
     with pytest.raises(ConfigError, match=r"Unknown setting 'web.pacience'. Did you mean 'web.patience'\?"):
         start(place, **{"web.pacience": 1})
 

@@ -271,7 +271,7 @@ def _one_line(error: ValidationError, prefix: str) -> str:
     }
     if kind in bounds:
         limit = next(context[key] for key in ("gt", "ge", "lt", "le") if key in context)
-        return f"{path} must be {bounds[kind]} {limit:g}; got {got}."
+        return f"{path} must be {bounds[kind]} {limit:.15g}; got {got}."
     if kind in {"literal_error", "enum", "union_tag_invalid"}:
         expected = context.get("expected") or context.get("expected_tags")
         if kind == "union_tag_invalid":

@@ -13,7 +13,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
@@ -28,6 +28,7 @@ from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.hardware import device
 from dinoforge.base.log import say
 from dinoforge.data.decode import Broken, Reading, open_picture
+from dinoforge.data.picture import Picture
 from dinoforge.data.sources.source import Source
 from dinoforge.explore.answers import Asked, Shown, Tell, untold
 from dinoforge.explore.origins import Origins
@@ -42,7 +43,8 @@ from dinoforge.features.views import squeezed_whole
 from dinoforge.model.weights import Backbone
 
 MOST_PIXELS = 50_000_000
-"""A picture that is brought along may have so many; those of the collection as many as the preprocessing allows."""
+"""A picture that is brought along may have so many, or fewer where ``web.upload_pixels`` says so; those of the collection as
+many as the preprocessing allows."""
 SIZES = (16, 2048)
 """Shortest and longest side of a picture for the eye, in pixels."""
 DECODING = BoundedSemaphore(2)
@@ -157,10 +159,10 @@ class Collection:
             raise DataError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
         return pixels
 
-    def _opened(self, asked: Asked, how: Reading) -> Any:
+    def _opened(self, asked: Asked, how: Reading) -> Picture:
         if isinstance(asked, int):
             return how.of(self.source.picture(self.known(asked)))
-        return replace(how, max_pixels=min(how.max_pixels, MOST_PIXELS)).of(open_picture(asked))
+        return brought(asked, how)
 
     def see(self, asked: Asked) -> Seen:
         """What the backbone sees in a picture: of a row what is stored, else computed; once of those asked for lately.
@@ -187,6 +189,24 @@ class Collection:
         found = forward(self._module, normalised(small[None].to(self.how.device), how), self.how)
         image, patches = (in_range(part[0].float().cpu().numpy()) for part in (found.image, found.patches))
         return Seen(unit_rows(image[None])[0], patches)
+
+
+def brought(encoded: bytes, how: Reading, *, most: int = MOST_PIXELS) -> Picture:
+    """A picture that is brought along as the backbone takes it, still not decoded.
+
+    Args:
+        most: Pixels that it may have; of more than 4 channels as many fewer, as with all pictures.
+
+    Raises:
+        Broken: No image, or a larger one.
+    """
+    found = open_picture(encoded)
+    if found.height * found.width * max(1.0, found.channels / 4) > most:
+        raise Broken(
+            f"{found.width}x{found.height} pixels with {found.channels} channels are more than {most:,}; "
+            f"web.upload_pixels sets the limit, {MOST_PIXELS:,} at most"
+        )
+    return how.of(found)
 
 
 def open_collection(

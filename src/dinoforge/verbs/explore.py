@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,8 +104,7 @@ def explore(
     folder = _folder(found.fingerprint, source.fingerprint, source.address) if out is None else Path(out)
     sock = listening(host, number)
     rules = rules_for(sock, host, token, limits)
-    pictures = reading(found.preprocessing)
-    uploads = Uploads(limits.uploads_kept, replace(pictures, max_pixels=min(pictures.max_pixels, limits.upload_pixels)))
+    uploads = Uploads(limits.uploads_kept, reading(found.preprocessing), limits.upload_pixels)
     desk = Desk(
         Facts(source.address, shown(backbone)), lambda tell: open_collection(found, source, folder, tell=tell),
         uploads, limits, training,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from dinoforge.base.config import Config
+from dinoforge.explore.collection import MOST_PIXELS
 
 
 class WebConfig(Config):
@@ -12,7 +13,7 @@ class WebConfig(Config):
 
     upload_bytes: int = Field(default=20 * 2**20, ge=1)
     """Bytes of the body of a request at most; a photograph of 24 megapixels has about 10 million."""
-    upload_pixels: int = Field(default=50_000_000, ge=1)
+    upload_pixels: int = Field(default=MOST_PIXELS, ge=1, le=MOST_PIXELS)
     """Pixels of an uploaded image at most: it is decoded whole, at 3 bytes a pixel."""
     uploads_kept: int = Field(default=256 * 2**20, ge=1)
     """Bytes of uploaded files in memory at most."""

@@ -7,8 +7,8 @@ import threading
 from collections import OrderedDict
 
 from dinoforge.base.errors import RunError
-from dinoforge.data.decode import Reading, open_picture
-from dinoforge.explore.collection import DECODING
+from dinoforge.data.decode import Reading
+from dinoforge.explore.collection import DECODING, MOST_PIXELS, brought
 
 _QUEUED = 2.0
 """Seconds that an upload waits for others: it holds a thread that could answer somebody."""
@@ -20,11 +20,12 @@ class Uploads:
 
     Args:
         kept: Bytes of them in memory at most; the one that was not asked for longest goes first.
-        reading: How the backbone reads pictures, with the limit on their pixels.
+        reading: How the backbone reads pictures.
+        most: Pixels of one at most.
     """
 
-    def __init__(self, kept: int, reading: Reading) -> None:
-        self._kept, self._reading, self._held = kept, reading, OrderedDict[str, bytes]()
+    def __init__(self, kept: int, reading: Reading, most: int = MOST_PIXELS) -> None:
+        self._kept, self._reading, self._most, self._held = kept, reading, most, OrderedDict[str, bytes]()
         self._lock = threading.Lock()
 
     def add(self, encoded: bytes) -> str:
@@ -37,7 +38,7 @@ class Uploads:
         if not DECODING.acquire(timeout=_QUEUED):
             raise RunError("too many images are uploaded at once; try again.")
         try:
-            self._reading.of(open_picture(encoded)).pixels()
+            brought(encoded, self._reading, most=self._most).pixels()
         finally:
             DECODING.release()
         key = hashlib.sha256(encoded).hexdigest()[:_DIGITS]
