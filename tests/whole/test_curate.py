@@ -331,6 +331,22 @@ def test_bad_input_is_one_line_and_leaves_no_manifest(words, message, place):
     assert (place / "taken" / "thesis.tex").read_text() == "years of work"
 
 
+def test_an_unfinished_curation_leaves_no_summary_of_an_earlier_one(place, monkeypatch):
+    """Neither one that keeps no image nor one that is stopped before its report."""
+    words = {"pool": "pool", "retrieve": "all", "out": "c", "engine": "inline"}
+    files = {name: place / "c" / name for name in ("summary.json", "report.html")}
+    dinoforge.curate(**words)
+    assert all(path.exists() for path in files.values())
+    with pytest.raises(UserError, match="No image of pool is left"):
+        dinoforge.curate(**words, **{"filters.smallest_side": "4000"})
+    assert not any(path.exists() for path in files.values())
+    dinoforge.curate(**words)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("dinoforge.verbs.curate.curation_page", lambda *_, **__: 1 / 0)
+        dinoforge.curate(**words, **{"balance.images": "5", "balance.levels": "[8]"})
+    assert not any(path.exists() for path in files.values())
+
+
 def test_what_safety_dropped_is_written_down(place, capsys):
     key = hashlib.sha256((place / "pool" / "3.png").read_bytes()).hexdigest()
     (place / "hashes.txt").write_text(f"# mine\n{key}\n")

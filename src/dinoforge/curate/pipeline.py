@@ -83,6 +83,8 @@ def curated(
     state, done = run_stages(state, settings, stages, folder)
     dropped = dropped_table(state, done)
     counts = counted(dropped)
+    for name in ("summary.json", "report.html"):  # of an earlier curation: they tell of what is replaced now
+        (out / name).unlink(missing_ok=True)
     write_dropped(out / "dropped.parquet", dropped)
     if not len(state.alive):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
