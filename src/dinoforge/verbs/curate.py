@@ -111,9 +111,10 @@ def curate(  # noqa: PLR0913 - the keys of the verb
             of some dozens of images each, gives one in out= that drops what is like those in drop, and says how well images
             that were held out are told apart. Takes out, backbone, precision and workers alone. Then: curate pool= …
             safety.trained.folder=, with the same backbone.
-        engine: What runs the shards: processes (of this machine), inline (this process), ray or slurm. Results do not depend
-            on it.
-        address: Of a cluster of Ray that is there, HOST:PORT; without one, ray uses this machine.
+        engine: What runs the shards: processes (of this machine), inline (this process), ray, dask or slurm. Results do not
+            depend on it.
+        address: Of a cluster that is there, HOST:PORT: of Ray (without one, ray uses this machine) or of Dask's scheduler;
+            local tries slurm without SLURM.
         gpus_per_task: GPUs of each task that runs backbone or descriptor, for ray and slurm: 1, or a share, 0.5 (ray).
     """
     if train_filter is not None:

@@ -18,6 +18,7 @@ from dinoforge.curate.executors.run import Lost, Shard, Shards, here, running
 from dinoforge.curate.executors.seam import Engine, Opened, Wanted
 from dinoforge.curate.executors.table import EXECUTORS
 from dinoforge.features.mapped import UnreadError
+from dinoforge.verbs.curate import curate
 from dinoforge.verbs.sharing import engine_for
 from shard_works import named
 
@@ -245,6 +246,12 @@ WRONG = [
     ({"engine": "ray", "gpus_per_task": 1, "networks": False}, "gpus_per_task=1 has no effect: neither backbone="),
     ({"workers": "0"}, "workers must be 1 to 1024; got 0."),
 ]  # fmt: skip
+
+
+def test_the_help_of_curate_names_every_engine():
+    about = curate.__doc__.partition("engine: ")[2].partition("gpus_per_task: ")[0]
+    assert [name for name in EXECUTORS if name not in about] == []
+    assert "Dask" in about.partition("address: ")[2]
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG)

@@ -34,7 +34,7 @@ from dinoforge.data.toyworld.pollution import png
 
 
 def test_domains_stand_for_their_subdomains_and_addresses_for_themselves():
-    lines = ["Bad.example", "https://www.fine.example/private/", "fine.example:80/a?b=1"]
+    lines = ["Bad.example", "https://www.fine.example/private/", "fine.example:80/a?b=1", "[2001:db8::1]"]
     urls = {
         "https://bad.example/x.jpg": True,
         "http://user:pw@img.BAD.example:8080/y": True,
@@ -49,6 +49,10 @@ def test_domains_stand_for_their_subdomains_and_addresses_for_themselves():
         "https://fine.example/a?b=1": True,
         "https://fine.example/a?b=2": False,
         "http://[broken": False,
+        "http://[2001:DB8::1]:80/a": True,
+        "http://u:p@[2001:db8::1]/": True,
+        "http://[2001:db8::2]/a": False,
+        "http://2001/a": False,
         "": False,
     }
     blocked = {plain_address(line) for line in lines}
@@ -64,15 +68,12 @@ def asked(urls, keys=None):
 def test_lists_take_comments_and_what_sha256sum_prints(tmp_path):
     key = hashlib.sha256(b"x").hexdigest()
     (tmp_path / "d").write_text(
-        "# mine\n\n*.bad.example  # seen in May\nhttps://a.example/#part\n", encoding="utf-8-sig"
+        "# mine\n\n*.bad.example  # seen in May\nhttps://a.example/#part\n[::1]\n", encoding="utf-8-sig"
     )
     (tmp_path / "h").write_text(f"{key.upper()}  some file.jpg\n#{'0' * 64}\n")
     domains = DOMAINS.make(DomainsConfig(file=str(tmp_path / "d")))
-    assert domains.judge(asked(["http://bad.example/1", "http://a.example", "http://b.example"])).keep.tolist() == [
-        False,
-        False,
-        True,
-    ]
+    urls = ["http://bad.example/1", "http://a.example", "http://b.example", "http://[::1]:8080/x"]
+    assert domains.judge(asked(urls)).keep.tolist() == [False, False, True, False]
     hashes = HASHES.make(HashesConfig(file=str(tmp_path / "h")))
     assert hashes.judge(asked(["a", "b"], [key, "0" * 64])).keep.tolist() == [False, True]
     assert hashes.files[0].sha256 == hashlib.sha256((tmp_path / "h").read_bytes()).hexdigest()
@@ -446,6 +447,14 @@ def test_torchscript_runs_only_with_its_hash(script):
         MODEL.make(ModelConfig(file=script, threshold=0.5))
     with pytest.raises(ConfigError, match="is not the SHA-256 of"):
         MODEL.make(ModelConfig(file=script, threshold=0.5, trust_sha256="0" * 64))
+
+
+def test_a_share_of_one_number_is_no_score(script):
+    key = hashlib.sha256(Path(script).read_bytes()).hexdigest()
+    with pytest.raises(
+        ConfigError, match=r"scores=softmax makes 1 of every image: .* gives one number; give sigmoid or as_is\.$"
+    ):
+        MODEL.make(ModelConfig(file=script, threshold=0.5, trust_sha256=key, scores="softmax"))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class HashesConfig(Config):
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
+_PORT = re.compile(r":[^\]]*\Z")
 _HOST = re.compile(r"[^\s/?#@]*[^\s/?#@.]+(\.[^\s/?#@.]+)+\.?|localhost|\[[0-9a-fA-F:.]+\]")
 
 
@@ -83,7 +84,7 @@ def plain_address(url: str) -> str:
         parts = urlsplit(text if "//" in text else f"//{text}")
     except ValueError:  # no address, such as http://[a
         return text.lower()
-    host = parts.netloc.rpartition("@")[2].partition(":")[0].lower().rstrip(".").removeprefix("www.")
+    host = _PORT.sub("", parts.netloc.rpartition("@")[2]).lower().rstrip(".").removeprefix("www.")
     query = f"?{parts.query}" if parts.query else ""
     return f"{host}{parts.path}{query}".rstrip("/")
 

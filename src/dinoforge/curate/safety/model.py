@@ -124,6 +124,10 @@ def _scores(numbers: Float32[np.ndarray, "n K"], config: ModelConfig) -> Float32
     column = config.column or 0
     if column >= count:
         raise ConfigError(f"safety.model.column={column} is not there: {config.file} gives {count} numbers an image.")
+    if config.scores == "softmax" and count == 1:
+        raise ConfigError(
+            f"safety.model.scores=softmax makes 1 of every image: {config.file} gives one number; give sigmoid or as_is."
+        )
     if config.scores == "softmax":
         shifted = np.exp(numbers - numbers.max(axis=1, keepdims=True))
         return np.asarray((shifted / shifted.sum(axis=1, keepdims=True))[:, column], dtype=np.float32)
