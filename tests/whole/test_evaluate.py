@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import dinoforge
-from dinoforge.base.errors import ConfigError
+from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.files import read_lines
 from dinoforge.cli import execute
 from dinoforge.model.vit import VitConfig
@@ -63,7 +63,7 @@ def test_a_second_evaluation_reads_no_image(place, tmp_path, monkeypatch, capsys
     assert again.scores == first.scores
     assert again.reused == []
     capsys.readouterr()
-    with pytest.raises(AssertionError, match="an image was read"):
+    with pytest.raises(DataError, match=r"No image of .* AssertionError: an image was read"):
         dinoforge.evaluate(**words | {"features": "none"})
 
 

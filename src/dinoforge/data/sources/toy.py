@@ -256,6 +256,10 @@ class Pictures(Source):
         pixels = self._scene(int(self._rows.original[at])).pixels
         return copied(kind, pixels, float(self.columns["copy_strength"][row]), self._rng(at, "picture"))
 
+    def stamp(self, row: int) -> str:
+        """Nothing: the id names all that a picture depends on."""
+        return ""
+
     def picture(self, row: int) -> Picture:
         """The picture itself, for a plain one without the way through a file.
 
@@ -338,6 +342,10 @@ class Clips(Source):
     def encoded(self, row: int) -> bytes:
         """The frame as a PNG file."""
         return png(self._scene(row).pixels)
+
+    def stamp(self, row: int) -> str:
+        """Nothing: the id names all that a clip depends on."""
+        return ""
 
     def picture(self, row: int) -> Picture:
         """The frame itself, without the way through a file."""
