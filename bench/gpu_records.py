@@ -1,7 +1,7 @@
 """CIFAR-10 from scratch on one GPU, 200 passes, in calls of under 9 minutes; then k-NN and linear, as one JSON line.
 
 ``make gpu-records``, or without an installation ``PYTHONPATH=src python3 bench/gpu_records.py [OUT] [SETTING=VALUE …]``: the
-recipe is ``vit_tiny.small_images_1gpu``, other settings of `pretrain` are yours. When the time of a call is up, a checkpoint is
+recipe is ``vit_tiny.small_images_long``, other settings of `pretrain` are yours. When the time of a call is up, a checkpoint is
 written, and the same command goes on. OUT (``runs/gpu-records``) holds the run, ``calls.jsonl`` with a line a call, and in the
 end ``record.json``. Public tables have 84.0 % by k-NN after 200 passes and 89.5 % by a linear head after 1,000 (DINO,
 ResNet-18).
@@ -33,7 +33,7 @@ from dinoforge.cli import parse
 SECONDS = 480.0
 """Of a call, after which it ends as soon as a checkpoint is written."""
 DATA = str(Path(__file__).parents[2] / "shared" / "data" / "cifar10")
-WORDS: dict[str, Any] = {"recipe": "vit_tiny.small_images_1gpu", "data": DATA, "probe": DATA, "seed": 0}
+WORDS: dict[str, Any] = {"recipe": "vit_tiny.small_images_long", "data": DATA, "probe": DATA, "seed": 0}
 JUDGED: dict[str, Any] = {"data": DATA, "tasks": "knn,linear"}
 
 

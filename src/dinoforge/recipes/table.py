@@ -39,14 +39,14 @@ from dinoforge.recipes.small import (
     vit_micro_toy,
     vit_small_small_data,
     vit_tiny_small_images,
-    vit_tiny_small_images_1gpu,
+    vit_tiny_small_images_long,
 )
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     # One desk.
     "vit_micro.toy": vit_micro_toy,
     "vit_tiny.small_images": vit_tiny_small_images,
-    "vit_tiny.small_images_1gpu": vit_tiny_small_images_1gpu,
+    "vit_tiny.small_images_long": vit_tiny_small_images_long,
     "vit_small.small_data": vit_small_small_data,
     # Other pictures than photographs.
     "vit_small.satellite": vit_small_satellite,
