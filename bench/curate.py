@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinoforge.base.hardware import peak_bytes, processor, versions
+from dinoforge.base.hardware import processor, versions
+from dinoforge.base.memory import peak_bytes
 from dinoforge.curate.components import merged
 from dinoforge.curate.images import take
 from dinoforge.data.look import looked

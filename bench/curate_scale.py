@@ -27,7 +27,8 @@ import faiss
 import numpy as np
 import torch
 
-from dinoforge.base.hardware import peak_bytes, processor, versions
+from dinoforge.base.hardware import processor, versions
+from dinoforge.base.memory import peak_bytes
 from dinoforge.curate.components import merged
 from dinoforge.features.compressed import Candidates, Compressed, Width, best, cells_for
 from dinoforge.features.exact import parts, unit_rows

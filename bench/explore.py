@@ -30,7 +30,8 @@ import torch
 
 from dinoforge.base.config import fingerprint
 from dinoforge.base.files import write_json
-from dinoforge.base.hardware import peak_bytes, processor, versions
+from dinoforge.base.hardware import processor, versions
+from dinoforge.base.memory import peak_bytes
 from dinoforge.data.decode import Broken
 from dinoforge.data.sources.source import Source
 from dinoforge.explore.collection import Collection, facts_of, open_collection

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from dinoforge.base.hardware import memory_bytes, versions
+from dinoforge.base.hardware import versions
+from dinoforge.base.memory import memory_bytes
 
 ROOT = Path(__file__).parents[1]
 WHOLE, TESTS, BENCH = 500, 120, 120

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoforge.base.allocator import keep_freed_memory
-from dinoforge.base.hardware import peak_bytes, processor, resident_bytes, versions
+from dinoforge.base.hardware import processor, versions
+from dinoforge.base.memory import peak_bytes, resident_bytes
 from dinoforge.loss.ibot import IbotConfig, ibot_loss
 from dinoforge.loss.scores import Scores
 from dinoforge.loss.targets import sinkhorn

@@ -24,7 +24,8 @@ import torch
 from step import CASES, made
 
 from dinoforge.base import dist
-from dinoforge.base.hardware import Precision, compute_context, peak_bytes, processor, resident_bytes, versions
+from dinoforge.base.hardware import Precision, compute_context, processor, versions
+from dinoforge.base.memory import peak_bytes, resident_bytes
 from dinoforge.data.batch import Batch, masked_positions
 from dinoforge.train.loop import fit
 from dinoforge.train.optim import fused, optimizer

@@ -17,17 +17,10 @@ from dinoforge.base import dist
 from dinoforge.base.config import fingerprint, science
 from dinoforge.base.errors import ConfigError, RunError
 from dinoforge.base.files import append_line, write_json, write_text
-from dinoforge.base.hardware import (
-    Choice,
-    choose_precision,
-    compute_context,
-    device,
-    peak_bytes,
-    resumed_precision,
-    versions,
-)
+from dinoforge.base.hardware import Choice, choose_precision, compute_context, device, resumed_precision, versions
 from dinoforge.base.lock import locked
 from dinoforge.base.log import Ticker, progress, say
+from dinoforge.base.memory import peak_bytes
 from dinoforge.data.loader import Groups, Loader, share_of
 from dinoforge.data.order import weights_of
 from dinoforge.data.quarantine import Quarantine
@@ -93,7 +86,7 @@ def prepared(rest: dict[str, Any]) -> Run:
     if not out:
         raise ConfigError("out= is required: the folder of the run.")
     recipe, source, start = opened(rest)
-    gram = anchor(recipe.objective.gram, recipe.backbone)
+    gram = anchor(recipe)
     taught_by = teacher(recipe, out=Path(str(out)))
     probed = labelled(recipe.probe.source) if recipe.probe.source else None
     old = reference(recipe.continuation)
@@ -443,7 +436,7 @@ class Run:
         recipe = stage.recipe
         backbone = build(recipe.backbone, seed=recipe.seed)
         if self.start is not None:
-            backbone.load_state_dict(self.start.module.state_dict())
+            backbone.load_state_dict(backbone.fitted(self.start.module.state_dict()))
         # Copies, for every stretch spreads its own over the ranks.
         gram = None if self.gram is None else copy.deepcopy(self.gram.module)
         frozen = None if self.teacher is None else self._frozen(self.teacher)

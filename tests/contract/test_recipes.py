@@ -151,6 +151,13 @@ def test_where_values_come_from():
     assert values["backbone.depth"] == (4, "recipe")
     assert values["seed"] == (0, "default")
     assert settled.recipe.backbone.pixels == 56
+    assert values["data.resize"] == (56, "derived from data.augment.global_pixels")
+
+
+def test_features_are_not_taken_of_squashed_pictures():
+    """A short side below the square that is cut out would bring both sides to it."""
+    with pytest.raises(ConfigError, match=r"data.resize=48 is smaller than the square .*global_pixels=56"):
+        settle({"recipe": "vit_micro.toy", "data.augment.global_pixels": 56, "data.resize": 48})
 
 
 def test_a_file_is_a_recipe(tmp_path):

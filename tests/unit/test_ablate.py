@@ -238,3 +238,10 @@ def test_interrupted_ranks_are_told(tmp_path, monkeypatch):
     with pytest.raises(Interrupted, match="SIGTERM received"):
         verb._do(Stage("a", "pretrain", {}, ranks=2), {"out": str(tmp_path / "a")})
     assert told.read_text() == "yes\n"
+
+
+def test_an_arm_on_the_processor_does_not_name_the_gpu(monkeypatch):
+    monkeypatch.setattr(verb.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(verb.torch.cuda, "get_device_name", lambda: "H200")
+    assert "H200" not in verb._machine("cpu")
+    assert all("H200" in verb._machine(device) for device in (None, "cuda"))

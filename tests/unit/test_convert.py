@@ -324,3 +324,46 @@ def test_a_folder_of_timm(here, capsys):
     assert run(capsys, "weights=t", "out=c")[1]["layout"] == "timm DINOv2"
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_backbone(here / "c").module(x).patches, before.module(x).patches)
+
+
+def test_what_timm_says_of_images_is_taken(here, capsys):
+    """Its ``pretrained_cfg``, from the folder and from the file in it; by ``load_backbone`` and by ``convert``."""
+    ours(here / "b")
+    (here / "t").mkdir()
+    run(capsys, "weights=b", "out=t/model.safetensors", "to=timm")
+    facts = {
+        "input_size": [3, 32, 32],
+        "crop_pct": 0.8,
+        "mean": [0.3] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+    }
+    config = here / "t" / "config.json"
+    config.write_text(json.dumps({"architecture": "vit_small_patch14_reg4_dinov2", "pretrained_cfg": facts}))
+    for place in ("t", "t/model.safetensors"):
+        how = load_backbone(place).preprocessing
+        assert (how.mean, how.std, how.side, how.short_side) == ((0.3,) * 3, (0.5,) * 3, 32, 40)
+    _, told, err = run(capsys, "weights=t", "out=c")
+    assert load_backbone("c").preprocessing == how
+    assert "resamples bilinear" in err
+    assert told["differs"] == ["it resamples bilinear; here it is bicubic"]
+    config.write_text(json.dumps({"architecture": "x", "pretrained_cfg": facts | {"input_size": [4, 32, 32]}}))
+    assert "does not describe what is done with images" in refused(capsys, "weights=t", "out=d")
+    config.write_text(json.dumps({"architecture": "x", "pretrained_cfg": {"input_size": [3, 32, 32]}}))
+    assert "KeyError" in refused(capsys, "weights=t", "out=d")
+    config.write_text(json.dumps({"architecture": "x", "pretrained_cfg": facts | {"mean": [0.5], "std": [1.0],
+                                                                                   "input_size": [1, 32, 32]}}))  # fmt: skip
+    assert "is for images of 1 channels" in run(capsys, "weights=t", "out=e")[2]
+    assert load_backbone("e").preprocessing == Preprocessing.usual(3)
+
+
+def test_weights_of_satellite_pictures_have_their_own_constants(here, capsys):
+    """DINOv3's, which the file does not hold; its name tells them from those of photographs."""
+    ours(here / "b", ROPE)
+    for name, mean, std in (
+        ("dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth", (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
+        ("dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ):
+        run(capsys, "weights=b", f"out={name}", "to=official")
+        how = load_backbone(name).preprocessing
+        assert (how.mean, how.std) == (mean, std)

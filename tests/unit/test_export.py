@@ -148,6 +148,16 @@ def test_an_earlier_export_is_replaced_and_an_empty_folder_is_filled(here, capsy
     assert "smallest cosine 1.0000000" in err
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_not_its_own_is_not_replaced(here, capsys):
+    saved("b")
+    assert run(capsys, "backbone=b", "to=timm", "out=x")[0] == 0
+    (here / "x" / "notes.txt").write_text("mine")
+    assert execute(["export", "backbone=b", "to=timm", "out=x"]) == 2
+    assert "out=x holds notes.txt besides what is to be replaced; give a new folder." in capsys.readouterr().err
+    assert (here / "x" / "notes.txt").exists()
+
+
 @pytest.mark.parametrize("rule", [SIZE, {"position_offset": 0.1, "position_antialias": True}], ids=["same", "another"])
 def test_without_factors_on_branches(here, capsys, rule):
     """Hugging Face's classes have no form for none; factors of one are none. Its rule for positions may be another."""

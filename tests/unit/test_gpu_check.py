@@ -36,6 +36,15 @@ def test_share_of_the_peak_by_hand():
     assert CHECK.share_of_peak(149.1, CHECK.PEAKS.get("NVIDIA L40S")) is None, "no L4, though its name begins so"
 
 
+def test_steps_must_begin_at_one_loss():
+    """Else what is timed is not the same step; and a loss that is no number is not passed over."""
+    agree = loaded("step").agree
+    assert agree({"ours": 11.0, "plain": 11.0005}, "fp32")
+    assert not agree({"ours": 11.0, "plain": 11.1}, "fp32")
+    assert agree({"ours": 11.0, "plain": 11.1}, "bf16")
+    assert not agree({"ours": float("nan"), "plain": float("nan")}, "bf16")
+
+
 def test_a_smaller_card_takes_a_smaller_batch():
     h100, l4 = 85_000_000_000, 23_600_000_000
     assert [CHECK.batch_for(most, h100) for most in (128, 64, 32)] == [128, 64, 32]

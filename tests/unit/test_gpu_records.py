@@ -39,6 +39,18 @@ def test_time_that_is_up_before_a_run_listens_loses_nothing(tmp_path, monkeypatc
     assert json.loads((tmp_path / "calls.jsonl").read_text())["images"] == 0
 
 
+def test_other_data_are_judged_by_themselves(tmp_path, monkeypatch, capsys):
+    """And the backbone is kept by the vote on train images: the test images have no part in it."""
+    given = {}
+    monkeypatch.setattr(RECORDS.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(RECORDS, "call", lambda words, out, judged: given.update(words=words, judged=judged))
+    assert RECORDS.main([str(tmp_path), "data=X", "probe=X"]) == 75
+    assert (given["judged"]["data"], given["words"]["probe"]) == ("X", "X")
+    assert RECORDS.main([str(tmp_path)]) == 75
+    assert given["words"]["probe"] == f"{RECORDS.DATA}?split=train"
+    assert given["judged"] == RECORDS.JUDGED
+
+
 def test_what_is_asked_for_are_settings_and_200_passes():
     recipe = settle({key: value for key, value in RECORDS.WORDS.items() if key != "probe"}).recipe
     assert recipe.plan.images == 200 * 50_000

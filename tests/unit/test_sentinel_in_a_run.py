@@ -17,7 +17,7 @@ from dinoforge.recipes.settle import settle
 from dinoforge.report.account import read_account
 from dinoforge.report.page import page
 from dinoforge.runs import Run
-from dinoforge.train import loop, sentinel, shards
+from dinoforge.train import loop, sentinel, shards, vitals
 from dinoforge.train.checkpoint import Checkpoints
 from dinoforge.train.diary import Act, Diary
 from dinoforge.train.loop import descend
@@ -59,6 +59,13 @@ class At:
 
         monkeypatch.setattr(PlanConfig, "at", at)
         monkeypatch.setattr(loop, "descend", ruined)
+
+
+def test_a_healthy_run_whose_prototypes_are_frozen_for_long_is_left_alone(tmp_path, monkeypatch):
+    """As in the recipes for GPUs: more prototypes than the sentinel looks at, without a rate for more than three looks."""
+    monkeypatch.setattr(vitals, "_ENTRIES", 8)
+    go(tmp_path / "run", **{"plan.last_layer_frozen": 0.8})
+    assert read_lines(tmp_path / "run" / "events.jsonl") == []
 
 
 def bad_gradient(step, losses):

@@ -22,6 +22,7 @@ from dinoforge.data.toyworld.pollution import png
 from dinoforge.model.table import build
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
+from dinoforge.recipes.opened import training_rows
 from dinoforge.recipes.settle import settle, to_yaml
 from planted import MILD, POOL, planted
 
@@ -159,7 +160,10 @@ def test_a_scan_knows_exact_copies_alone(tmp_path, capsys):
         dinoforge.contains(in_=str(tmp_path / "m.parquet"), images=SEEDS, threshold=0.9)
 
 
-@pytest.mark.parametrize(("options", "trained"), [("", "train"), ("?split=test", "test")])
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [("", "train"), ("?split=test", "test"), ("?split=Test", "test"), ("?split=training", "train")],
+)
 def test_a_run_was_trained_on_one_split_of_its_manifest(options, trained, tmp_path):
     manifest = str(tmp_path / "m.parquet")
     dinoforge.scan(data=SEEDS, out=manifest)
@@ -172,6 +176,19 @@ def test_a_run_was_trained_on_one_split_of_its_manifest(options, trained, tmp_pa
         found = dinoforge.contains(in_=str(tmp_path / "run"), images=f"{manifest}?split={split}")
         assert found.images == (splits == split).sum() > 0
         assert found.contained == (found.images if split == trained else 0)
+
+
+def test_a_manifest_that_was_written_anew_does_not_answer_for_a_run(tmp_path):
+    """Images that came since were not trained on, those that went were."""
+    manifest, run = str(tmp_path / "m.parquet"), tmp_path / "run"
+    dinoforge.scan(data=SEEDS, out=manifest)
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(settle({"recipe": "vit_micro.toy", "data": manifest}).recipe))
+    (run / "run.json").write_text(json.dumps({"data": training_rows(manifest).fingerprint}))
+    assert dinoforge.contains(in_=str(run), images=f"{manifest}?split=train").contained > 0
+    dinoforge.scan(data="toy://species?images=40&size=48&seed=3", out=manifest)
+    with pytest.raises(ConfigError, match="are others than those it was trained on"):
+        dinoforge.contains(in_=str(run), images=f"{manifest}?split=train")
 
 
 def test_multiplicity_becomes_a_weight(tmp_path):

@@ -332,6 +332,26 @@ class TestBadInput:
         assert facts["error"].startswith(f"No image of {mine / 'broken'} could be used; the last is 008.jpg: ")
         assert not (mine / ".f.embed").exists()
 
+    def test_what_is_not_its_own_is_not_replaced(self, place, tmp_path, capsys):
+        out = tmp_path / "f"
+        assert call(capsys, *words(place, out))[0] == 0
+        (out / "thesis.tex").write_text("years of work")
+        before = content(out)
+        code, facts, _ = call(capsys, *words(place, out))
+        assert (code, facts["error"]) == (
+            2,
+            f"out={out} holds thesis.tex besides what is to be replaced; give a new folder.",
+        )
+        assert content(out) == before
+
+    def test_features_are_not_written_among_the_images(self, place, tmp_path, capsys):
+        photos(tmp_path / "photos", 2)
+        out = tmp_path / "photos" / "features"
+        code, facts, _ = call(capsys, *words(place, out, f"data={tmp_path / 'photos'}"))
+        assert code == 2
+        assert "lies within data=" in facts["error"]
+        assert not out.exists()
+
     def test_features_that_were_there_are_replaced_and_stay_when_it_fails(self, place, tmp_path, capsys):
         out = tmp_path / "f"
         assert call(capsys, *words(place, out))[0] == 0

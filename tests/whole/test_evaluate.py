@@ -1,14 +1,16 @@
 """Evaluations as a user runs them: nothing is computed twice, leaks are told, and what cannot be asked is one line."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import dinoforge
-from dinoforge.base.errors import ConfigError, DataError
+from dinoforge.base.errors import ConfigError, DataError, Interrupted
 from dinoforge.base.files import read_lines
 from dinoforge.cli import execute
 from dinoforge.model.vit import VitConfig
@@ -292,3 +294,65 @@ def test_scores_without_leaks_that_cannot_be_had_cost_none_of_the_others(place, 
     assert ("health", "effective_rank_without_leaks") in found
     assert ("retrieval", "mAP_without_leaks") not in found
     assert "retrieval is not given without the leaked images: " in capsys.readouterr().err
+
+
+def test_what_a_later_task_lacks_is_said_before_an_earlier_one_is_measured(place, monkeypatch, capsys):
+    monkeypatch.setattr("dinoforge.evaluate.linear.fit_linear", lambda *_: pytest.fail("hours went into a head"))
+    words = ["evaluate", f"backbone={place / 'b'}", f"data={place / 'data'}"]
+    for tasks, said in (
+        (["tasks=linear,retrieval"], "has no groups"), (["tasks=linear,copies"], "has no groups"),
+        (["tasks=linear,knn", "knn.neighbours=25"], "knn.neighbours must be at most 24"),
+        (["tasks=linear,tracking"], "has no clips"), (["tasks=linear,correspondence"], "no two images"),
+        (["tasks=linear", "linear.batch=25"], "linear.batch must be at most 24"),
+    ):  # fmt: skip
+        assert execute([*words, *tasks]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_words_of_settings_are_no_files(place, tmp_path, monkeypatch):
+    """A folder that happens to be called as a setting's value changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "out": "s.jsonl", "features": "none",
+             "tasks": "linear", "linear.iterations": 20}  # fmt: skip
+    assert dinoforge.evaluate(**words).reused == []
+    (tmp_path / "test").mkdir()
+    assert dinoforge.evaluate(**words).reused == ["linear"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({}, "scores are not kept without out=, features of whole images are kept."),
+        ({"out": "s.jsonl"}, "scores so far are in s.jsonl, features of whole images are kept."),
+        ({"out": "s.jsonl", "features": "none"}, "scores so far are in s.jsonl."),
+        ({"features": "none"}, "nothing is kept, for that needs out= or features=."),
+    ],
+)
+def test_an_interruption_says_what_is_kept(words, said, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("dinoforge.verbs.evaluate.measured", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        dinoforge.evaluate(backbone=str(place / "b"), data=str(place / "data"), tasks="knn", **words)
+    assert f"SIGTERM received; {said} Run the same command to go on." in str(caught.value)
+
+
+def test_heads_of_classes_of_one_name_are_kept(place, tmp_path):
+    rows = [f"{path},{number % 3},{'ab'[number % 3 == 2]},{path.parts[-3]}"
+            for number, path in enumerate(sorted((place / "data").rglob("*.png")))]  # fmt: skip
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,label_name,split", *rows]) + "\n")
+    words = {"backbone": str(place / "b"), "data": str(tmp_path / "list.csv"), "features": "none", "tasks": "linear",
+             "linear.iterations": 20}  # fmt: skip
+    assert dinoforge.evaluate(**words, save_heads=str(tmp_path / "h")).scores
+    facts = json.loads((tmp_path / "h" / "linear" / "head.json").read_text())
+    assert facts["classes"] == ["a (0)", "a (1)", "b"]
+
+
+def test_an_interval_that_is_no_number_is_read_back_as_none(place, tmp_path):
+    out = tmp_path / "s.jsonl"
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "tasks": "knn", "out": str(out)}
+    dinoforge.evaluate(**words)
+    rows = [row | {"interval": [None, None]} for row in read_lines(out)]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = dinoforge.evaluate(**words)
+    assert (again.reused, {score.interval for score in again.scores}) == (["knn"], {None})

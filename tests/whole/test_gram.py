@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 import dinoforge
 from dinoforge.base.errors import ConfigError, RunError, WeightsError
 from dinoforge.base.files import read_lines
+from dinoforge.model.weights import load_backbone, save_backbone
 
 TINY = {
     "recipe": "vit_micro.toy", "backbone.width": 32, "backbone.depth": 1, "backbone.heads": 2,
@@ -93,6 +95,16 @@ def test_a_backbone_from_elsewhere(undisturbed, tmp_path, monkeypatch):
         RunError, match=f"holds another run. It differs in: gram {told['gram']} ->".replace("gram ", "gram +")
     ):
         train(out, f"{{backbone: {undisturbed}}}")
+
+
+def test_a_gram_teacher_of_other_colours_is_one_line(undisturbed, tmp_path):
+    """It would be shown pictures as it never saw them."""
+    ours = load_backbone(undisturbed)
+    how = ours.preprocessing.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    save_backbone(tmp_path / "other", replace(ours, preprocessing=how))
+    message = r"objective\.gram\.backbone=.* sees pictures with data\.augment\.colour\.mean=\[0\.5"
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path / "out", f"{{backbone: {tmp_path / 'other'}, start: 0.5}}")
 
 
 def test_what_cannot_hold_patches_is_one_line(undisturbed, tmp_path):

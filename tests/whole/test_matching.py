@@ -179,3 +179,26 @@ def test_its_own_run_and_nothing_are_no_teachers(teacher, tmp_path):
             train(teacher, place)
     with pytest.raises(WeightsError, match="nowhere does not exist"):
         train(tmp_path / "out", "nowhere")
+
+
+def test_a_run_that_matched_features_has_no_heads_to_teach_by(teacher, tmp_path):
+    """Said before anything is read of its checkpoint, and not as if that were damaged."""
+    train(tmp_path / "matched", teacher, **{"plan.images": 4})
+    words = TEACHER | {"backbone.patch": 8, "objective.head.prototypes": 65_536, "teacher": str(tmp_path / "matched")}
+    with pytest.raises(ConfigError, match="has no heads, for it was trained to match features"):
+        dinoforge.distil(out=tmp_path / "out", **words)
+
+
+def test_students_of_other_patches_cannot_share_a_teacher(teacher, tmp_path):
+    """It would have to look at views of another size for each; so too where init= says which patches they have."""
+    words = TINY | {"teacher": str(teacher), "out": tmp_path / "out"}
+    with pytest.raises(ConfigError, match=r"students a and b differ in backbone\.patch"):
+        dinoforge.distil(students={"a": {"backbone.patch": 8}, "b": {"backbone.patch": 16}}, **words)
+    other = tmp_path / "other"
+    dinoforge.pretrain(out=other, **TEACHER | {"backbone.patch": 8})
+    words = {name: value for name, value in words.items() if not name.startswith("backbone.")}
+    words["data.augment.global_pixels"] = 56  # of whole patches of 8 and of the recipe's 14
+    starts = {"a": {"init": str(teacher)}, "b": {"init": str(other)}}
+    with pytest.raises(ConfigError, match="students start from backbones of patches a: 4, b: 8"):
+        dinoforge.distil(students=starts, **words)
+    assert not (tmp_path / "out").exists()

@@ -289,6 +289,19 @@ def test_changed_and_broken_and_vanished_pictures(place, tmp_path, capsys):
     assert not {name for name in after if name.endswith(("/1.png.png", "/2.png.png"))}
 
 
+def test_what_a_library_raises_costs_one_picture(place, tmp_path, capsys, monkeypatch):
+    for number in range(2):
+        picture(tmp_path / "photos" / f"{number}.png", 20, 30, seed=number)
+    from dinoforge.data.sources import files
+
+    for kind in [one for one in vars(files).values() if isinstance(one, type) and "encoded" in vars(one)]:
+        encoded = kind.encoded
+        monkeypatch.setattr(kind, "encoded", lambda self, row, read=encoded: read(self, row) if row else 1 / 0)
+    code, facts, err = call(capsys, *words(place, "heads/mine", tmp_path / "o", f"images={tmp_path / 'photos'}"))
+    assert (code, facts["images"], facts["quarantined"]) == (0, 1, 1)
+    assert "Set aside 0.png: cannot be read: ZeroDivisionError" in err
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 60), (60, 1)])
 def test_pictures_smaller_than_a_patch(size, place, tmp_path, capsys):
     picture(tmp_path / "p" / "x.png", *size)

@@ -120,19 +120,19 @@ def test_pictures(trained, tmp_path, execute):
 
 
 @pytest.mark.parametrize("verb", ["pca", "attention", "match"])
-def test_pictures_of_mine_are_not_written_over(verb, trained, tmp_path, execute):
+def test_nothing_is_drawn_among_pictures_of_mine(verb, trained, tmp_path, execute):
+    """Neither over one of them, nor as one more, which every later command would read."""
     for name in ("a.png", "b.png"):
         Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / name)
     before = (tmp_path / "a.png").read_bytes()
     for images in (tmp_path, tmp_path / "a.png"):
         code, facts = execute(verb, f"backbone={trained}", f"images={images}", f"out={tmp_path / 'a.png'}")
         assert code == 2
-        assert (
-            facts["error"]
-            == f"out={tmp_path / 'a.png'} is there already and lies within images={images}; give another name."
-        )
+        said = f"out={tmp_path / 'a.png'} lies within images={images} and would be one of them; give a place beside it."
+        assert facts["error"] == said
     assert (tmp_path / "a.png").read_bytes() == before
-    assert execute(verb, f"backbone={trained}", f"images={tmp_path}", f"out={tmp_path / 'new.png'}")[0] == 0
+    assert execute(verb, f"backbone={trained}", f"images={tmp_path}", f"out={tmp_path / 'new.png'}")[0] == 2
+    assert not (tmp_path / "new.png").exists()
 
 
 def test_a_larger_side_gives_a_finer_grid(trained):

@@ -17,11 +17,12 @@ pytestmark = pytest.mark.dist
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "pretrain.sbatch"
 COMMANDS = {
-    # Starts the tasks, hands SIGTERM on as slurmstepd does, ends with the highest status.
+    # Starts the tasks (with as many cores as the job asked for, which is said again since 22.05), hands SIGTERM on as slurmstepd does, ends with the highest status.
     "srun": """
 import os, signal, subprocess, sys
+assert sys.argv[1] == "--cpus-per-task=5"
 tasks = [
-    subprocess.Popen(sys.argv[1:], env={**os.environ, "SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)})
+    subprocess.Popen(sys.argv[2:], env={**os.environ, "SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)})
     for n in range(int(os.environ["SLURM_NTASKS"]))
 ]
 signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks])
@@ -45,7 +46,7 @@ def test_a_job_that_is_stopped_queues_itself_and_goes_on(tmp_path):
         (commands / name).chmod(0o755)
     environment = {
         **os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1",
-        "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": str(free_port() - 20000),
+        "SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "5", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": str(free_port() - 20000),
         "SLURM_JOB_NODELIST": "here", "SAID": str(said),
     }  # fmt: skip
     words = [WORLD, f"out={out}", *TINY, "plan.images=1600", "plan.checkpoint_images=800", "--json"]

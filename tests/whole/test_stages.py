@@ -92,6 +92,17 @@ def test_steps_images_and_groups_are_counted_over_the_whole_run(undisturbed):
     assert [row["step"] for row in rows(out) if "knn" in row] == [0, 3, 5, 10]
 
 
+def test_a_phase_goes_on_from_a_run_that_began_from_a_backbone(tmp_path, undisturbed):
+    """Its position table is of the first stage's size."""
+    low = {key: value for key, value in TINY.items() if not key.startswith(("high_resolution.", "objective.gram."))}
+    assert dinoforge.pretrain(out=tmp_path / "start", **low).steps == 5
+    words = {
+        key: value for key, value in TINY.items() if not key.startswith("backbone.") or key == "backbone.drop_path"
+    }
+    done = dinoforge.pretrain(out=tmp_path / "on", **words | {"init": str(tmp_path / "start")})
+    assert (done.steps, load_backbone(tmp_path / "on").config.pixels) == (LAST, 64)
+
+
 def test_schedules_are_those_of_each_stage(undisturbed):
     """Warm-up 0.4 of five steps is two, of which the first is 0 and the second the peak."""
     out, _, _ = undisturbed

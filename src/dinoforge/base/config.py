@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import yaml
@@ -25,10 +26,11 @@ def _count(value: object) -> object:
     """``5M`` -> 5000000, ``1.5k`` -> 1500; anything else is left for pydantic to judge."""
     if isinstance(value, str) and value[-1:] in _SUFFIXES:
         try:
-            number = float(value[:-1]) * _SUFFIXES[value[-1]]
-        except ValueError:
+            number = Decimal(value[:-1]) * _SUFFIXES[value[-1]]
+            if abs(number) < 2**63 and number == number.to_integral_value():
+                return int(number)
+        except InvalidOperation:  # no number, or none that compares
             return value
-        return int(number) if number == int(number) else value
     return value
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -97,10 +95,17 @@ def matmul_rate(dtype: torch.dtype, *, side: int, device: torch.device) -> float
     for _ in range(4):
         began = time.perf_counter()
         left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given; a processor has, always."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def choose_precision(wish: str, device: torch.device) -> Choice:
@@ -156,45 +161,6 @@ def _choose_on_cpu(wish: str, device: torch.device) -> Choice:
 def compute_context(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """The context in which networks compute in that precision; master weights stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Memory in all: of the GPU, else of the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def free_memory_bytes(device: torch.device) -> int:
-    """Memory that can be had now: of the GPU, else of the machine (Linux: what can be given without swapping)."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    info = Path("/proc/meminfo")
-    lines = dict(line.split(":") for line in info.read_text().splitlines()) if info.exists() else {}
-    if "MemAvailable" in lines:
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; where the system does not tell (no /proc), the most it has held."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return peak_bytes(torch.device("cpu"))
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has held: on the GPU by torch's count, else resident."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else []:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    # On Linux this one would count what the starting process held before it became this one.
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kibibytes
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 import torch
 
+from dinoforge.base.hardware import wait_for
 from dinoforge.base.random import numpy_generator
 from dinoforge.data.augment import AugmentConfig, Views, draw_views
 from dinoforge.data.decode import RGB, Broken, Reading, open_picture
@@ -110,6 +111,5 @@ def _coloured(many: list[Views], augment: AugmentConfig, device: torch.device) -
     for part, own in ((wide, colours[: len(wide)]), (near, colours[len(wide) :])):
         if len(part):
             recolour(part.flatten(0, 1).to(device), own.flatten(0, 1), augment.colour)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - begun

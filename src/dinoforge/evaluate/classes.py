@@ -5,7 +5,8 @@ Axes: N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,12 @@ def classes_of(known: Source, asked: Source) -> Classes:
     if renamed:
         raise DataError(f"Classes of {known.address} and {asked.address} differ: {_listed(renamed)}.")
     return Classes(np.asarray(list(ours)), tuple(ours.values()))
+
+
+def told_apart(names: Sequence[str], labels: Sequence[int]) -> tuple[str, ...]:
+    """The same names; behind one that several classes have stands the class's number (ImageNet has two cranes)."""
+    many = Counter(names)
+    return tuple(name if many[name] == 1 else f"{name} ({label})" for name, label in zip(names, labels, strict=True))
 
 
 def _names(source: Source) -> Mapping[int, str]:

@@ -167,4 +167,4 @@ def _scores(decisions: Decisions, precision: np.ndarray, protocol: str) -> list[
     ]  # fmt: skip
 
 
-COPIES = Evaluation(CopiesConfig, "gallery", _measure, images=("background",))
+COPIES = Evaluation(CopiesConfig, "gallery", _measure, check=lambda sides, _: originals(sides), images=("background",))

@@ -233,4 +233,6 @@ def _pooled(right: Float64[np.ndarray, " P"], counts: Float64[np.ndarray, " P"])
     return lambda rows: right[rows].sum(axis=-1) / counts[rows].sum(axis=-1)
 
 
-CORRESPONDENCE = Evaluation(CorrespondenceConfig, "asked", _measure, once=True)
+CORRESPONDENCE = Evaluation(
+    CorrespondenceConfig, "asked", _measure, check=lambda sides, config: chosen_pairs(sides.asked, config), once=True
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dinoforge.base.config import Config
 from dinoforge.data.sources.source import Source
@@ -37,12 +37,18 @@ class Evaluation:
     needs: Needs
     measure: Callable[..., list[Score]]
     """Of a frozen backbone (``Eyes``), the images (``Sides``) and the config; with ``heads`` also of ``save``, a folder."""
+    check: Callable[[Sides, Any], object] | None = None
+    """Raises where the images lack what it takes, or a setting does not go with them; looks at columns alone."""
     several: bool = False
     """Whether images may show several classes each (see ``several.py``)."""
     heads: bool = False
     """Whether a head is trained that can be kept: ``measure`` then takes ``save=``, the folder it is written to, or None."""
     images: tuple[str, ...] = ()
     """Settings that are addresses of further images."""
+    files: tuple[str, ...] = ()
+    """Settings that are files."""
+    draws: Callable[[Any], bool] | None = None
+    """Whether anything is drawn with a config; null: wherever it has a seed."""
     of_one_seed: tuple[str, ...] = ()
     """Settings that go with pictures of one seed, so not with ``seeds`` above 1."""
     once: bool = False

@@ -25,7 +25,7 @@ from dinoforge.base.config import Config, Count
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.random import torch_generator
 from dinoforge.data.sources.source import Source
-from dinoforge.evaluate.classes import Classes, classes_of
+from dinoforge.evaluate.classes import Classes, classes_of, told_apart
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.heads import HeadGrid, Inputs
 from dinoforge.evaluate.lists import listed, once
@@ -230,9 +230,10 @@ def saved_linear(path: Path, eyes: Eyes, known: Source, head: LinearHead) -> Non
     module = LinearClassifier(width, head.inputs.layers, len(head.classes)).requires_grad_(False)
     module.weight.zero_()[:, : head.weight.shape[1]] = head.weight
     module.bias.copy_(head.bias)
+    labels = tuple(head.classes.labels.tolist())
     facts = HeadFacts(
         kind="classification", width=width, blocks=tuple(range(depth - head.inputs.layers, depth)) if shown else (),
-        classes=head.classes.names, labels=tuple(head.classes.labels.tolist()), preprocessing=eyes.backbone.preprocessing,
+        classes=told_apart(head.classes.names, labels), labels=labels, preprocessing=eyes.backbone.preprocessing,
         backbone=eyes.backbone.fingerprint, data=known.fingerprint, protocol=head.protocol,
     )  # fmt: skip
     save_head(path, module, facts)
@@ -267,4 +268,6 @@ def _real_scores(asked: Source, head: LinearHead, logits: Float[Tensor, "N C"]) 
     return [Score("linear", "real_accuracy", right.mean(), "fraction", True, len(right), how, mean_interval(right))]
 
 
-LINEAR = Evaluation(LinearConfig, "classes", _measure, heads=True)
+LINEAR = Evaluation(
+    LinearConfig, "classes", _measure, check=lambda sides, config: extent(config, len(sides.known)), heads=True
+)

@@ -56,4 +56,6 @@ def _measure(eyes: Eyes, sides: Sides, config: LogisticConfig) -> list[Score]:
     return accuracy_scores("logistic", place, labels, classes=len(classes), protocol=protocol)
 
 
-LOGISTIC = Evaluation(LogisticConfig, "classes", _measure, several=True)
+LOGISTIC = Evaluation(
+    LogisticConfig, "classes", _measure, several=True, draws=lambda config: len(strengths(config)) > 1
+)

@@ -5,6 +5,8 @@ Axes: N images, C classes, M labels an image, R samples.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,9 +79,10 @@ def average_precision(scores: Float[np.ndarray, " N"], there: Int[np.ndarray, " 
 def mean_average_precision(scores: Float[np.ndarray, "N C"], there: Int[np.ndarray, "N C"]) -> float:
     """The mean of the classes' 11-point average precisions (VOC 2007), for images that may have several classes.
 
-    Classes without a positive are left out.
+    Classes without a positive are left out; NaN where all are.
     """
-    return float(np.nanmean([average_precision(*column) for column in zip(scores.T, there.T, strict=True)]))
+    each = np.asarray([average_precision(*column) for column in zip(scores.T, there.T, strict=True)])
+    return float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
 
 
 def tops(classes: int) -> dict[str, int]:

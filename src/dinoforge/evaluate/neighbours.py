@@ -17,13 +17,14 @@ from torch import Tensor
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError
+from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.classes import classes_of
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.knn import knn_votes
 from dinoforge.evaluate.lists import listed, rising
 from dinoforge.evaluate.metrics import accuracy_scores, ranks, top_scores
 from dinoforge.evaluate.score import Score
-from dinoforge.features.eyes import Eyes, Look
+from dinoforge.features.eyes import Eyes
 
 
 def _counted(counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -82,21 +83,20 @@ def best_of(counts: Sequence[int]) -> str:
     return f" (best on the test images of {', '.join(map(str, counts))})" if len(counts) > 1 else ""
 
 
-def _counts(config: VoteConfig, known: Look) -> list[int]:
-    """The numbers of neighbours that are tried."""
-    images = len(known.rows)
+def _counts(config: VoteConfig, known: Source, images: int) -> list[int]:
+    """The numbers of neighbours that are tried, of so many images."""
     if config.neighbours == VoteConfig.model_fields["neighbours"].default:
         return sorted({min(count, images) for count in config.neighbours})
     if config.neighbours[-1] > images:
         raise ConfigError(
-            f"knn.neighbours must be at most {images}, the images of {known.source.address}; got {list(config.neighbours)}."
+            f"knn.neighbours must be at most {images}, the images of {known.address}; got {list(config.neighbours)}."
         )
     return list(config.neighbours)
 
 
 def _measure(eyes: Eyes, sides: Sides, config: VoteConfig) -> list[Score]:
     known, asked = eyes.look(sides.known), eyes.look(sides.asked)
-    classes, counts = classes_of(known.source, asked.source), _counts(config, known)
+    classes, counts = classes_of(known.source, asked.source), _counts(config, known.source, len(known.rows))
     own = classes.of(asked.source).to(eyes.how.device)
     found = vote_ranks(
         (known.values, classes.of(known.source)), (asked.values.to(own.device), own), classes=len(classes), counts=counts,
@@ -110,4 +110,6 @@ def _measure(eyes: Eyes, sides: Sides, config: VoteConfig) -> list[Score]:
     return scores
 
 
-KNN = Evaluation(VoteConfig, "classes", _measure)
+KNN = Evaluation(
+    VoteConfig, "classes", _measure, check=lambda sides, config: _counts(config, sides.known, len(sides.known))
+)

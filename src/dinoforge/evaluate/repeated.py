@@ -13,9 +13,9 @@ from dinoforge.evaluate.score import Score
 from dinoforge.features.eyes import Eyes
 
 
-def seeded(evaluation: Evaluation) -> bool:
-    """Whether anything is drawn in it."""
-    return "seed" in evaluation.config.model_fields
+def seeded(evaluation: Evaluation, config: Config) -> bool:
+    """Whether anything is drawn in it with that config."""
+    return "seed" in evaluation.config.model_fields and (evaluation.draws is None or evaluation.draws(config))
 
 
 def measured(
@@ -28,7 +28,7 @@ def measured(
         save: Folder that the head of the first seed is written to.
     """
     kept = {} if save is None else {"save": save}
-    if seeds == 1 or not seeded(evaluation):
+    if seeds == 1 or not seeded(evaluation, config):
         return evaluation.measure(eyes, sides, config, **kept)
     first = int(config.model_dump()["seed"])
     numbers = range(first, first + seeds)

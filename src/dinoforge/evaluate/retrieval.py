@@ -75,7 +75,13 @@ def judged(
     return found
 
 
-def _measure(eyes: Eyes, sides: Sides, config: RetrievalConfig) -> list[Score]:
+def _wanted(sides: Sides, config: RetrievalConfig) -> tuple[Grades | None, tuple[np.ndarray, np.ndarray] | None, bool]:
+    """What is to be found: by lists, or by groups; and whether some queries have nothing in the gallery.
+
+    Raises:
+        ConfigError: A setting is for such queries, and there are none.
+        DataError: See ``groups_of`` and ``revisited``.
+    """
     lists = revisited(sides) if is_revisited(sides.asked) else None
     groups = None
     if lists is None:
@@ -84,6 +90,11 @@ def _measure(eyes: Eyes, sides: Sides, config: RetrievalConfig) -> list[Score]:
     for name in RecognitionConfig.model_fields if not distractors else ():
         if (value := getattr(config, name)) != RecognitionConfig.model_fields[name].default:
             raise ConfigError(f"retrieval.{name}={value} has no effect: no query is a distractor, one with group -1.")
+    return lists, groups, distractors
+
+
+def _measure(eyes: Eyes, sides: Sides, config: RetrievalConfig) -> list[Score]:
+    lists, groups, distractors = _wanted(sides, config)
     known, asked = looks(eyes, sides, long_side=config.longest)
     seen = f"cosine, {'the middle' if config.longest is None else f'long side {config.longest}'}"
     scores = []
@@ -130,4 +141,4 @@ def _mean(name: str, values: Float64[np.ndarray, " Q"], how: str) -> list[Score]
     return [Score("retrieval", name, value, "fraction", True, len(some), protocol, interval=spread)]
 
 
-RETRIEVAL = Evaluation(RetrievalConfig, "gallery", _measure)
+RETRIEVAL = Evaluation(RetrievalConfig, "gallery", _measure, check=_wanted)

@@ -196,7 +196,14 @@ def _opened(address: str, classes: Classes, known: Source) -> Source:
     found = whole if split is None else whole.select(np.flatnonzero(whole.columns["split"] == split))
     if "label" not in found.columns or (found.columns["label"] < 0).any():
         raise DataError(f"{found.address} has no labels, or not for every image.")
-    new = sorted({*_names(found)} - {*classes.names})
+    own = {*_names(found)}
+    twice = sorted(name for name in own if classes.names.count(name) > 1)
+    if twice:
+        raise DataError(
+            f"{known.address} has several classes of the name {', '.join(map(repr, twice[:_NAMED]))}, and those of "
+            f"{found.address} are matched by name (robustness.also); give each a name of its own (column label_name)."
+        )
+    new = sorted(own - {*classes.names})
     if new:
         raise DataError(
             f"{found.address} has {len(new)} classes that {known.address} lacks, such as {', '.join(new[:_NAMED])}; they are "
@@ -240,4 +247,6 @@ def among(logits: Float[Tensor, "N C"], own: list[str], names: tuple[str, ...]) 
     return ranks(logits[:, columns], torch.tensor([place[name] for name in own]))
 
 
-ROBUSTNESS = Evaluation(RobustnessConfig, "classes", _measure, images=("also",), of_one_seed=("reference",), once=True)
+ROBUSTNESS = Evaluation(
+    RobustnessConfig, "classes", _measure, images=("also",), files=("reference",), of_one_seed=("reference",), once=True
+)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dinoforge.base.config import Count
 from dinoforge.base.random import torch_generator
 from dinoforge.data.sources.source import Source
+from dinoforge.evaluate.classes import told_apart
 from dinoforge.evaluate.dense.infer import Scales, ViewingConfig, viewed
 from dinoforge.evaluate.dense.labels import Ignored, MaskClasses, labelled_sides
 from dinoforge.evaluate.dense.learn import learn
@@ -173,7 +174,8 @@ def _facts(
 ) -> HeadFacts:  # fmt: skip
     """What is put down beside a head."""
     return HeadFacts(
-        kind="segmentation", width=trunk.width, blocks=trunk.numbers, norm=trunk.norm, classes=classes.names,
+        kind="segmentation", width=trunk.width, blocks=trunk.numbers, norm=trunk.norm,
+        classes=told_apart(classes.names, range(len(classes))),
         ignore=classes.ignore, short_side=short_side, window=window if config.inference == "slide" else None,
         scales=config.scales, flip=config.flip, preprocessing=eyes.backbone.preprocessing,
         backbone=eyes.backbone.fingerprint, data=known.fingerprint, protocol=how,

@@ -117,4 +117,5 @@ def several_scores(known: Look, asked: Look, *, config: LogisticConfig, device: 
         for place, name in enumerate(names) if (theirs[:, place] == 1).any()
     ]  # fmt: skip
     value = mean_average_precision(found, theirs)
-    return [Score("logistic", "map11", value, "fraction", True, len(theirs), protocol, interval=within), *each]
+    sure = within if np.isfinite(within).all() else None  # in a sample drawn for it nobody showed a class: so few do
+    return [Score("logistic", "map11", value, "fraction", True, len(theirs), protocol, interval=sure), *each]

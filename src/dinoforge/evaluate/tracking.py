@@ -216,4 +216,4 @@ def _score(name: str, unit: str, values: Float64[np.ndarray, " n"], how: str) ->
     return Score(_TASK, name, float(values.mean()), unit, unit == "fraction", len(values), how, interval=spread)
 
 
-TRACKING = Evaluation(TrackingConfig, "asked", _measure, once=True)
+TRACKING = Evaluation(TrackingConfig, "asked", _measure, check=lambda sides, _: clips_of(sides.asked), once=True)

@@ -100,4 +100,4 @@ def _measure(eyes: Eyes, sides: Sides, config: VideoConfig) -> list[Score]:
     return [replace(score, task="video", protocol=f"{about}; {score.protocol}") for score in scores]
 
 
-VIDEO = Evaluation(VideoConfig, "clips", _measure)
+VIDEO = Evaluation(VideoConfig, "clips", _measure, draws=lambda config: config.head == "linear")

@@ -7,6 +7,7 @@ models/eva.py); where timm is installed it is tried, elsewhere it is said that i
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def settings(config: VitConfig, how: Preprocessing, *, hidden: int) -> dict[str,
             "input_size": [many, how.side, how.side],
             "fixed_input_size": False,
             "interpolation": "bicubic",
-            "crop_pct": how.side / how.short_side,
+            "crop_pct": _share(how.side, how.short_side),
             "crop_mode": "center",
             "mean": mean,
             "std": std,
@@ -104,6 +105,12 @@ def settings(config: VitConfig, how: Preprocessing, *, hidden: int) -> dict[str,
             "classifier": "head",
         },
     }
+
+
+def _share(side: int, short_side: int) -> float:
+    """The part of the short side that is cut out; timm divides by it, rounds down, and is to find that side again."""
+    share = side / short_side
+    return share if math.floor(side / share) == short_side else math.nextafter(share, 0.0)
 
 
 def _reopen(folder: Path, _written: Written) -> Reopened:

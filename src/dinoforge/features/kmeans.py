@@ -55,39 +55,49 @@ def kmeans(vectors: Float[np.ndarray, "N D"], *, clusters: int, seed: int, confi
     Raises:
         ConfigError: Fewer vectors to learn from than clusters.
     """
-    x = unit_rows(vectors) if config.spherical else np.ascontiguousarray(vectors, dtype=np.float32)
-    if not 1 <= clusters <= len(x):
-        raise ConfigError(f"k-means takes 1 cluster to as many as there are vectors, {len(x)}; got {clusters}.")
-    rng = numpy_generator(seed, "k-means", clusters, len(x))
-    learned = x
-    if config.sample is not None and config.sample * clusters < len(x):
-        learned = x[np.sort(rng.choice(len(x), config.sample * clusters, replace=False))]
+    many = len(vectors)
+    if not 1 <= clusters <= many:
+        raise ConfigError(f"k-means takes 1 cluster to as many as there are vectors, {many}; got {clusters}.")
+    rng, rows = numpy_generator(seed, "k-means", clusters, many), None
+    if config.sample is not None and config.sample * clusters < many:
+        rows = np.sort(rng.choice(many, config.sample * clusters, replace=False))
+    # Vectors may lie on the disk and be more than memory holds: no more of them are made ready than are learned from.
+    learned = _ready(vectors if rows is None else vectors[rows], config)
     if clusters <= GREEDY:
         centres = _first_centres(learned, clusters, rng)
     else:
         centres = learned[np.sort(rng.choice(len(learned), clusters, replace=False))]
     before = np.full(len(learned), -1)
     for _ in range(config.rounds):
-        assignment, _ = _assign(learned, centres)
+        assignment, _ = _assign(learned, centres, None)
         if (assignment == before).all():
             break
         centres, before = _means(learned, assignment, centres, spherical=config.spherical), assignment
-    return assigned(x, centres, config=config)
+    return assigned(vectors, centres, config=config)
 
 
 def assigned(vectors: Float[np.ndarray, "N D"], centres: Float[np.ndarray, "K D"], *, config: KmeansConfig) -> Clusters:
     """Every vector with its nearest centre; a function of any shard of vectors by itself."""
-    x = unit_rows(vectors) if config.spherical else np.ascontiguousarray(vectors, dtype=np.float32)
-    return Clusters(np.asarray(centres, dtype=np.float32), *_assign(x, centres))
+    return Clusters(np.asarray(centres, dtype=np.float32), *_assign(vectors, centres, config))
 
 
-def _assign(x: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centre of each vector and the squared distance to it."""
+def _ready(vectors: np.ndarray, config: KmeansConfig, *, first: int = 0) -> np.ndarray:
+    """As they are compared."""
+    return unit_rows(vectors, first=first) if config.spherical else np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _assign(x: np.ndarray, centres: np.ndarray, config: KmeansConfig | None) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centre of each vector and the squared distance to it.
+
+    Args:
+        config: How vectors are made ready; null: they are.
+    """
     index, distance = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
     held = np.ascontiguousarray(centres, dtype=np.float32)
     for start in range(0, len(x), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
-        near, at = knn(np.ascontiguousarray(x[some]), held, 1, metric=faiss.METRIC_L2)
+        part = np.ascontiguousarray(x[some]) if config is None else _ready(x[some], config, first=start)
+        near, at = knn(part, held, 1, metric=faiss.METRIC_L2)
         index[some], distance[some] = at[:, 0], near[:, 0]
     return index, np.maximum(distance, 0)
 

@@ -37,6 +37,10 @@ class Stored:
     facts: dict[str, Any]
 
 
+FILES = frozenset({"features.npy", "ids.parquet", "features.json", "quarantine.jsonl"})
+"""What a folder of features holds."""
+
+
 def write_features(
     path: Path, shards: Unfinished, *, columns: Mapping[str, np.ndarray], facts: Mapping[str, Any],
     set_aside: Iterable[Mapping[str, str]] = (),

@@ -167,8 +167,9 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor, _terms: Tensor) -> tuple[Tensor | None, ...]:
-        # In place, for nobody else has them, and a second way back would be refused.
-        found = (None if slope is None else slope.mul_(scale.to(slope.dtype)) for slope in ctx.saved_tensors)
+        # In place, for nobody else has them, and a second way back would be refused. With an axis the scale keeps its float32:
+        # a third, rounded to bf16, would be 0.2 % more.
+        found = (None if slope is None else slope.mul_(scale.view(1)) for slope in ctx.saved_tensors)
         return (*found, None, None, None, None)
 
 

@@ -10,7 +10,6 @@ Axes: B images, C channels, Y by X pixels, H by W patches, D channels of a token
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -313,6 +312,8 @@ def _hf_preprocessing(address: str, folder: Path, config: Any, channels: int) ->
 
 def _timm(address: str, name: str) -> Backbone:
     """A model of timm's, from its cache, or from a folder in its form."""
+    from dinoforge.model.processor import timm_preprocessing
+
     timm = _installed(address, "timm")
     place = at_home(name)
     try:
@@ -322,19 +323,9 @@ def _timm(address: str, name: str) -> Backbone:
         line = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise WeightsError(f"backbone {address} cannot be opened: {line} (nothing is downloaded here)") from None
     model = model.eval()
-    facts = timm.data.resolve_model_data_config(model)
-    channels, side = int(facts["input_size"][0]), int(facts["input_size"][-1])
-    if facts.get("interpolation", "bicubic") != "bicubic":
-        say(f"{address}: it resamples {facts['interpolation']}; here it is bicubic.")
-    preprocessing = Preprocessing.build(
-        {
-            "channels": channels,
-            "side": side,
-            "short_side": math.floor(side / facts.get("crop_pct", 1.0)),
-            "mean": tuple(facts["mean"]),
-            "std": tuple(facts["std"]),
-        }
-    )
+    preprocessing, differs = timm_preprocessing(timm.data.resolve_model_data_config(model))
+    for line in differs:
+        say(f"{address}: {line}.")
 
     def run(model: Any, images: Tensor) -> Output:
         tokens = model.forward_features(images)
@@ -348,7 +339,7 @@ def _timm(address: str, name: str) -> Backbone:
         Foreign(address, model, run),
         preprocessing,
         f"timm {type(model).__name__}",
-        channels,
+        preprocessing.channels,
     )
 
 

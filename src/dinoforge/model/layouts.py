@@ -54,7 +54,7 @@ def open_layout(place: Path) -> Opened:
     beside = place.is_dir() or (place.name in _FILES and (folder / "config.json").exists())
     settings = _settings(folder / "config.json") if beside else None
     if settings is not None and "architecture" in settings and "model_type" not in settings:
-        settings = None  # timm's, which says nothing that the tensors do not
+        settings = None  # timm's, which says of the architecture nothing that the tensors do not
     state, dropped = unwrapped(_read_folder(folder) if place.is_dir() else read_state(place))
     try:
         layout, parsed = _parsed(state, settings, place, folder)

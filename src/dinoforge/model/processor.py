@@ -1,18 +1,75 @@
-"""Hugging Face's ``preprocessor_config.json``, both ways: what an image goes through before a model."""
+"""What an image goes through before a model of other code: Hugging Face's ``preprocessor_config.json``, both ways; timm's."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dinoforge.base.errors import ConfigError, WeightsError
+from dinoforge.base.log import say
 from dinoforge.model.weights import Preprocessing
 
 FILE = "preprocessor_config.json"
 _BICUBIC = 3
 """Of Pillow's resampling filters."""
+_SATELLITE = "sat493m"
+"""In the name of the DINOv3 weights that saw satellite pictures: they have a mean and std of their own."""
+
+
+def preprocessing_beside(place: Path, channels: int) -> tuple[Preprocessing, list[str]]:
+    """What is done with images before weights of other code, and in words, which are said too, what is done otherwise there.
+
+    It is told by Hugging Face's or timm's file beside the weights, else by the weights' name.
+    """
+    folder = place if place.is_dir() else place.parent
+    if (folder / FILE).exists():
+        how, differs = read_processor(folder / FILE, channels)
+    elif (place.is_dir() or place.stem in {"model", "pytorch_model"}) and (facts := _of_timm(folder / "config.json")):
+        how, differs = facts
+        if how.channels != channels:
+            differs = [
+                f"config.json is for images of {how.channels} channels, the weights take {channels}: as without it"
+            ]
+            how = Preprocessing.usual(channels)
+    else:
+        how, differs = Preprocessing.usual(channels), []
+        if _SATELLITE in place.name and channels == 3:
+            how = how.model_copy(update={"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)})
+    for line in differs:
+        say(f"{place}: {line}.")
+    return how, differs
+
+
+def _of_timm(path: Path) -> tuple[Preprocessing, list[str]] | None:
+    """Ours for the ``pretrained_cfg`` of a folder that timm wrote; None where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("pretrained_cfg") if path.exists() else None
+        return None if found is None else timm_preprocessing(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = str(error).rstrip(".") if isinstance(error, ConfigError) else type(error).__name__
+        raise WeightsError(f"{path} does not describe what is done with images: {reason}.") from None
+
+
+def timm_preprocessing(facts: Mapping[str, Any]) -> tuple[Preprocessing, list[str]]:
+    """Ours for what timm says of a model's images, and in words what it does otherwise.
+
+    Raises:
+        ConfigError, KeyError, TypeError, ValueError: Not as timm writes it.
+    """
+    channels, side = int(facts["input_size"][0]), int(facts["input_size"][-1])
+    short = math.floor(side / float(facts.get("crop_pct") or 1.0))
+    values = {
+        "channels": channels,
+        "side": side,
+        "short_side": short,
+        "mean": tuple(facts["mean"]),
+        "std": tuple(facts["std"]),
+    }
+    way = facts.get("interpolation", "bicubic")
+    return Preprocessing.build(values), [] if way == "bicubic" else [f"it resamples {way}; here it is bicubic"]
 
 
 def read_processor(path: Path, channels: int) -> tuple[Preprocessing, list[str]]:

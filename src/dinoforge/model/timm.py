@@ -23,6 +23,8 @@ from dinoforge.model.vit import VitConfig
 
 _NO_MASK = "timm has no mask token; features without masks do not use it"
 _HEADS = ("head.", "fc_norm.", "head_dist.")
+_WIDTH_7B, _HEADS_7B = 4096, 32
+"""DINOv3's largest has heads of 128 channels, all others of 64, and no tensor tells them apart."""
 _BLOCK = re.compile(r"(blocks\.\d+)\.(.+)")
 _EVA = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
 _EVA_GATED = _EVA | {"mlp.fc2": "mlp.w3"}
@@ -113,7 +115,9 @@ def _parse_eva(state: Mapping[str, Tensor], _settings: Mapping[str, Any] | None,
     found |= {key: joined(parts, counts[key]) for key, parts in joins.items()}
     if "cls_token" in found:
         found["mask_token"] = torch.zeros_like(found["cls_token"][0])
-    known = {"positions": "rope", "norm_eps": NORM_EPS}
+    known: dict[str, Any] = {"positions": "rope", "norm_eps": NORM_EPS}
+    if "cls_token" in found and found["cls_token"].shape[-1] == _WIDTH_7B:
+        known["heads"] = _HEADS_7B
     return Parsed(config_of(found, name, known), found, dropped)
 
 

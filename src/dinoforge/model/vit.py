@@ -70,7 +70,7 @@ class VitConfig(Config):
     """Added to the variance in every norm; 1e-6 in DINOv2, 1e-5 in DINOv3's weights."""
     positions: Literal["table", "rope"] = "table"
     """``table``: learnt, added to the patches; ``rope``: rotary, in every block, for any image size and shape (DINOv3)."""
-    position_offset: float = Field(default=0.1, ge=0)
+    position_offset: float = Field(default=0.1, ge=0, lt=1)
     """Added to the grid when the position table is resampled; 0.1 without registers, 0 with them (official weights)."""
     position_antialias: bool = False
     """Whether that resampling is antialiased; true in the official register models."""
@@ -243,7 +243,7 @@ class Vit(nn.Module):
         x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
         if masks is not None:
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype).unsqueeze(0), x)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         if self.config.positions == "table":
             x = x + self.table_at(grid)
         if self.config.registers:

@@ -17,7 +17,6 @@ from dinoforge.base.config import Config, Ranges
 from dinoforge.base.errors import ConfigError, WeightsError, closest
 from dinoforge.base.files import new_folder, write_json, write_tensors, write_text
 from dinoforge.base.home import at_home
-from dinoforge.base.log import say
 from dinoforge.model.official import read_state
 from dinoforge.model.table import BACKBONES, empty
 
@@ -121,6 +120,7 @@ def load_backbone(path: str | Path) -> Backbone:
         WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit (they are named).
     """
     from dinoforge.model.layouts import open_layout
+    from dinoforge.model.processor import preprocessing_beside
 
     if str(path).startswith(("hf:", "timm:")):
         raise WeightsError(
@@ -139,18 +139,6 @@ def load_backbone(path: str | Path) -> Backbone:
     parsed = open_layout(place).parsed
     how, _ = preprocessing_beside(place, parsed.config.channels)
     return assembled(str(place), parsed.config, parsed.state, how)
-
-
-def preprocessing_beside(place: Path, channels: int) -> tuple[Preprocessing, list[str]]:
-    """What the image processor beside the weights does, as far as ours can, and in words what it does otherwise, which is said
-    too; the usual where there is none."""
-    from dinoforge.model.processor import FILE, read_processor
-
-    file = (place if place.is_dir() else place.parent) / FILE
-    how, differs = read_processor(file, channels) if file.exists() else (Preprocessing.usual(channels), [])
-    for line in differs:
-        say(f"{place}: {line}.")
-    return how, differs
 
 
 def _load_folder(folder: Path) -> Backbone:

@@ -11,8 +11,9 @@ import torch
 
 from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.hardware import Choice, cores, cpu_flags, cpu_has_bf16, matmul_rate, memory_bytes
+from dinoforge.base.hardware import Choice, cores, cpu_flags, cpu_has_bf16, matmul_rate
 from dinoforge.base.log import clock
+from dinoforge.base.memory import memory_bytes
 from dinoforge.data.loader import Group, Groups, Loader, share_of
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
@@ -24,7 +25,6 @@ from dinoforge.recipes.stages import PHASE, Stage, stages
 from dinoforge.recipes.teacher import design
 from dinoforge.train.distil import Design
 from dinoforge.train.forecast import Forecast, Job, Pace, forecast, pace
-from dinoforge.train.gram import GramConfig
 
 MANY_PASSES = 500
 """Passes over the data from which on a plan is warned of; the published runs on ImageNet-1k make 200."""
@@ -141,7 +141,7 @@ def _planned(
     """One stage as if alone; warned of is what it costs."""
     recipe, images, steps = stage.recipe, len(source), stage.steps
     plan = recipe.plan
-    found, micro_batch = _fitted(stage, where, precision, there)
+    found, micro_batch = fitted(stage, where, precision, there)
     facts = Planned(
         steps=steps,
         images=steps * plan.batch,
@@ -195,7 +195,7 @@ def _waits(its: Job, step: Step, there: Cluster) -> Iterator[str]:
     )
 
 
-def _fitted(stage: Stage, where: torch.device, precision: Choice, there: Cluster | None = None) -> tuple[Forecast, int]:
+def fitted(stage: Stage, where: torch.device, precision: Choice, there: Cluster | None = None) -> tuple[Forecast, int]:
     """How many images a rank computes at once, as asked or as many as fit into the budget, and what a step then needs.
 
     Where not even one group fits, that is what is returned.
@@ -267,7 +267,7 @@ def job(
         micro_batch=micro_batch,
         ranks=_ranks(there),
         elsewhere=there is not None and not there.here,
-        gram=_anchor(recipe.objective.gram, recipe.backbone),
+        gram=_anchor(recipe),
         teacher=_teacher(recipe),
         distil=recipe.distil,
     )
@@ -280,9 +280,9 @@ def _teacher(recipe: Recipe) -> Design | None:
 
 
 @cache
-def _anchor(gram: GramConfig | None, backbone: BackboneConfig) -> BackboneConfig | None:
+def _anchor(recipe: Recipe) -> BackboneConfig | None:
     """Architecture of the Gram teacher that is read from elsewhere; its file is read once."""
-    found = anchor(gram, backbone)
+    found = anchor(recipe)
     return None if found is None else found.config
 
 
@@ -369,7 +369,8 @@ def probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, 
 
 def _probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device, precision: Choice) -> Planned:
     """One stage with its speed."""
-    measured = step_pace(recipe, where, precision, memory=facts.memory_bytes, flops=facts.flops / facts.steps)
+    measured = step_pace(recipe, where, precision, memory=facts.memory_bytes, flops=facts.flops / facts.steps,
+                         at_once=facts.micro_batch)  # fmt: skip
     if isinstance(measured, str):
         warning = f"No time is predicted: {measured}."
         return replace(facts, warnings=[*facts.warnings, warning])
@@ -397,22 +398,23 @@ def _probed(facts: Planned, recipe: Recipe, source: Source, where: torch.device,
 
 
 def step_pace(
-    recipe: Recipe, where: torch.device, precision: Choice, *, memory: int, flops: float
+    recipe: Recipe, where: torch.device, precision: Choice, *, memory: int, flops: float, at_once: int
 ) -> Pace | str:  # fmt: skip
     """How long steps of a recipe take here without their data, measured on a few; or why that is not tried.
 
     Args:
         memory: Bytes that the run is forecast to take.
         flops: Operations that a step is forecast to take.
+        at_once: Images of a step that fit into that memory together.
     """
     group, batch = recipe.objective.group, recipe.plan.batch
     if memory > memory_bytes(where):
         return "the run does not fit into the memory of this machine"
     dtype = torch.bfloat16 if precision.precision == "bf16" else torch.float32
-    a_group = flops / batch * group / matmul_rate(dtype, side=512, device=where)
+    a_group = flops / batch * group / matmul_rate(dtype, side=2048 if where.type == "cuda" else 512, device=where)
     if a_group > PROBE_SECONDS:
         return f"one group of {group} images alone would take about {clock(a_group)}"
-    groups = min(batch // group, max(1, int(PROBE_SECONDS / 4 / a_group)))
+    groups = min(at_once // group, max(1, int(PROBE_SECONDS / 4 / a_group)))
     return pace(job(recipe, where, precision), images=groups * group)
 
 

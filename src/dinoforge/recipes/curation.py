@@ -11,11 +11,13 @@ core and GPUs that reach a share of their peak (``recipes/hardware.py``)::
                 scan  n * n * SEARCHED / C * UNEVEN * D * r.scan
                 exact n * COMPARED * D * r.compare
     leaks       the same, but that only evaluation images ask
-    components  n * PAIRS * r.join, twice: with and without those of evaluation images; in the memory of one process
+    components  n * PAIRS * r.join, twice: with and without those of evaluation images; in the memory of one process*
     embeddings  n * 2 * operations of a ViT-H/16 / (peak * REACHED)
-    clusters    256 K * 50 * K * E + n * K * E multiplications on GPUs, in fp32  # K clusters of E channels; FAISS's GPU build
-    retrieval   seeds against the same index as pairs, with E channels
+    clusters    256 K * 50 * K * E + n * K * E multiplications on a GPU*, in fp32  # K clusters of E channels; FAISS's GPU build
+    retrieval   seeds against the same index as pairs, with E channels; in one process*
 
+* These go by numbers of all images at once, in the process that was started: on one machine's cores, or on one GPU, while
+  other machines wait.
 * Without GPUs, what GPUs do is done by cores at r.multiply, which is as slow as it sounds.
 * Between stages shrink: 1.3 to 1.1 to 0.744 billion in DINOv2, app. A, as shares.
 * Images are read twice over the network, once to describe them and once to embed those that are left; vectors and codes lie on
@@ -123,8 +125,10 @@ class StageCost:
     """That are written and stay."""
     network_bytes: int = 0
     """That machines receive, all together."""
+    alone: bool = False
+    """Whether it runs in the one process that was started, on one machine's cores and one GPU, and others wait."""
     hours: float = 0.0
-    """On all machines, the slowest of cores, GPUs and network."""
+    """On the machines that take part, the slowest of cores, GPUs and network."""
     bound: str = "cores"
     """Which of the three that is."""
 
@@ -138,7 +142,7 @@ class PlannedCuration:
     core_hours: float
     gpu_hours: float
     seconds: float
-    """One stage after the other, all machines busy throughout."""
+    """One stage after the other, those that take part busy throughout."""
     images_per_second: float
     memory_bytes: int
     """The most that a task takes."""
@@ -225,6 +229,7 @@ def _stages(config: CurationPlanConfig, rates: Rates, device: Hardware | None) -
         disk_bytes=20 * edges,
         network_bytes=20 * edges,
         memory_bytes=JOINING * edges,
+        alone=True,
     )
     if config.keep_out_size:
         yield _searched("leaks", unique, config.keep_out_size, width, rates, each=config.task_queries)
@@ -243,21 +248,23 @@ def _stages(config: CurationPlanConfig, rates: Rates, device: Hardware | None) -
         learned = min(LEARNED * clusters, apart)
         products = (KmeansConfig().rounds * learned + apart) * clusters * channels
         yield _computed("clusters", apart, products, rates, device, disk=12 * apart, network=2 * channels * apart,
-                        memory=4 * channels * (clusters + learned), precision="fp32")  # fmt: skip
+                        memory=4 * channels * (clusters + learned), precision="fp32", alone=True)  # fmt: skip
     if config.seeds:
-        yield _searched("retrieval", apart, config.seeds, channels, rates, each=config.task_queries)
+        yield replace(
+            _searched("retrieval", apart, config.seeds, channels, rates, each=config.task_queries), alone=True
+        )
 
 
 def _computed(
     stage: str, images: int, products: float, rates: Rates, device: Hardware | None, *, disk: int, network: int,
-    memory: int = 2 * 2**30, precision: Precision = "bf16",
+    memory: int = 2 * 2**30, precision: Precision = "bf16", alone: bool = False,
 ) -> StageCost:  # fmt: skip
     """What GPUs do, or cores where there are none."""
     gpu = 2 * products / (device.peak(precision) * REACHED) / 3600 if device else 0.0
     core = 0.0 if device else products * rates.multiply / 3600
     return StageCost(
         stage=stage, images=images, core_hours=core, gpu_hours=gpu, disk_bytes=disk, network_bytes=network,
-        memory_bytes=memory,
+        memory_bytes=memory, alone=alone,
     )  # fmt: skip
 
 
@@ -289,11 +296,12 @@ def _searched(stage: str, rows: int, queries: int, width: int, rates: Rates, *, 
 
 
 def _timed(one: StageCost, config: CurationPlanConfig, device: Hardware | None) -> StageCost:
-    """The same with its hours, were all machines busy throughout."""
+    """The same with its hours, were all that take part busy throughout."""
+    machines, gpus = (1, 1) if one.alone else (config.machines, config.machines * device.devices if device else 0)
     times = {
-        "cores": one.core_hours / (config.machines * config.cores),
-        "GPUs": one.gpu_hours / (config.machines * device.devices) if device else 0.0,
-        "network": one.network_bytes / (config.machines * config.network * FLOWING) / 3600,
+        "cores": one.core_hours / (machines * config.cores),
+        "GPUs": one.gpu_hours / gpus if device else 0.0,
+        "network": one.network_bytes / (machines * config.network * FLOWING) / 3600,
     }
     bound = max(times, key=lambda name: times[name])
     return replace(one, hours=times[bound], bound=bound)

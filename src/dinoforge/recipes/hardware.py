@@ -26,8 +26,9 @@ import torch
 from torch import nn
 
 from dinoforge.base.errors import ConfigError, unknown
-from dinoforge.base.hardware import Precision, matmul_rate, memory_bytes
+from dinoforge.base.hardware import Precision, matmul_rate, wait_for
 from dinoforge.base.log import clock
+from dinoforge.base.memory import memory_bytes
 from dinoforge.model.heads import Head
 from dinoforge.model.table import BACKBONES, BackboneConfig
 from dinoforge.train.distil import Design
@@ -176,8 +177,7 @@ def _copy_rate(where: torch.device) -> float:
     for _ in range(4):
         began = time.perf_counter()
         target.copy_(source)
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+        wait_for(where)
         best = min(best, time.perf_counter() - began)
     return 2 * source.nbytes / best
 

@@ -102,8 +102,9 @@ SAME = {
     "crops.local_crops_size": "data.augment.local_pixels",
 }
 """Keys whose value is taken as it stands."""
+RAMP = "teacher.warmup_teacher_temp_epochs"
 SHARES = {
-    "teacher.warmup_teacher_temp_epochs": "plan.teacher_temperature.length",
+    RAMP: "plan.teacher_temperature.length",
     "optim.warmup_epochs": "plan.learning_rate.warmup",
     "optim.freeze_last_layer_epochs": "plan.last_layer_frozen",
 }
@@ -153,9 +154,11 @@ def translated(values: Mapping[str, Any], *, batch: int | None = None) -> Transl
         lines.append(f"{key} {_plain(flat[key])} -> {path} {_plain(value)}{f'  ({note})' if note else ''}")
 
     for key, path in SAME.items():
-        put(key, path, flat[key])
+        put(key, path, _reached(flat) if key == "teacher.teacher_temp" else flat[key])
     for key, path in SHARES.items():
-        put(key, path, flat[key] / epochs, f"share of {_plain(epochs)} epochs")
+        part = flat[key] / epochs
+        cut = part > 1 and key != "optim.warmup_epochs"  # without a rate that falls again there is no plan
+        put(key, path, 1.0 if cut else part, "all of the plan" if cut else f"share of {_plain(epochs)} epochs")
     gpus = f"{batch / group:g} GPUs" if batch > group else "one GPU assumed; plan.batch= says otherwise"
     put("train.batch_size_per_gpu", "objective.group", group)
     put("train.batch_size_per_gpu", "plan.batch", batch, gpus)
@@ -181,6 +184,13 @@ def translated(values: Mapping[str, Any], *, batch: int | None = None) -> Transl
     lines.append("Without meaning here: " + ", ".join(key for key in flat if key not in told) + ".")
     recipe = with_settings(Recipe(plan=PlanConfig(images=1)), settings)
     return Translation(recipe, lines)
+
+
+def _reached(flat: Mapping[str, Any]) -> float:
+    """The temperature that the teacher comes to: its warm-up may be longer than the plan, which then cuts it off."""
+    first, last = flat["teacher.warmup_teacher_temp"], flat["teacher.teacher_temp"]
+    steps, ramp = (flat[key] * flat["train.OFFICIAL_EPOCH_LENGTH"] for key in ("optim.epochs", RAMP))
+    return float(last if ramp <= steps else first + (last - first) * (steps - 1) / (ramp - 1))
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:

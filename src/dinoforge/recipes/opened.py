@@ -12,13 +12,11 @@ from dinoforge.base.log import say
 from dinoforge.data.sources.options import split_address
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import has_split, open_source
-from dinoforge.model.table import BackboneConfig
 from dinoforge.model.weights import Backbone, load_backbone
 from dinoforge.recipes.quality import same_eyes
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle
 from dinoforge.recipes.teacher import required
-from dinoforge.train.gram import GramConfig
 
 
 def opened(settings: Mapping[str, Any]) -> tuple[Recipe, Source, Backbone | None]:
@@ -57,13 +55,15 @@ def _with_architecture(recipe: Recipe, start: Backbone, given: Mapping[str, Any]
     return Recipe.build(recipe.model_dump() | {"backbone": architecture.model_dump()})
 
 
-def anchor(gram: GramConfig | None, backbone: BackboneConfig) -> Backbone | None:
+def anchor(recipe: Recipe) -> Backbone | None:
     """The backbone that is named as Gram teacher; None where none is.
 
     Raises:
-        ConfigError: It cuts pictures into other patches than the backbone that is trained, or takes other channels.
+        ConfigError: It cuts pictures into other patches than the backbone that is trained, takes other channels, or colours
+            that are normalised otherwise.
         WeightsError: It cannot be read.
     """
+    gram, backbone = recipe.objective.gram, recipe.backbone
     if gram is None or gram.backbone is None:
         return None
     found = load_backbone(gram.backbone)
@@ -73,6 +73,7 @@ def anchor(gram: GramConfig | None, backbone: BackboneConfig) -> Backbone | None
             raise ConfigError(
                 f"objective.gram.backbone={gram.backbone} has {name}={theirs}, which must be that of the backbone, {ours}."
             )
+    same_eyes(recipe, found.preprocessing, f"objective.gram.backbone={gram.backbone}")
     return found
 
 

@@ -203,6 +203,11 @@ class Recipe(Config):
                 raise ValueError(
                     f"{name}={pixels} is no multiple of backbone.patch={patch}; {near(pixels, patch)} would be."
                 )
+        if self.data.resize and self.data.resize < augment.global_pixels:
+            raise ValueError(
+                f"data.resize={self.data.resize} is smaller than the square that is cut out, data.augment.global_pixels="
+                f"{augment.global_pixels}; take at least that, or null for 256/224 of it."
+            )
         if getattr(self.backbone, "untie_local_norm", False) and not augment.local_views:
             raise ValueError(
                 "backbone.untie_local_norm=true has no effect with data.augment.local_views=0; leave it out."

@@ -66,11 +66,12 @@ def settle(settings: Mapping[str, Any]) -> Settled:
     named = str(name or DEFAULT_RECIPE)
     values = recipe(named).model_dump() if file is None else _read(Path(str(file)), batch=given.get("plan.batch"))
     derived = {}
-    sides = [value_at(Recipe, values, path) for path in ("backbone.pixels", "data.augment.global_pixels")]
-    if "backbone.pixels" not in given and sides[0] == sides[1] and "data.augment.global_pixels" in given:
-        # The position table is made for the global views; the two are changed together or not at all.
-        given["backbone.pixels"] = given["data.augment.global_pixels"]
-        derived["backbone.pixels"] = "derived from data.augment.global_pixels"
+    side = "data.augment.global_pixels"
+    for path in ("backbone.pixels", "data.resize") if side in given else ():
+        # The position table is made for the global views, and features are taken at their size: what equals it goes with it.
+        if path not in given and value_at(Recipe, values, path) == value_at(Recipe, values, side):
+            given[path] = given[side]
+            derived[path] = f"derived from {side}"
     settled = merged(Recipe, values, given)
     origins = _origins(settled, "file" if file is not None else "recipe")
     origins |= dict.fromkeys(given, "command line") | derived

@@ -146,6 +146,8 @@ def _run(run: Path, address: str) -> tuple[Recipe, Saved]:
 
 def _misfits(recipe: Recipe, theirs: Recipe) -> Iterator[str]:
     """What a student cannot be held to, one reason each."""
+    if theirs.distil is not None and theirs.distil.matching is not None:
+        yield "has no heads, for it was trained to match features; match its own (recipe=vit_small.matched)."
     for name in ("patch", "channels"):
         has, wanted = getattr(theirs.backbone, name), getattr(recipe.backbone, name)
         if has != wanted:

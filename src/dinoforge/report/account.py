@@ -41,6 +41,8 @@ class Account:
     """config.yaml, read."""
     config: str
     """config.yaml, as it is."""
+    apart: frozenset[int]
+    """Steps at which quality was measured otherwise than at last, of other images or at another size: not to be compared."""
     run: dict[str, Any]
     summary: dict[str, Any]
     plan: dict[str, Any]
@@ -66,6 +68,12 @@ class Account:
             return np.zeros(0), np.zeros(0)
         there = np.isfinite(values)
         return self.series["step"][there], values[there]
+
+    def compared(self, name: str) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """The same of a measure of quality, as far as it was measured as at last."""
+        steps, values = self.points(name)
+        alike = ~np.isin(steps, [*self.apart])
+        return steps[alike], values[alike]
 
     @property
     def seconds(self) -> float | None:
@@ -119,11 +127,13 @@ def read_account(folder: Path) -> Account:
     series = _series(folder / "metrics.jsonl")
     saved, events = _newest_checkpoint(folder / "checkpoints"), list(_rows(folder / "events.jsonl"))
     step = int(series["step"][-1]) if len(series["step"]) else 0
+    apart = _apart(summary.get("history") or saved.get("history"))
     found: dict[str, Any] = {
         "folder": folder, "step": step, "steps": _steps(summary, settings, run), "series": series,
-        "settings": settings, "config": config, "run": run, "summary": summary, "plan": _facts(folder / "plan.json"),
+        "settings": settings, "config": config, "apart": apart, "run": run, "summary": summary,
+        "plan": _facts(folder / "plan.json"),
         "curation": _facts(folder / "curation.json") or _facts(folder.parent / "curation.json"),
-        "baselines": _baselines(folder, summary, settings, series),
+        "baselines": _baselines(folder, summary, settings, series, apart),
         "events": [str(row.get("sentence", "")) for row in events],
         "quarantine": [
             {"id": str(row.get("id", "")), "reason": str(row.get("reason", ""))}
@@ -158,6 +168,15 @@ def _state(
     return "interrupted" if step > 0 and saved.get("step") == step else "crashed"
 
 
+def _apart(history: Any) -> frozenset[int]:
+    """Steps at which quality was measured by another protocol than the last time."""
+    rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
+    return frozenset(
+        int(step) for row in rows
+        if row.get("protocol") != rows[-1].get("protocol") and math.isfinite(step := number(row.get("step")))
+    )  # fmt: skip
+
+
 def _steps(summary: dict[str, Any], settings: dict[str, Any], run: dict[str, Any]) -> int | None:
     """Planned steps: of the summary, else worked out from the images or passes of the plan and the high-resolution phase."""
     said = number(summary.get("steps"))
@@ -181,13 +200,17 @@ def _steps_of(plan: Any, run: dict[str, Any]) -> int | None:
 
 
 def _baselines(
-    folder: Path, summary: dict[str, Any], settings: dict[str, Any], series: dict[str, np.ndarray]
+    folder: Path,
+    summary: dict[str, Any],
+    settings: dict[str, Any],
+    series: dict[str, np.ndarray],
+    apart: frozenset[int],
 ) -> dict[str, float]:
     """Known k-NN baselines; a run from fresh weights has measured the untrained backbone itself, before its first step."""
     told = {**summary, **_facts(folder / "baselines.json")}
     found = {name: value for name in BASELINES if math.isfinite(value := number(told.get(name)))}
     knn = series.get("knn", np.zeros(0))
-    measured = len(knn) > 0 and series["step"][0] == 0 and np.isfinite(knn[0])
+    measured = len(knn) > 0 and 0 not in apart and series["step"][0] == 0 and np.isfinite(knn[0])
     if "knn_untrained" not in found and measured and settings.get("init") is None:
         found["knn_untrained"] = float(knn[0])
     return found

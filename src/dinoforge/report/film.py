@@ -114,7 +114,8 @@ class Film:
             for _, images in pictures(kept, self.preprocessing, on_broken=self.on_broken, rows_at_once=64)
             for thumbnail in (_small(image) for image in images)
         ]
-        names = kept.columns.get("label_name", kept.columns.get("label", np.full(len(kept), "")))
+        label = kept.columns.get("label", np.full(len(kept), -1))
+        names = np.where(label < 0, "", kept.columns.get("label_name", label).astype(np.str_))
         _save(
             self.folder / "images.npz", thumbnails=np.stack(small), queries=np.int64(queries),
             source=np.str_(self.of), rows=self.spread[rows],

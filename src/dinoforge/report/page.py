@@ -114,10 +114,10 @@ def _facts(account: Account) -> list[tuple[str, str]]:
     found = [("step", f"{account.step:,}" + (f" of {account.steps:,}" if account.steps else ""))]
     if math.isfinite(account.images):
         found.append(("images seen", whole(account.images)))
-    knn = account.points("knn")[1]
+    knn = account.compared("knn")[1]
     if len(knn):
         found.append(("k-NN accuracy", f"{knn[0]:.3f} → {knn[-1]:.3f}" if len(knn) > 1 else f"{knn[0]:.3f}"))
-    rank = account.points("rank")[1]
+    rank = account.compared("rank")[1]
     if len(rank):
         found.append(("effective rank", f"{rank[0]:.1f} → {rank[-1]:.1f}" if len(rank) > 1 else f"{rank[0]:.1f}"))
     return [*found, ("time", _duration(account.seconds))]
@@ -174,11 +174,11 @@ def _curves(account: Account) -> list[dict[str, Any]]:
 
 def _scores(account: Account) -> list[dict[str, Any]]:
     """k-NN of the backbone beside what it has to beat."""
-    knn = account.points("knn")[1]
+    steps, knn = account.compared("knn")
     rows = [{"name": _BASELINE_NAMES[name], "value": account.baselines[name], "own": False}
             for name in BASELINES if name in account.baselines]  # fmt: skip
-    if len(knn) > 1:
-        rows += [{"name": "trained, best", "value": float(knn[1:].max()), "own": True},
+    if (steps > 0).any():
+        rows += [{"name": "trained, best", "value": float(knn[steps > 0].max()), "own": True},
                  {"name": "trained, last", "value": float(knn[-1]), "own": True}]  # fmt: skip
     return rows
 

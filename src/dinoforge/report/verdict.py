@@ -54,16 +54,17 @@ def _progress(account: Account) -> str:
 
 
 def _knn(account: Account) -> str:
-    steps, values = account.points("knn")
+    steps, values = account.compared("knn")
     if len(values) < 2:
-        return f"k-NN accuracy {values[0]:.3f} before the first step" if len(values) else ""
+        when = "before the first step" if len(values) and steps[0] == 0 else "at the only look so far"
+        return f"k-NN accuracy {values[0]:.3f} {when}" if len(values) else ""
     best = int(values.argmax())
     at_best = f" (best {values[best]:.3f} at step {int(steps[best]):,})" if values[best] > values[-1] else ""
     return f"k-NN accuracy from {values[0]:.3f} to {values[-1]:.3f}{at_best}"
 
 
 def _rank(account: Account) -> str:
-    _, values = account.points("rank")
+    _, values = account.compared("rank")
     if not len(values):
         return ""
     width = number(account.setting("backbone.width"))
@@ -77,13 +78,13 @@ def _bad(account: Account) -> list[str]:
     trained = account.series["step"] > 0
     if total is not None and trained.any() and not math.isfinite(total[trained][-1]):
         found.append("the last loss is not finite")
-    _, ranks = account.points("rank")
+    _, ranks = account.compared("rank")
     width = number(account.setting("backbone.width"))
     floor = max(2.0, _COLLAPSED * width) if math.isfinite(width) else 2.0
     if len(ranks) > 1 and ranks[-1] < floor:
         found.append(f"an effective rank below {floor:.0f} says that the features have collapsed")
-    _, knn = account.points("knn")
-    if len(knn) > 1 and knn[-1] < knn[0]:
+    steps, knn = account.compared("knn")
+    if len(knn) > 1 and steps[0] == 0 and knn[-1] < knn[0]:
         found.append("k-NN accuracy is below that of the backbone before training")
     return found
 
@@ -91,14 +92,14 @@ def _bad(account: Account) -> list[str]:
 def _doubts(account: Account) -> list[str]:
     """What deserves a look."""
     found = []
-    _, ranks = account.points("rank")
+    _, ranks = account.compared("rank")
     if len(ranks) > 1 and ranks[-1] < _FELL * ranks.max():
         found.append(f"effective rank fell from {ranks.max():.1f}")
-    _, knn = account.points("knn")
+    steps, knn = account.compared("knn")
     if len(knn) > 1:
         if knn[-1] < knn.max() - _BACK:
             found.append(f"k-NN accuracy fell back from {knn.max():.3f}")
-        if 0 <= knn[-1] - knn[0] < 0.01:
+        if steps[0] == 0 and 0 <= knn[-1] - knn[0] < 0.01:
             found.append("k-NN accuracy has not risen yet")
         above = [name for name in ("knn_pixels", "knn_histogram") if account.baselines.get(name, 0.0) > knn[-1]]
         if above:

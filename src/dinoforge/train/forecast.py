@@ -24,7 +24,8 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from dinoforge.base import dist
-from dinoforge.base.hardware import Precision, compute_context, resident_bytes
+from dinoforge.base.hardware import Precision, compute_context, wait_for
+from dinoforge.base.memory import resident_bytes
 from dinoforge.data.augment import GLOBAL_VIEWS, PARAMETERS, AugmentConfig
 from dinoforge.data.batch import Batch
 from dinoforge.data.masks import MaskConfig
@@ -400,8 +401,7 @@ def _pace(job: Job, images: int, steps: int) -> Pace:
     marks: list[float] = []
 
     def mark(done: Done | None = None) -> None:
-        if job.device.type == "cuda":
-            torch.cuda.synchronize(job.device)
+        wait_for(job.device)
         marks.append(time.perf_counter())
 
     adamw.register_step_pre_hook(lambda *_: mark())

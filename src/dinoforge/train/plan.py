@@ -51,7 +51,7 @@ class PlanConfig(Config):
     batch: int = Field(default=1024, gt=0)
     """Images a step, over all devices and accumulation."""
     learning_rate: Cosine = Cosine(start=0.0, peak=4e-3, end=1e-6, warmup=0.1)
-    """Learning rate at the reference batch of 1,024 images; scaled by ``rate_scaling``, all but its end."""
+    """Learning rate at the reference batch of 1,024 images; its peak is scaled by ``rate_scaling``."""
     rate_scaling: Literal["sqrt", "none"] = "sqrt"
     """``sqrt``: the peak is multiplied by the root of batch / 1024 (DINOv2's only rule)."""
     last_layer_frozen: float = Field(default=0.01, ge=0, le=1)
@@ -85,10 +85,11 @@ class PlanConfig(Config):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"plan.betas must lie in [0, 1); got {list(self.betas)}.")
-        for name in ("weight_decay", "teacher_momentum"):
-            schedule: Cosine = getattr(self, name)
-            if not (schedule.peak >= 0 and (name == "weight_decay" or max(schedule.peak, schedule.end) <= 1)):
-                raise ValueError(f"plan.{name}.peak must lie in [0, 1]; got {schedule.peak}.")
+        for name, top in (("learning_rate", math.inf), ("weight_decay", math.inf), ("teacher_momentum", 1)):
+            for part in ("start", "peak", "end"):
+                value = getattr(getattr(self, name), part)
+                if not 0 <= value <= top:
+                    raise ValueError(f"plan.{name}.{part} must lie in [0, {top:g}]; got {value}.")
         if self.teacher_momentum.peak == self.teacher_momentum.end == 1:
             raise ValueError(
                 "plan.teacher_momentum=1 throughout would never move the teacher; begin lower, at 0.992 say."

@@ -269,9 +269,8 @@ class Pretrain(nn.Module):
         # The patches first: they have the most scores, and the prototypes' gradient of one loss waits beside those of the next.
         ibot = ibot_loss(patch_scores, targets.patches, weight, views=views * images, config=config.ibot)
         dino = dino_loss(scores.unflatten(len(image) // images), targets.images, config=config.dino)
-        koleo = torch.stack(
-            [koleo_loss(view, group=config.group) for view in wide.image.unflatten(0, (views, images))]
-        ).sum()
+        each = wide.image.unflatten(0, (views, images)) if config.group > 1 else ()  # alone, nobody has a neighbour
+        koleo = sum((koleo_loss(view, group=config.group) for view in each), dino.total.new_zeros(()))
         total = config.dino_weight * dino.total + config.ibot_weight * ibot + config.koleo_weight * koleo
         terms = {"dino_local": dino.local, "dino_global": dino.wide, "ibot": ibot, "koleo": koleo}
         if config.copies is not None:

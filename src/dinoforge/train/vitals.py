@@ -92,10 +92,11 @@ def _locals(module: nn.Module) -> list[Tensor]:
 
 
 def _sample(module: nn.Module) -> list[Tensor]:
-    """A copy of the first entries of the last tensors, until there are enough."""
+    """A copy of the first entries of the last tensors, until there are enough; prototypes, still at first, are no part."""
     found: list[Tensor] = []
-    for tensor in reversed(_locals(module)):
-        found.append(tensor.flatten()[:_ENTRIES].clone())
+    for name, tensor in reversed(list(module.named_parameters())):
+        if "last_layer" not in name:
+            found.append(dist.local(tensor.detach()).flatten()[:_ENTRIES].clone())
         if sum(map(len, found)) >= _ENTRIES:
             break
     return found

@@ -172,7 +172,11 @@ def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precisio
         for column in study.columns
     }
     row = Row(
-        arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", f"{_machine()}, {precision}, source {source_mark()}"
+        arm.name,
+        seed,
+        found,
+        f"{datetime.now(UTC):%Y-%m-%d}",
+        f"{_machine(words.get('device'))}, {precision}, source {source_mark()}",
     )
     write_json(known_already, asdict(row))
     return row
@@ -281,11 +285,11 @@ def _panels(study: Study, rows: list[Row]) -> list[Panel]:
     ]
 
 
-def _machine() -> str:
+def _machine(device: str | None) -> str:
     known = versions()
     where = (
         torch.cuda.get_device_name()
-        if torch.cuda.is_available()
+        if torch.cuda.is_available() and device != "cpu"
         else f"{cores()} cores of {processor()} ({known['cpu']})"
     )
     return f"{where}, Python {known['python']}, torch {known['torch']}"

@@ -16,7 +16,7 @@ from dinoforge.export.compare import compared
 from dinoforge.model.features import Features
 from dinoforge.model.foreign import Output, features, hf_model
 from dinoforge.model.layouts import FORMATS, Opened, composed, open_layout, write_layout
-from dinoforge.model.processor import FILE, written_processor
+from dinoforge.model.processor import FILE, preprocessing_beside, written_processor
 from dinoforge.model.reshape import at_pixels, with_channels
 from dinoforge.model.weights import (
     Backbone,
@@ -24,7 +24,6 @@ from dinoforge.model.weights import (
     Preprocessing,
     assembled,
     load_backbone,
-    preprocessing_beside,
     save_backbone,
 )
 from dinoforge.verbs.looking import whole

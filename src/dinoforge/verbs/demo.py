@@ -21,6 +21,7 @@ from dinoforge.base.files import write_json
 from dinoforge.base.log import say
 from dinoforge.data.augment import centre
 from dinoforge.data.decode import Broken
+from dinoforge.data.picture import damage
 from dinoforge.data.sources.options import scheme_of, shown
 from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_source
@@ -180,7 +181,8 @@ def _thumbnail(source: Source, row: int | None) -> str | None:
     if row is None:
         return None
     try:
-        small = centre(source.pixels(row), short_side=64, side=64)
+        with damage():
+            small = centre(source.pixels(row), short_side=64, side=64)
     except Broken:
         return None
     file = io.BytesIO()
@@ -213,7 +215,9 @@ def _table(
     source = first_rows(source, rows)
     for row in range(len(source)):
         try:
-            features.append(feature(source.pixels(row)))
+            with damage():
+                pixels = source.pixels(row)
+            features.append(feature(pixels))
         except Broken:
             continue
         labels.append(int(source.columns["label"][row]))

@@ -21,22 +21,22 @@ from dinoforge.base.hardware import (
     cpu_flags,
     cpu_has_bf16,
     device,
-    free_memory_bytes,
     matmul_rate,
-    memory_bytes,
     processor,
     versions,
 )
 from dinoforge.base.log import clock
+from dinoforge.base.memory import free_memory_bytes, memory_bytes
 from dinoforge.data.decode import decode
 from dinoforge.data.pace import Stages, stages
 from dinoforge.data.sources.options import shown
 from dinoforge.data.sources.source import first_rows
 from dinoforge.data.sources.table import open_source
-from dinoforge.recipes.cost import job, step_pace
+from dinoforge.recipes.cost import fitted, job, step_pace
 from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.stages import stages as stages_of
 from dinoforge.recipes.table import recipe as recipe_of
-from dinoforge.train.forecast import Pace, forecast, pace
+from dinoforge.train.forecast import Pace, pace
 
 CAPABILITIES = {
     "AVX2": {"avx2"},
@@ -137,8 +137,8 @@ def _pace(chosen: Recipe, where: torch.device, choice: Choice) -> Pace | str:
     """How long steps take, or why that is not tried; the smallest recipe goes without the forecast, which takes a second."""
     if chosen.recipe == DEMO:
         return pace(job(chosen, where, choice), images=chosen.objective.group)
-    predicted = forecast(job(chosen, where, choice))
-    return step_pace(chosen, where, choice, memory=predicted.memory.total, flops=predicted.flops)
+    predicted, at_once = fitted(stages_of(chosen, chosen.plan.batch)[0], where, choice)
+    return step_pace(chosen, where, choice, memory=predicted.memory.total, flops=predicted.flops, at_once=at_once)
 
 
 def _stages(address: str, chosen: Recipe, where: torch.device) -> Stages:

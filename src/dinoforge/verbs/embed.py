@@ -11,10 +11,11 @@ from dinoforge.base.files import explained, put_back, replaceable
 from dinoforge.base.interrupt import interruptible
 from dinoforge.data.sources.table import open_source
 from dinoforge.features.kept import beside, keep
-from dinoforge.features.store import TOKENS
+from dinoforge.features.store import FILES, TOKENS
 from dinoforge.features.unfinished import noted
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.opening import extraction, opened, told
+from dinoforge.verbs.places import refuse_others, refuse_within
 
 _LONGEST = 230
 """Bytes in the name of the output; what is written beside it has a name some longer, and 255 is the most that is allowed."""
@@ -51,6 +52,7 @@ def embed(
     """
     if tokens not in TOKENS:
         raise ConfigError(f"tokens must be {' or '.join(TOKENS)}; got {tokens!r}.")
+    refuse_within(out, data, name="data")
     path, rows = _free(out), whole("shard", shard)
     with interruptible("what was computed so far is kept"):
         source, found = open_source(data), opened(backbone)
@@ -72,4 +74,5 @@ def _free(out: str) -> Path:
         put_back(replaceable(path))
         if path.exists() and not (path / "features.json").exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"out={out} exists and holds no features; give a new folder.")
+        refuse_others(path, FILES)
     return path

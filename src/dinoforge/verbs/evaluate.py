@@ -84,8 +84,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
 ) -> Evaluated:  # fmt: skip
     """Measure a frozen backbone. Scores are fractions between 0 and 1 unless their unit says otherwise.
 
-    Features are computed once and kept: a second evaluation of the same images, backbone and precision reads no image, and
-    one that was interrupted goes on where it was.
+    Features of whole images are computed once and kept: a second evaluation of the same images, backbone and precision reads
+    none, and one that was interrupted goes on where it was. Maps, correspondence and tracking look at their pictures again.
 
     Args:
         backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER, timm:NAME,
@@ -121,12 +121,15 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     heads = _head_folders(names, save_heads)
     chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
     sides = _all_sides(named, names, chosen=chosen)
+    for name in names if chosen else ():
+        if (look := EVALUATIONS[name].check) is not None:
+            look(sides[EVALUATIONS[name].needs], configs[name])  # before hours go into another task
     found = opened(backbone)
     found = dataclasses.replace(found, known=found.fingerprint)  # a digest of all weights, asked for by every score
     folder = _folder(features)
     eyes = Eyes(found, extraction(precision, seen_in(folder, found, device("auto"))), folder=folder, on_broken=told)
     scores, reused = list[Score](), list[str]()
-    with interruptible("features and scores so far are kept"):
+    with interruptible(_what_is_kept(out, folder)):
         for name in [one for one in names if EVALUATIONS[one].needs in sides]:
             needs = EVALUATIONS[name].needs
             try:
@@ -141,6 +144,14 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
             scores += mine.scores
             reused += mine.reused
     return Evaluated(scores, reused)
+
+
+def _what_is_kept(out: str | None, folder: Path | None) -> str:
+    """What an interrupted evaluation leaves, in words."""
+    if out is None and folder is None:
+        return "nothing is kept, for that needs out= or features="
+    scores = f"scores so far are in {out}" if out else "scores are not kept without out="
+    return scores + (", features of whole images are kept" if folder else "")
 
 
 _NAMES = "".join(
@@ -219,7 +230,7 @@ def _one(
          "precision": eyes.how.precision, "data": [_state(sides.known), _state(sides.asked)], "itself": sides.itself,
          "leaks": None if leaks is None else leaks.tolist(), "task": name, "config": config.model_dump(mode="json"),
          "files": _named_files(name, config) | _beside(sides, name), **({} if out is None else _maps(sides, name)),
-         **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name]) else {})}
+         **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name], config) else {})}
     )  # fmt: skip
     before = _put_down(out, key, head=None if save is None else _mark(save))
     if before:
@@ -271,9 +282,9 @@ def _state(source: Source) -> str:
 def _named_files(name: str, config: Config) -> dict[str, str | None]:
     """The state of files, and of images, that settings of a task name."""
     found, images = dict[str, str | None](), EVALUATIONS[name].images
-    for field, value in config.model_dump().items():
-        values = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
-        for text in (one for one in values if isinstance(one, str)):
+    for field in (*images, *EVALUATIONS[name].files):
+        value = getattr(config, field)
+        for text in (value,) if isinstance(value, str) else value or ():
             found[text] = _state(open_source(text)) if field in images else file_stamp(text)
     return found
 
@@ -338,7 +349,7 @@ def _put_down(out: str | None, key: str, *, head: str | None) -> list[Score]:
     for row in rows[-rows[0]["of"] :]:
         value = {name: row[name] for name in names}
         value["value"] = math.nan if row["value"] is None else row["value"]  # JSON has none that are not finite
-        value["interval"] = None if row["interval"] is None else tuple(row["interval"])
+        value["interval"] = None if row["interval"] is None or None in row["interval"] else tuple(row["interval"])
         found.append(Score(**value))
     return found
 
@@ -425,7 +436,7 @@ def _seeds(seeds: str | int, names: Sequence[str], configs: Mapping[str, Config]
     count = whole("seeds", seeds)
     if count < 1:
         raise ConfigError(f"seeds must be at least 1; got {count}.")
-    if count > 1 and not any(seeded(EVALUATIONS[name]) for name in names):
+    if count > 1 and not any(seeded(EVALUATIONS[name], configs[name]) for name in names):
         raise ConfigError(f"seeds={count} has no effect: nothing is drawn in {', '.join(names)}.")
     for name in names:
         for field in EVALUATIONS[name].of_one_seed if count > 1 else ():

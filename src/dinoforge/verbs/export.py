@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from dinoforge.export.table import EXPORTS
 from dinoforge.export.target import Reopened, Target, Written, able
 from dinoforge.model.features import Features
 from dinoforge.model.weights import Backbone, load_backbone
+from dinoforge.verbs.places import refuse_others
 
 MARK = "export.json"
 """What an export is known by."""
@@ -97,12 +99,21 @@ def _judged(to: str, out: str, licence: str | None) -> tuple[Target, Path]:
     if place.is_dir():
         if any(place.iterdir()) and not (place / MARK).exists():
             raise ConfigError(f"out={out} exists and is no earlier export; give a new folder.")
+        refuse_others(place, _written(place))
     elif place.exists():
         raise ConfigError(f"out={out} is a file; give a new folder.")
     if licence is not None and (not licence.strip() or "\n" in licence):
         raise ConfigError(f"licence takes one line, such as apache-2.0; got {licence!r}.")
     able(to, EXPORTS[to])
     return EXPORTS[to], place
+
+
+def _written(place: Path) -> list[str]:
+    """What an earlier export wrote, as it says; of one that does not say so, whatever is there."""
+    try:
+        return [str(name) for name in json.loads((place / MARK).read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [one.name for one in place.iterdir()]
 
 
 def _fill(folder: Path, to: str, backbone: Backbone) -> Checked:
@@ -201,4 +212,5 @@ def _describe(folder: Path, done: Exported, text: str, backbone: Backbone, licen
     facts = dataclasses.asdict(done)
     del facts["path"]
     how = backbone.preprocessing.model_dump(mode="json")
-    write_json(folder / MARK, {"format": 1, **facts, "licence": licence, "preprocessing": how})
+    files = sorted({MARK, *(one.name for one in folder.iterdir())})
+    write_json(folder / MARK, {"format": 1, **facts, "licence": licence, "preprocessing": how, "files": files})

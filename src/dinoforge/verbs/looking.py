@@ -60,8 +60,8 @@ def look(backbone: str, images: str, rows: list[str] | int, *, side: str | int |
     """
     if Path(out).is_dir():
         raise ConfigError(f"out={out} is a folder; give the name of a picture file.")
-    if Path(out).exists() and lies_within(out, images):
-        raise ConfigError(f"out={out} is there already and lies within images={images}; give another name.")
+    if lies_within(out, images):
+        raise ConfigError(f"out={out} lies within images={images} and would be one of them; give a place beside it.")
     source = open_source(images)
     chosen = source.select(np.arange(min(rows, len(source))) if isinstance(rows, int) else _found(source, rows))
     found = opened(backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from jaxtyping import Int
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.home import at_home
 from dinoforge.data.manifest import is_manifest, read_manifest
+from dinoforge.data.sources.columns import SPLITS
 from dinoforge.data.sources.options import shown, split_address
 from dinoforge.features.descriptors import Descriptors, stored_beside
+from dinoforge.recipes.opened import training_rows
 from dinoforge.recipes.settle import settle
 
 
@@ -43,13 +46,30 @@ def stored_at(name: str, path: Path) -> tuple[Path, Descriptors]:
         raise ConfigError(
             f"{name}={path} was trained on {shown(str(address))}, which is no manifest; give the manifest of its images."
         )
+    _unchanged(path, str(address), name)
     return manifest, _of_rows(stored_beside(manifest), _trained_on(manifest, options.get("split")))
+
+
+def _unchanged(run: Path, address: str, name: str) -> None:
+    """Refuse a manifest that was written anew since a run was trained on it: it would answer for other images.
+
+    Raises:
+        ConfigError: It was.
+    """
+    try:
+        known = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing says what it was trained on
+    if known != training_rows(address).fingerprint:
+        raise ConfigError(
+            f"{name}={run}: the images of {shown(address)} are others than those it was trained on; give the manifest of these."
+        )
 
 
 def _trained_on(manifest: Path, asked: str | None) -> Int[np.ndarray, " n"]:
     """The rows of a manifest that training takes: of the split that was asked for, else of ``train`` where there is one."""
     splits = read_manifest(manifest, columns=["split"]).column("split")
-    split = asked if asked is not None else "train"
+    split = SPLITS.get(asked.lower(), asked) if asked is not None else "train"
     return np.flatnonzero(splits == split) if asked is not None or (splits == split).any() else np.arange(len(splits))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dinoforge.base.errors import ConfigError
@@ -23,6 +24,25 @@ def place_of(images: str) -> Path | None:
         return at_home(split_address(images)[0]).resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links is a RuntimeError
         return None
+
+
+def refuse_others(folder: Path, known: Collection[str]) -> None:
+    """Refuse to replace a folder that holds something besides what was written there: it would be lost.
+
+    Args:
+        known: Names of what was written.
+
+    Raises:
+        ConfigError: It does.
+    """
+    others = (
+        sorted(one.name for one in folder.iterdir() if one.name not in known and not one.name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ConfigError(f"out={folder} holds {others[0]}{more} besides what is to be replaced; give a new folder.")
 
 
 def refuse_within(out: str | Path, images: str, *, name: str) -> None:

@@ -15,6 +15,7 @@ from dinoforge.base.errors import ConfigError
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say, track
 from dinoforge.data.decode import Broken
+from dinoforge.data.picture import damage
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.dense.infer import Scales
@@ -185,10 +186,14 @@ def _each(folder: Folder, source: Source, maker: Maker) -> tuple[int, int]:
     ids = source.columns["id"].tolist()
     for row in track(range(len(source)), "predict", len(source)):
         try:
-            if folder.has(ids[row], source.encoded(row)):
+            with damage():
+                encoded = source.encoded(row)
+            if folder.has(ids[row], encoded):
                 reused += 1
-            else:
-                folder.add(ids[row], maker(folder, ids[row], source.pixels(row, how)))
+                continue
+            with damage():
+                pixels = source.pixels(row, how)
+            folder.add(ids[row], maker(folder, ids[row], pixels))
         except Broken as error:
             told(ids[row], str(error))
             broken.append((row, str(error)))

@@ -33,10 +33,10 @@ from dinoforge.train.observe import Stop
 from dinoforge.train.step import SinkhornConfig
 
 SAME = (
-    "seed", "data", "distil", "high_resolution", "objective.group", "objective.targets", "plan.images", "plan.passes",
-    "plan.batch", "plan.teacher_temperature", "speed.precision", "speed.micro_batch",
+    "seed", "data", "distil", "high_resolution", "backbone.patch", "objective.group", "objective.targets", "plan.images",
+    "plan.passes", "plan.batch", "plan.teacher_temperature", "speed.precision", "speed.micro_batch",
 )  # fmt: skip
-"""What decides which pictures there are, in which parts, and what the teacher says of them."""
+"""What decides which pictures there are, in which parts, and what the teacher says of them: patch by patch, too."""
 
 
 @dataclass(slots=True)
@@ -118,11 +118,19 @@ def _without_out(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_pictures(runs: Mapping[str, Run]) -> None:
-    """Refuse to train with ranks that see other data, or another teacher.
+    """Refuse to train with ranks that see other data, or another teacher, or from backbones of other patches.
 
     Raises:
+        ConfigError: ``init=`` gives students patches of several sizes.
         RunError: They do.
     """
+    told = {name: patch for some in dist.gather({name: run.recipe.backbone.patch for name, run in runs.items()})
+            for name, patch in some.items()}  # fmt: skip
+    if len(set(told.values())) > 1:
+        raise ConfigError(
+            f"students start from backbones of patches {', '.join(f'{name}: {patch}' for name, patch in told.items())}, which "
+            "those of one teacher share; give init= of one patch size."
+        )
     mine = next(iter(runs.values())).identity  # of those of one rank all have the same
     prints = dist.gather((mine["data"], mine["teacher"]))
     other = next((rank for rank, found in enumerate(prints) if found != prints[0]), None)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from dinoforge.base.config import (
     Config,
@@ -210,3 +210,25 @@ def test_values_by_their_path():
 def test_what_came_later_leaves_the_fingerprint_alone_until_it_is_used():
     assert science(Half()) == {"plan": science(Plan(images=7, share=0.25))}
     assert science(Half(extra=Needs(length=1)))["extra"] == {"length": 1, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("4.1M", 4_100_000),
+        ("8.2M", 8_200_000),
+        ("2.01M", 2_010_000),
+        ("16.4M", 16_400_000),
+        ("1.5k", 1_500),
+        ("1.2B", 1_200_000_000),
+    ],
+)
+def test_decimals_of_a_count_are_decimals(text, count):
+    """4.1 is no sum of powers of two."""
+    assert TypeAdapter(Count).validate_python(text) == count
+
+
+@pytest.mark.parametrize("text", ["infM", "nanM", "1e400M", "1.00001k", "M", "4,1M"])
+def test_what_is_no_count_is_no_traceback(text):
+    with pytest.raises(ValidationError):
+        TypeAdapter(Count).validate_python(text)

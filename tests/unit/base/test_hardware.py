@@ -118,3 +118,12 @@ def test_apples_gpu_is_not_for_several_ranks(monkeypatch):
     assert hardware.device("auto") == CPU
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert hardware.device("auto") == torch.device("mps")
+
+
+def test_waiting_for_a_device(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda where: waited.append(where.type))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    for name in ("cpu", "mps", "cuda"):
+        hardware.wait_for(torch.device(name))
+    assert waited == ["mps", "cuda"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dinoforge.base.errors import DataError
-from dinoforge.evaluate.classes import classes_of
+from dinoforge.evaluate.classes import classes_of, told_apart
 from given import Made
 
 
@@ -35,3 +35,8 @@ def test_what_does_not_fit_is_named(known, asked, message):
     with pytest.raises(DataError) as error:
         classes_of(known, asked)
     assert str(error.value) == message
+
+
+def test_classes_of_one_name_are_told_apart():
+    """ImageNet has two cranes, the bird and the machine."""
+    assert told_apart(["crane", "dog", "crane"], [134, 151, 517]) == ("crane (134)", "dog", "crane (517)")

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from dinoforge.base.config import Config
 from dinoforge.evaluate.evaluation import Evaluation, Sides
-from dinoforge.evaluate.repeated import measured
+from dinoforge.evaluate.repeated import measured, seeded
 from dinoforge.evaluate.score import Score
+from dinoforge.evaluate.table import EVALUATIONS
 from given import GivenEyes, Made
 
 SIDES = Sides(Made([0, 1], "known"), Made([0, 1], "asked"))
@@ -67,3 +68,16 @@ def test_once_is_enough_where_nothing_is_drawn_or_one_seed_is_asked(config, seed
     found = measured(made, GivenEyes(), SIDES, config, seeds=seeds)
     assert len(asked) == 1
     assert (found[0].value, found[0].spread, found[0].protocol) == (0.5, None, "always so")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "drawn"),
+    [
+        ("logistic", {}, True), ("logistic", {"c": [1.0]}, False), ("logistic", {"c": [1.0, 2.0]}, True),
+        ("video", {}, True), ("video", {"head": "knn"}, False), ("knn", {}, False), ("linear", {}, True),
+    ],
+)  # fmt: skip
+def test_where_something_is_drawn(name, settings, drawn):
+    """Of one C no images are held out, and neighbours vote alike whatever the seed."""
+    evaluation = EVALUATIONS[name]
+    assert seeded(evaluation, evaluation.config.build(settings)) == drawn

@@ -248,3 +248,11 @@ def test_on_pixels(capsys):
     assert len(eyes._seen) == 3  # known, asked and the other set, none of the corrupted
     with pytest.raises(DataError, match="matched by name"):
         ROBUSTNESS.measure(eyes, Sides(known, asked), config(also="toy://minerals?images=8&size=48"))
+
+
+def test_other_sets_are_not_matched_by_a_name_of_several_classes(monkeypatch):
+    other = Made([0, 1], "other", ["a", "b"], blocks=blocks([0, 1]))
+    monkeypatch.setattr(robustness, "open_source", lambda address: other)
+    two = sides(np.asarray(list("aabc"))[np.arange(IMAGES) % CLASSES])
+    with pytest.raises(DataError, match="known has several classes of the name 'a'"):
+        ROBUSTNESS.measure(Weather(), two, config(also="x"))

@@ -120,3 +120,13 @@ def test_labels_that_were_given_again():
     scores = {one.name: one for one in LINEAR.measure(GivenEyes(), Sides(known, asked), config)}
     assert scores["accuracy"].value == 1
     assert (scores["real_accuracy"].value, scores["real_accuracy"].n) == (pytest.approx(2 / 3), 3)
+
+
+def test_few_images_that_show_a_class_have_no_interval():
+    """In a sample drawn of six, of which one shows a class, none may: then there is no precision."""
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    known = several("a", ["cat", "dog"] * 10, x)
+    config = LogisticConfig(c=(1.0,))
+    for labels, sure in ((["cat", "", "", "", "", ""], False), (["cat", "dog"] * 10, True)):
+        found = LOGISTIC.measure(GivenEyes(), Sides(known, several("b", labels, x[: len(labels)])), config)
+        assert (found[0].interval is not None) == sure

@@ -5,6 +5,7 @@ uses it.
 """
 
 import json
+import math
 import sys
 import types
 
@@ -18,6 +19,7 @@ from dinoforge.base.errors import WeightsError
 from dinoforge.export import timm
 from dinoforge.export.compare import compared, judge, sizes
 from dinoforge.export.timm import TARGET, settings
+from dinoforge.model.processor import timm_preprocessing
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import Preprocessing
 from perturbed import perturbed
@@ -176,3 +178,13 @@ def test_rotary_positions_are_of_timms_other_class(gated, name):
 def test_what_timm_cannot_express(config, message):
     with pytest.raises(WeightsError, match=message):
         TARGET.refuse(perturbed(config))
+
+
+@pytest.mark.parametrize(("side", "short"), [(224, 256), (16, 93), (16, 186), (518, 592)])
+def test_timm_resizes_to_the_same_short_side(side, short):
+    """It divides the side by ``crop_pct`` and rounds down, so the quotient must not fall below."""
+    facts = settings(VitConfig(pixels=16, patch=16), Preprocessing(side=side, short_side=short), hidden=1)[
+        "pretrained_cfg"
+    ]
+    assert math.floor(facts["input_size"][-1] / facts["crop_pct"]) == short
+    assert timm_preprocessing(facts)[0] == Preprocessing(side=side, short_side=short)

@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from dinoforge.base.errors import ConfigError
+from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.features.kmeans import KmeansConfig, assigned, kmeans
 
 
@@ -105,3 +107,26 @@ def test_channels_at_once_change_nothing(monkeypatch):
     other = kmeans(x, clusters=9, seed=0, config=KmeansConfig())
     np.testing.assert_array_equal(one.assignment, other.assignment)
     np.testing.assert_allclose(one.centres, other.centres, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_vectors_on_the_disk_are_not_all_held(tmp_path, spherical):
+    """A tenth of them are learned from; what is alive at once stays below a quarter of the file; the clusters are the same."""
+    x = np.random.default_rng(0).normal(size=(100_000, 64)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    mapped, config = np.load(tmp_path / "x.npy", mmap_mode="r"), KmeansConfig(spherical=spherical, sample=100, rounds=2)
+    want = kmeans(x, clusters=100, seed=0, config=config)
+    tracemalloc.start()
+    found = kmeans(mapped, clusters=100, seed=0, config=config)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found.assignment, want.assignment)
+    np.testing.assert_array_equal(found.centres, want.centres)
+    assert most < x.nbytes * 0.6
+
+
+def test_a_number_that_is_not_finite_is_named():
+    x = blobs()
+    x[7, 1] = np.nan
+    with pytest.raises(DataError, match="vector 7 holds a number that is not finite"):
+        assigned(x, x[:2], config=KmeansConfig(spherical=True))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dinoforge.base.errors import ConfigError, WeightsError
+from dinoforge.model import timm
 from dinoforge.model.layouts import FORMATS, LAYOUTS, composed, open_layout, write_layout
 from dinoforge.model.official import unwrapped
 from dinoforge.model.table import build
@@ -133,6 +134,16 @@ def test_released_sizes_have_as_many_tensors_as_published(config, form, count):
     back = layout.parse(found.tensors, None, "x").config
     for name in ("width", "heads", "ffn", "ffn_ratio", "registers", "norm_eps", "rope_base", "qkv_bias", "patch"):
         assert getattr(back, name) == getattr(config, name), name
+
+
+def test_the_largest_of_timm_has_wider_heads():
+    """DINOv3's 7B: 32 heads of 128 channels (all others have heads of 64), which no tensor of timm's says."""
+    for width, heads in ((4096, 32), (1280, 20)):
+        config = VitConfig(positions="rope", patch=16, registers=4, norm_eps=1e-5, width=width, depth=1, heads=heads)
+        with torch.device("meta"):
+            state = Vit(config).state_dict()
+        found = timm.EVA.compose(config, {key: torch.zeros(1).expand(value.shape) for key, value in state.items()})
+        assert timm.EVA.parse(found.tensors, None, "x").config.heads == heads
 
 
 def test_published_parameter_counts():

@@ -258,3 +258,19 @@ def test_intermediate_layers_end_with_the_output():
 def test_impossible_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         VitConfig.build(settings)
+
+
+@pytest.mark.parametrize("positions", ["table", "rope"])
+def test_the_residual_stream_stays_in_float32(positions):
+    """In bfloat16 a branch of a hundred thousandth would be lost beside what it is added to."""
+    vit = build(VitConfig(width=32, depth=2, heads=2, patch=8, pixels=32, registers=1, positions=positions), seed=0)
+    images = torch.zeros(1, 3, 32, 32)
+    masks = torch.ones(1, 16, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert vit.embed(images).dtype == vit.embed(images, masks).dtype == torch.float32
+
+
+def test_an_offset_of_a_patch_is_no_offset():
+    """The table would be resampled to another number of patches than the image has."""
+    with pytest.raises(ConfigError, match="position_offset"):
+        VitConfig.build({"position_offset": 1.0})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.base import dist, hardware
+from dinoforge.base import dist, hardware, memory
 from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import Choice
@@ -120,6 +120,17 @@ def test_what_does_not_fit_or_takes_too_long_is_not_probed(source):
     assert "one group of 16 images alone would take about" in found.warnings[0]
 
 
+def test_no_more_images_are_probed_at_once_than_the_run_computes(monkeypatch, source):
+    """Of a batch of 64 sixteen fit into memory: more would not."""
+    asked = []
+    monkeypatch.setattr(cost, "matmul_rate", lambda *_, **__: 1e18)
+    monkeypatch.setattr(cost, "pace", lambda _job, *, images: asked.append(images) or Pace(networks=0.01, update=0.1))
+    monkeypatch.setattr(cost, "_data_seconds", lambda *_: (0.01, 0.0))
+    for at_once in (64, 16):
+        cost.probed(facts(micro_batch=at_once), recipe("vit_tiny.small_images"), source, CPU, FP32)
+    assert asked == [64, 16]
+
+
 def test_the_line():
     assert facts(seconds=75.0).line() == (
         "Plan: 100 steps of 64 images, 2.0 passes over 3,200 images, about 1.0 GiB of memory, about 1 min 15 s."
@@ -130,9 +141,9 @@ def test_the_line():
 
 
 def test_the_machine_is_known():
-    assert hardware.resident_bytes() > 50 * 2**20
-    assert hardware.peak_bytes(CPU) >= hardware.resident_bytes() * 0.9
-    assert 0 < hardware.free_memory_bytes(CPU) <= hardware.memory_bytes(CPU)
+    assert memory.resident_bytes() > 50 * 2**20
+    assert memory.peak_bytes(CPU) >= memory.resident_bytes() * 0.9
+    assert 0 < memory.free_memory_bytes(CPU) <= memory.memory_bytes(CPU)
     assert hardware.cores() >= 1
 
 
@@ -182,5 +193,5 @@ def test_ranks_share_the_machine_and_the_batch(monkeypatch, source):
     found = cost.planned(made, source, CPU, FP32)
     assert (found.micro_batch, found.ranks) == (16, 4)
     assert [(job.images, job.parts, job.ranks) for job in jobs] == [(16, 1, 4)]
-    assert cost.memory_of_a_rank(CPU) == hardware.memory_bytes(CPU) / 4
+    assert cost.memory_of_a_rank(CPU) == memory.memory_bytes(CPU) / 4
     assert "for each of 4 ranks" in cost.too_large(stages(made, 100)[0], 2**40, CPU)

@@ -178,7 +178,8 @@ def test_memory_of_a_gpu_elsewhere_has_nothing_of_this_process():
 
 def test_attention_of_a_gpu_elsewhere_is_the_kernel_with_its_operations_counted():
     """A step of long sequences: written out, their weights are there; the kernel computes scores again on the way back."""
-    settings = {"data.augment.global_pixels": 112, "backbone.pixels": 112, "plan.batch": 16, "objective.group": 16}
+    settings = {"data.augment.global_pixels": 112, "data.resize": 112, "backbone.pixels": 112, "plan.batch": 16,
+                "objective.group": 16}  # fmt: skip
     made = with_settings(recipe("vit_micro.toy"), settings)
     fused, written = (
         forecast(cost.job(with_settings(made, {"speed.attention": way}), CPU, BF16, None, Cluster(ROUND, 1)))

@@ -138,3 +138,18 @@ def test_print_config_names_the_file(verb, tmp_path, capsys):
     assert "train.batch_size_per_gpu 64 -> plan.batch 128  (2 GPUs)" in shown.err
     assert execute([verb, f"config={tmp_path / 'o.yaml'}", "data=x", "out=r", "plan.batch=no", "--json"]) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"].startswith("plan.batch takes a whole number")
+
+
+def test_a_warm_up_that_is_longer_than_the_plan_is_cut_off():
+    """As the official code does: the temperature of every step is the one of the longer ramp. 20 of 30 epochs of 10 steps."""
+    found = translated(
+        {
+            "optim": {"epochs": 20, "warmup_epochs": 2, "freeze_last_layer_epochs": 25},
+            "train": {"OFFICIAL_EPOCH_LENGTH": 10},
+        }
+    ).recipe.plan
+    steps = 200
+    for step in (0, 1, 100, 199):
+        want = 0.04 + (0.07 - 0.04) * step / (300 - 1)
+        assert found.at(step, steps=steps).teacher_temperature == pytest.approx(want, rel=1e-9)
+        assert found.at(step, steps=steps).last_layer_rate == 0

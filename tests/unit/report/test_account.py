@@ -9,6 +9,7 @@ import pytest
 from dinoforge.base.errors import RunError
 from dinoforge.base.lock import in_use, locked
 from dinoforge.report.account import number, read_account
+from dinoforge.report.page import page
 from dinoforge.report.verdict import verdict
 
 
@@ -139,3 +140,24 @@ def test_numbers():
     assert number(3) == 3.0
     for value in (None, "3", True, float("nan"), float("inf"), 10**400, [1]):
         assert math.isnan(number(value))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_quality_that_was_measured_otherwise_is_not_compared(made_run, finished):
+    """An easy probe, then a hard one: not that the features had got worse. Of a run that goes on the checkpoint knows."""
+    folder = made_run(rows=made_run.metrics(knn=(0.8, 0.3, 0.45)), finished=finished)
+    history = [{"step": step, "knn": 0.5, "protocol": name} for step, name in ((0, "easy"), (20, "hard"), (40, "hard"))]
+    if finished:
+        (folder / "summary.json").write_text(json.dumps({"steps": 40, "images": 640, "events": [], "history": history}))
+    else:
+        saved = folder / "checkpoints" / "step_000000040"
+        saved.mkdir(parents=True)
+        (saved / "state.json").write_text(json.dumps({"step": 40, "history": history}))
+    account = read_account(folder)
+    told = verdict(account)
+    assert told.level == "good"
+    assert "k-NN accuracy from 0.300 to 0.450" in told.sentence
+    assert "knn_untrained" not in account.baselines
+    assert account.points("knn")[1].tolist() == [0.8, 0.3, 0.45]  # the curve shows all
+    text = page(account)
+    assert "0.300 → 0.450" in text

@@ -96,6 +96,17 @@ def test_rows_are_spread_over_the_source(labels):
     assert spread(None, rows=1, count=200).tolist() == [0]
 
 
+def test_pictures_without_a_class_are_of_none(tmp_path):
+    """A column of labels that says nothing of any row: neighbours are not all of the class -1."""
+    source = open_source("toy://species?images=12&size=40")
+    del source.columns["label_name"]
+    source.columns["label"] = np.full(len(source), -1)
+    Film(tmp_path, source, PREPROCESSING, Extraction(torch.device("cpu")), on_broken=lambda *_: None)(
+        build(VIT, seed=0), 0
+    )
+    assert set(read_film(tmp_path)[0].labels.tolist()) == {""}
+
+
 def test_one_image(tmp_path):
     recorded(tmp_path, "toy://species?images=1")(build(VIT, seed=0), 0)
     cast, frames = read_film(tmp_path)

@@ -20,6 +20,21 @@ def test_length_in_images_or_passes():
         PlanConfig.build({"images": 5, "learning_rate": {"peak": 1, "end": 0, "warmup": 1}})
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"learning_rate": {"peak": -1e-3, "end": 0}}, "plan.learning_rate.peak"),
+        ({"weight_decay": {"peak": 0.04, "end": -0.4}}, "plan.weight_decay.end"),
+        ({"teacher_momentum": {"peak": 0.9, "end": -1}}, "plan.teacher_momentum.end"),
+        ({"teacher_momentum": {"start": 1.5, "peak": 0.9, "end": 1}}, "plan.teacher_momentum.start"),
+    ],
+)
+def test_signs_of_schedules(values, named):
+    """Else weights would grow by their decay, or the loss by its rate, in silence."""
+    with pytest.raises(ConfigError, match=f"{named} must lie in"):
+        PlanConfig.build({"images": 5, **values})
+
+
 def test_rate_scales_with_the_root_of_the_batch():
     plan = PlanConfig(images=1, batch=256, learning_rate=Cosine(peak=4e-3, end=0))
     assert plan.peak_rate == pytest.approx(2e-3)

@@ -1,5 +1,7 @@
 """The step's own promises: nothing depends on how a batch is cut into groups, and gradients go where they should."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -81,6 +83,14 @@ def test_each_weight_switches_its_own_term():
         factor = 0.1 if weight == "koleo_weight" else 1.0
         gone = factor * sum(losses[name].item() for name in terms)
         assert changed["total"].item() == pytest.approx(losses["total"].item() - gone, rel=1e-5)
+
+
+def test_images_that_are_alone_in_their_group_have_no_neighbour_to_be_driven_from():
+    whole = replace(batch(images=4), groups=(0, 1, 2, 3))
+    losses = pretrain(group=1, koleo_weight=0)(whole, AT)
+    assert losses.terms["koleo"] == 0
+    want = losses.terms["dino_local"] + losses.terms["dino_global"] + losses.terms["ibot"]
+    torch.testing.assert_close(losses.total.detach(), want)
 
 
 def test_a_batch_without_masks_or_local_views_still_trains():

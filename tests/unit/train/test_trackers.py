@@ -85,6 +85,39 @@ def test_wandb_is_offline_and_has_every_step_once(tmp_path, monkeypatch):
     assert [row for file in files for row in wandb_rows(file)] == WANT
 
 
+TWO = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {source!r}]
+from dinoforge.train.trackers.table import tracking
+from dinoforge.train.trackers.tracker import Opening
+folder = Path({folder!r})
+opened = [Opening(folder=folder / name, run=name * 16, name=name, first=0, written=0) for name in "ab"]
+for one in opened:
+    one.folder.mkdir()
+with tracking(["wandb"], opened[0]) as (a,):
+    with tracking(["wandb"], opened[1]) as (b,):
+        a(1, {{"losses/total": 1.0}})
+        b(1, {{"losses/total": 2.0}})
+    a(2, {{"losses/total": 3.0}})
+"""
+
+
+@needs("wandb")
+def test_runs_of_wandb_beside_one_another_are_two(tmp_path, monkeypatch):
+    """As of several students; one ends before the other."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    here = Path(__file__)
+    code = TWO.format(tests=str(here.parent), source=str(here.parents[3] / "src"), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {
+        name: [row for file in (tmp_path / name / "wandb").glob("offline-run-*/*.wandb") for row in wandb_rows(file)]
+        for name in "ab"
+    }
+    assert found == {"a": [(1, 1.0), (2, 3.0)], "b": [(1, 2.0)]}
+
+
 def wandb_rows(path):
     """Step and loss of every row in a file of W&B: records of protobuf in the log format of LevelDB, seven bytes of head."""
     from wandb.proto import wandb_internal_pb2

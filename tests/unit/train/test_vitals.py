@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dinoforge.base.schedule import Cosine
-from dinoforge.train import loop
+from dinoforge.train import loop, vitals
 from dinoforge.train.follow import follow
 from dinoforge.train.guard import Guard
 from dinoforge.train.loop import fit
@@ -78,6 +78,19 @@ def test_a_pulse():
     assert pulse()["teacher_moved"] == 0
     follow(step.teacher, step.student, 0.0)
     assert pulse()["teacher_distance"] == 0
+
+
+def test_prototypes_that_stand_still_at_first_are_no_pulse(monkeypatch):
+    """They are the last parameters, in the recipes for GPUs more than the sample, and for a share of the plan have no rate."""
+    monkeypatch.setattr(vitals, "_ENTRIES", 8)
+    step = pretrain()
+    with torch.no_grad():
+        for name, parameter in step.student.named_parameters():
+            if "last_layer" not in name:
+                parameter += 1
+    pulse = Pulse(step.student, step.teacher)
+    follow(step.teacher, step.student, 0.9)
+    assert pulse()["teacher_moved"] > 0
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -19,7 +19,8 @@ from pydantic import model_validator
 from torch import Tensor
 
 from dinoforge.base.errors import DataError
-from dinoforge.base.hardware import cores, free_memory_bytes
+from dinoforge.base.hardware import cores
+from dinoforge.base.memory import free_memory_bytes
 from dinoforge.base.random import numpy_generator, torch_generator
 from dinoforge.data.decode import Broken
 from dinoforge.data.sources.source import Source

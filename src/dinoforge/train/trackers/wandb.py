@@ -21,6 +21,7 @@ class Wandb:
             name=opening.name,
             dir=str(opening.folder),
             mode=os.environ.get("WANDB_MODE", "offline"),
+            reinit="create_new",  # beside one that is open already: of another student, or of the caller
             resume="allow" if os.environ.get("WANDB_MODE") == "online" else None,
             # Only the run's own numbers: nothing about the machine, the code or the packages.
             settings=wandb.Settings(
