@@ -89,6 +89,9 @@ _FAR = 30.0
 _DEVIATIONS = 10.0
 _SETTLING = 10
 """The first tenth of the plan, in which features of fresh weights may be all alike (LayerScale begins at 1e-5)."""
+_WARM = 0.3
+"""The share of the plan in which targets of fresh heads may be all alike: in the published plans the learning rate and the
+temperature still rise, and 16,384 prototypes say nothing for hundreds of steps."""
 _LOOKS = 3
 """Looks in a row that must agree before something slow is called trouble."""
 _UNIFORM = 0.995
@@ -282,9 +285,10 @@ class Sentinel:
         moved, distance = row.get("teacher_moved", 1.0), row.get("teacher_distance", 1.0)
         temperature = done.at.teacher_temperature
         settled = _SETTLING * step >= self.steps
+        warm = settled if entropy is None else step >= _WARM * self.steps
         signs = {
-            "flat": settled and ((entropy or 0) > _UNIFORM or telling < least),
-            "fallen": entropy is not None and telling < _FALLEN * self._best,
+            "flat": warm and ((entropy or 0) > _UNIFORM or telling < least),
+            "fallen": entropy is not None and self._best > least and telling < _FALLEN * self._best,
             "close": settled and close < _CLOSE,
             "still": moved == 0 and distance > 0 and 1 - momentum > _STILL,
             "same": distance == 0 and done.at.learning_rate > 0 and momentum > 0,
