@@ -71,15 +71,20 @@ twice("wandb", Path({folder!r}))
 """
 
 
-@needs("wandb")
-def test_wandb_is_offline_and_has_every_step_once(tmp_path, monkeypatch):
-    """Its files are its own; they are read by its reader, in the order of the starts."""
+def in_its_own_process(code, folder, monkeypatch):
+    """Run it, where W&B has not been asked to be online; it says nothing."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     here = Path(__file__)
-    code = WANDB.format(tests=str(here.parent), source=str(here.parents[3] / "src"), folder=str(tmp_path))
+    code = code.format(tests=str(here.parent), source=str(here.parents[3] / "src"), folder=str(folder))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+@needs("wandb")
+def test_wandb_is_offline_and_has_every_step_once(tmp_path, monkeypatch):
+    """Its files are its own; they are read by its reader, in the order of the starts."""
+    in_its_own_process(WANDB, tmp_path, monkeypatch)
     files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     assert [row for file in files for row in wandb_rows(file)] == WANT
@@ -106,11 +111,7 @@ with tracking(["wandb"], opened[0]) as (a,):
 @needs("wandb")
 def test_runs_of_wandb_beside_one_another_are_two(tmp_path, monkeypatch):
     """As of several students; one ends before the other."""
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    here = Path(__file__)
-    code = TWO.format(tests=str(here.parent), source=str(here.parents[3] / "src"), folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    in_its_own_process(TWO, tmp_path, monkeypatch)
     found = {
         name: [row for file in (tmp_path / name / "wandb").glob("offline-run-*/*.wandb") for row in wandb_rows(file)]
         for name in "ab"
