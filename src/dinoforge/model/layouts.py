@@ -28,7 +28,9 @@ LAYOUTS: tuple[Layout, ...] = (
 FORMATS = tuple(sorted({layout.format for layout in LAYOUTS}))
 """Words for ``to=`` besides our own ``backbone``."""
 
-_TRAINING = frozenset({"drop_path", "drop_path_uniform", "init_std", "rope_rescale", "untie_local_norm"})
+_TRAINING = frozenset(
+    {"drop_path", "drop_path_uniform", "init_std", "position_std", "rope_rescale", "untie_local_norm"}
+)
 _RESAMPLING = ("position_offset", "position_antialias")
 _INDEX = "model.safetensors.index.json"
 _FILES = ("model.safetensors", _INDEX, "pytorch_model.bin")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +37,8 @@ from dinoforge.model.rope import turns
 
 class VitConfig(Config):
     """A vision transformer."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"position_std"})
 
     kind: Literal["vit"] = "vit"
     """Which backbone."""
@@ -89,6 +91,9 @@ class VitConfig(Config):
     init_std: float = Field(default=0.02, gt=0)
     """Spread of the truncated normal that linear layers start from. 0.02 in the official models, about one over the root of
     their widths; a narrow network that starts so small hardly tells two images apart."""
+    position_std: float = Field(default=0.02, gt=0)
+    """Spread of the normal that the table of positions starts from. 0.02 in the official models; patches enter at about 0.6
+    beside it, so a run of a few thousand steps hardly learns where anything is. About 1 lets it see that from the first."""
 
     @model_validator(mode="after")
     def _divides(self) -> VitConfig:
@@ -114,8 +119,8 @@ class VitConfig(Config):
             value = getattr(self, name)
             if name.startswith(start) and value != field.default:
                 raise ValueError(
-                    f"backbone.{name}={value} has no effect with backbone.positions={self.positions}; leave it out or take "
-                    f"backbone.positions={other}."
+                    f"backbone.{name}={value} has no effect with backbone.positions={self.positions}; leave it at "
+                    f"{field.default} or take backbone.positions={other}."
                 )
         return self
 
@@ -158,7 +163,8 @@ class Vit(nn.Module):
         """
         rope = self.config.positions == "rope"
         if not rope:
-            nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=generator)
+            spread, cut = self.config.position_std, 100 * self.config.position_std  # torch's own cut, for 0.02: none
+            nn.init.trunc_normal_(self.pos_embed, std=spread, a=-cut, b=cut, generator=generator)
         nn.init.normal_(self.cls_token, std=0.02 if rope else 1e-6, generator=generator)
         if self.config.registers:
             nn.init.normal_(self.register_tokens, std=0.02 if rope else 1e-6, generator=generator)

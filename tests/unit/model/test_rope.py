@@ -273,6 +273,10 @@ def test_export_to_classes_without_rotary_positions(tmp_path):
     [
         ({"width": 36, "heads": 6}, r"takes heads of a multiple of 4 channels; got 6 \(backbone.width=36"),
         ({"position_offset": 0.0}, "backbone.position_offset=0.0 has no effect with backbone.positions=rope"),
+        (
+            {"position_std": 1},
+            "backbone.position_std=1.0 has no effect with backbone.positions=rope; leave it at 0.02 or take",
+        ),
         ({"position_antialias": True}, "backbone.position_antialias=True has no effect with backbone.positions=rope"),
         (
             {"positions": "table", "rope_base": 50},

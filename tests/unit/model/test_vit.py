@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.random import torch_generator
 from dinoforge.model.attention import GROUPS, attend, attend_packed
 from dinoforge.model.layers import (
     Attention,
@@ -274,3 +275,16 @@ def test_an_offset_of_a_patch_is_no_offset():
     """The table would be resampled to another number of patches than the image has."""
     with pytest.raises(ConfigError, match="position_offset"):
         VitConfig.build({"position_offset": 1.0})
+
+
+def test_positions_start_as_wide_as_they_are_set():
+    """And at the official spread they are what they were before there was a setting."""
+    table = torch.empty(1, 1 + 256, 64)
+    torch.nn.init.trunc_normal_(table, std=0.02, generator=torch_generator(3, "backbone"))
+    official = build(VitConfig(width=64, depth=1, heads=2, patch=2, pixels=32), seed=3)
+    torch.testing.assert_close(official.pos_embed.detach(), table, rtol=0, atol=0)
+    wide = build(VitConfig(width=64, depth=1, heads=2, patch=2, pixels=32, position_std=1.0), seed=3)
+    torch.testing.assert_close(wide.pos_embed.detach(), 50 * table)
+    torch.testing.assert_close(wide.blocks[0].mlp.fc1.weight, official.blocks[0].mlp.fc1.weight)
+    with pytest.raises(ConfigError, match="position_std must be above 0; got 0"):
+        VitConfig.build({"position_std": 0})
