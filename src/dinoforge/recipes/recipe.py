@@ -147,6 +147,16 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _patches_to_predict(self) -> Recipe:
+        weight, drawn = self.objective.ibot_weight, self.distil is None or self.distil.patches == "drawn"
+        if weight and drawn and not self.data.masks.probability:
+            raise ValueError(
+                f"objective.ibot_weight={weight:g} has no effect with data.masks.probability=0, which hides no patch; "
+                "set data.masks.probability=0.5, or objective.ibot_weight=0."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _continues_alone(self) -> Recipe:
         other = "distil" if self.distil is not None else "high_resolution" if self.high_resolution is not None else None
         if self.continuation is not None and other is not None:
@@ -162,7 +172,7 @@ class Recipe(Config):
         drop = getattr(self.backbone, "drop_path", 0.0)
         if drop:
             raise ValueError(f"backbone.drop_path={drop:g}: a student that is distilled drops nothing; set it to 0.")
-        if self.distil.patches == "all" and self.data.masks != MaskConfig():
+        if self.distil.patches == "all" and self.data.masks.probability and self.data.masks != MaskConfig():
             raise ValueError(
                 "data.masks has no effect with distil.patches=all, the student sees every patch; leave it out, or set "
                 "distil.patches=drawn."

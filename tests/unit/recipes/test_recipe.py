@@ -1,0 +1,29 @@
+"""Settings of a recipe that do not fit each other."""
+
+import pytest
+
+from dinoforge.base.config import with_settings
+from dinoforge.base.errors import ConfigError
+from dinoforge.recipes.table import recipe
+
+
+def test_a_loss_on_patches_that_are_never_hidden():
+    """It would be 0 throughout, and nobody would know."""
+    message = "objective.ibot_weight=1 has no effect with data.masks.probability=0, which hides no patch"
+    for name, settings in (
+        ("vit_tiny.small_images", {"objective.ibot_weight": 1}),
+        ("vit_micro.toy", {"data.masks.probability": 0}),
+        ("vit_small.distilled", {"data.masks.probability": 0, "distil.patches": "drawn"}),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            with_settings(recipe(name), settings)
+    made = with_settings(recipe("vit_tiny.small_images"), {"objective.ibot_weight": 1, "data.masks.probability": 0.5})
+    assert made.data.masks.probability == 0.5
+
+
+def test_a_student_that_sees_every_patch_needs_no_masks():
+    """Some would be hidden from nobody; none at all is what the student is shown."""
+    made = with_settings(recipe("vit_small.distilled"), {"data.masks.probability": 0})
+    assert made.distil.patches == "all"
+    with pytest.raises(ConfigError, match="data.masks has no effect with distil.patches=all"):
+        with_settings(recipe("vit_small.distilled"), {"data.masks.probability": 0.1})
