@@ -25,5 +25,5 @@ def test_a_student_that_sees_every_patch_needs_no_masks():
     """Some would be hidden from nobody; none at all is what the student is shown."""
     made = with_settings(recipe("vit_small.distilled"), {"data.masks.probability": 0})
     assert made.distil.patches == "all"
-    with pytest.raises(ConfigError, match="data.masks has no effect with distil.patches=all"):
+    with pytest.raises(ConfigError, match=r"data.masks has no effect with distil.patches=all"):
         with_settings(recipe("vit_small.distilled"), {"data.masks.probability": 0.1})
