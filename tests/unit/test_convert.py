@@ -199,7 +199,12 @@ def test_what_is_there_stays(here, capsys):
     assert "names a file, and to=backbone writes a folder" in refused(capsys, "weights=b", "out=x.pth")
     assert "Unknown layout 'tim'. Did you mean 'timm'" in refused(capsys, "weights=b", "out=x", "to=tim")
     assert "weights= is required" in refused(capsys, "out=x")
-    assert "convert them first" in refused(capsys, "weights=hf:b", "out=x")
+    assert "nobody/none is no folder and not in Hugging Face's cache" in refused(
+        capsys, "weights=hf:nobody/none", "out=x"
+    )
+    assert "weights=timm:vit_tiny is timm's name of a model; give the file or folder" in refused(
+        capsys, "weights=timm:vit_tiny", "out=x"
+    )
     save_backbone(here / "toy", Backbone(build(ToyConfig(), seed=0), ToyConfig(), Preprocessing()))
     assert "is a toy backbone; convert is for vision transformers" in refused(capsys, "weights=toy", "out=x")
 
@@ -324,6 +329,19 @@ def test_a_folder_of_timm(here, capsys):
     assert run(capsys, "weights=t", "out=c")[1]["layout"] == "timm DINOv2"
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_backbone(here / "c").module(x).patches, before.module(x).patches)
+
+
+def test_a_library_and_a_folder_are_the_folder(here, capsys):
+    """What is used frozen by these words is converted by them, to be trained from."""
+    before, x = ours(here / "b").module, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    run(capsys, "weights=b", "out=h", "to=huggingface")
+    (here / "t").mkdir()
+    run(capsys, "weights=b", "out=t/model.safetensors", "to=timm")
+    (here / "t" / "config.json").write_text(json.dumps({"architecture": "vit_small_patch14_reg4_dinov2"}))
+    for address, layout in (("hf:h", "Hugging Face Dinov2"), ("timm:t", "timm DINOv2")):
+        status, facts, _ = run(capsys, f"weights={address}", f"out=of_{address[0]}")
+        assert (status, facts["layout"][: len(layout)]) == (0, layout)
+        assert torch.equal(load_backbone(here / f"of_{address[0]}").module(x).patches, before(x).patches)
 
 
 def test_what_timm_says_of_images_is_taken(here, capsys):

@@ -160,7 +160,7 @@ def test_what_cannot_teach_is_one_line(teacher, tmp_path, settings, message):
 SEEDS = (0, 1, 2)
 CIFAR = Path(__file__).parents[2] / ".." / "shared" / "data" / "cifar10"
 """Fixed before the first run: the recipes as they are; a teacher of the recipe's size and length, students of half its width that
-see a quarter (CIFAR-10) or half (toy world) as many images, distilled and from scratch by the same words."""
+see a tenth (CIFAR-10) or half (toy world) as many images, distilled and from scratch by the same words."""
 HALF = {"backbone.width": 64, "backbone.heads": 2, "workers": 1, "precision": "fp32"}
 
 

@@ -10,7 +10,7 @@ Axes: B images, C channels, Y by X pixels, H by W patches, D channels of a token
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +197,7 @@ def _finished(address: str, module: Foreign, preprocessing: Preprocessing, model
 def _hf(address: str, name: str) -> Backbone:
     """A vision model of Hugging Face's, from its folder or its cache."""
     transformers = _installed(address, "transformers")
-    folder = _hf_folder(address, name)
+    folder = hf_folder(address, name)
     model = hf_model(transformers, f"backbone {address}", folder)
     config = model.config
     channels = int(getattr(config, "num_channels", 3) or 3)
@@ -228,7 +228,12 @@ def _hf(address: str, name: str) -> Backbone:
     return _finished(address, module, preprocessing, f"hf {type(model).__name__}", channels)
 
 
-def _hf_folder(address: str, name: str) -> Path:
+def hf_folder(address: str, name: str) -> Path:
+    """A folder, or where Hugging Face's cache has a model of that name.
+
+    Raises:
+        WeightsError: It is in neither.
+    """
     if at_home(name).is_dir():
         return at_home(name)
     hub = _installed(address, "huggingface_hub")
@@ -279,6 +284,9 @@ def _takes(model: Any, argument: str) -> bool:
 
 
 def _pair(value: Any) -> tuple[int, int]:
+    """Height and width, of which some configurations give a number, a list, or each by its name."""
+    if isinstance(value, Mapping):
+        value = [value[name] for name in ("height", "width")]
     return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
 
 

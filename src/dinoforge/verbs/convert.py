@@ -14,7 +14,7 @@ from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.export.compare import compared
 from dinoforge.model.features import Features
-from dinoforge.model.foreign import Output, features, hf_model
+from dinoforge.model.foreign import Output, features, hf_folder, hf_model
 from dinoforge.model.layouts import FORMATS, Opened, composed, open_layout, write_layout
 from dinoforge.model.processor import FILE, preprocessing_beside, written_processor
 from dinoforge.model.reshape import at_pixels, with_channels
@@ -71,7 +71,8 @@ def convert(
     """Turn weights of DINOv2 or DINOv3 into a backbone folder, or a backbone into another layout. Nothing is lost in silence.
 
     Args:
-        weights: A backbone folder, a run, or weights whose layout is told by their tensors: official, Hugging Face or timm.
+        weights: A backbone folder, a run, or weights whose layout is told by their tensors: official, Hugging Face or timm;
+            hf:OWNER/NAME out of Hugging Face's cache.
         out: What to write, which must not exist: a folder, or for official and timm a file, .pth or .safetensors.
         to: Layout of what is written: backbone, official, huggingface or timm.
         pixels: Another native side: the position table is resampled to it. A multiple of the patch.
@@ -81,6 +82,7 @@ def convert(
     _judge(place, out, form)
     side = None if pixels is None else _positive("pixels", pixels)
     many = None if channels is None else _positive("channels", channels)
+    weights = _lying(weights)
     backbone, told = _opened(weights)
     say(f"{weights}: {told.layout}, {backbone.loaded}")
     for line in told.dropped:
@@ -132,6 +134,24 @@ def _positive(name: str, value: str | int) -> int:
     return number
 
 
+def _lying(address: str) -> str:
+    """Where the weights of another library lie: they are read as tensors, not as that library's model.
+
+    Raises:
+        WeightsError: They are not on this machine.
+    """
+    library, colon, name = address.partition(":")
+    if not colon or library not in {"hf", "timm"}:
+        return address
+    if library == "hf":
+        return str(hf_folder(address, name))
+    if not at_home(name).exists():
+        raise WeightsError(
+            f"weights={address} is timm's name of a model; give the file or folder that its weights lie in."
+        )
+    return name
+
+
 def _opened(address: str) -> tuple[Backbone, _Told]:
     """The backbone, and of which layout it is.
 
@@ -140,7 +160,7 @@ def _opened(address: str) -> tuple[Backbone, _Told]:
     """
     place = at_home(address)
     ours = any((place / name).exists() for name in ("backbone.json", "backbone/backbone.json"))
-    if address.startswith(("hf:", "timm:")) or not place.exists() or ours:
+    if not place.exists() or ours:
         found = load_backbone(address)
         if getattr(found.config, "kind", None) != "vit":
             raise WeightsError(f"{address} is a {found.config.kind} backbone; convert is for vision transformers.")

@@ -97,6 +97,18 @@ def test_features_are_the_models_own(name, tmp_path):
 
 
 @torch.no_grad()
+def test_sides_by_their_names(tmp_path):
+    """Some configurations say height and width instead of a number or a list."""
+    model, config, _ = MODELS["ViT"]
+    made(model, config, tmp_path, size={"height": 32, "width": 32})
+    module = open_backbone(f"hf:{tmp_path}").module
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    want = module(x).image
+    vars(module.model.config)["image_size"] = {"height": 32, "width": 32}  # past what this kind of configuration checks
+    assert torch.equal(module(x).image, want)
+
+
+@torch.no_grad()
 def test_other_sizes(tmp_path):
     theirs = made(*MODELS["ViT"][:2], tmp_path, size={"height": 32, "width": 32})
     module = open_backbone(f"hf:{tmp_path}").module

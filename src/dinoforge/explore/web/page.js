@@ -42,7 +42,11 @@ for (const picture of document.querySelectorAll("svg.draw")) {
 
 // What is being computed: how far, and the answer as soon as it is there.
 for (const part of document.querySelectorAll(".computing")) {
-  const clock = (seconds) => seconds < 60 ? `${Math.round(seconds)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  const clock = (seconds) => {
+    const whole = Math.round(seconds), minutes = Math.floor(whole / 60);
+    if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+    return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+  };
   const look = async () => {
     try {
       const answer = await fetch("/api/progress");
