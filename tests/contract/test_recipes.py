@@ -60,9 +60,9 @@ class TestEveryRecipe:
             steps=steps, first=first, observers=[look])  # fmt: skip
         assert [this.step for this in done] == [first + 1, first + 2]
         copies = made.objective.copies
-        idle = set() if copies is None else {"dino_local"}  # no local views
         hidden = how is None and made.data.masks.probability > 0
-        idle |= set() if hidden or how is not None else {"ibot"}
+        absent = {"dino_local": copies is not None, "ibot": how is None and not hidden}
+        idle = {key for key, is_absent in absent.items() if is_absent}
         for this in done:
             assert all(term.isfinite() and (term != 0) == (key not in idle) for key, term in this.losses.items())
         weights, terms = made.objective, done[0].losses

@@ -163,7 +163,7 @@ class Vit(nn.Module):
         """
         rope = self.config.positions == "rope"
         if not rope:
-            spread, cut = self.config.position_std, 100 * self.config.position_std  # torch's own cut, for 0.02: none
+            spread, cut = self.config.position_std, 100 * self.config.position_std  # at 0.02 torch's own, far outside
             nn.init.trunc_normal_(self.pos_embed, std=spread, a=-cut, b=cut, generator=generator)
         nn.init.normal_(self.cls_token, std=0.02 if rope else 1e-6, generator=generator)
         if self.config.registers:
