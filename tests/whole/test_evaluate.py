@@ -6,6 +6,8 @@ import shutil
 import signal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -13,6 +15,7 @@ import dinoforge
 from dinoforge.base.errors import ConfigError, DataError, Interrupted
 from dinoforge.base.files import read_lines
 from dinoforge.cli import execute
+from dinoforge.data.sources.parquet import Parquet
 from dinoforge.model.vit import VitConfig
 from dinoforge.model.weights import save_backbone
 from perturbed import perturbed
@@ -136,6 +139,55 @@ def test_scores_are_not_taken_over_when_a_set_that_a_setting_names_changed(place
     assert dinoforge.evaluate(**words).reused == []
     assert dinoforge.evaluate(**words).reused == ["robustness"]
     shutil.copy(tmp_path / "also" / "red" / "5-0.png", tmp_path / "also" / "blue" / "5-9.png")
+    assert dinoforge.evaluate(**words).reused == []
+
+
+@pytest.fixture
+def tabled(place, tmp_path):
+    """The words for pictures that a Parquet file names, of red and of blue; and what replaces each by one of the other."""
+    for name in ("red", "blue"):
+        shutil.copytree(place / "data" / "train" / name, tmp_path / "in" / name)
+    paths = sorted(path.relative_to(tmp_path / "in") for path in (tmp_path / "in").glob("*/*"))
+    rows = [
+        {"path": str(path), "label": path.parts[0], "split": "train" if "-5" in path.name else "test"} for path in paths
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "t.parquet")
+
+    def swap():
+        for path in (path for path in paths if "-5" not in path.name and path.parts[0] == "red"):
+            one, other = tmp_path / "in" / path, tmp_path / "in" / "blue" / path.name
+            held = one.read_bytes()
+            one.write_bytes(other.read_bytes())
+            other.write_bytes(held)
+
+    return {"backbone": "pixels:4", "data": str(tmp_path / "in" / "t.parquet"), "tasks": "knn", "knn.neighbours": 1,
+            "out": str(tmp_path / "s.jsonl"), "features": str(tmp_path / "f")}, swap  # fmt: skip
+
+
+def test_scores_are_not_taken_over_when_files_that_a_table_names_changed(tabled):
+    words, swap = tabled
+    assert scores(dinoforge.evaluate(**words))["knn", "accuracy"] == 1
+    assert dinoforge.evaluate(**words).reused == ["knn"]
+    swap()
+    assert scores(dinoforge.evaluate(**words))["knn", "accuracy"] == 0
+
+
+def test_scores_are_not_taken_over_where_nobody_can_tell_of_a_change(tabled, monkeypatch, capsys):
+    monkeypatch.setattr(Parquet, "stamp", lambda *_: None)  # as of the web
+    words, swap = tabled
+    assert scores(dinoforge.evaluate(**words))["knn", "accuracy"] == 1
+    assert "tell" not in capsys.readouterr().err
+    swap()
+    assert scores(dinoforge.evaluate(**words))["knn", "accuracy"] == 0
+    assert f"knn: {words['data']} does not tell when its images were changed" in capsys.readouterr().err
+
+
+def test_nor_where_nobody_can_tell_of_a_set_that_a_setting_names(place, tabled, monkeypatch):
+    monkeypatch.setattr(Parquet, "stamp", lambda *_: None)
+    words = {"backbone": str(place / "b"), "data": str(place / "data"), "out": tabled[0]["out"], "features": "none",
+             "tasks": "robustness", "robustness.corruptions": "fog", "robustness.severities": "1",
+             "robustness.iterations": 20, "robustness.also": tabled[0]["data"]}  # fmt: skip
+    assert dinoforge.evaluate(**words).reused == []
     assert dinoforge.evaluate(**words).reused == []
 
 

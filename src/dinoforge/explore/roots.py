@@ -31,7 +31,7 @@ def open_below(data: str, roots: Sequence[str]) -> Source:
     """The images at an address; of a manifest only what lies below its own folder, the working directory or the roots.
 
     What a row names is looked at where the row has a stamp, and again when it is read: an image elsewhere that is found only
-    then, behind a path in a Parquet file say, is broken.
+    then, in a data set of the library ``datasets`` say, is broken.
 
     Raises:
         ConfigError: It lists files elsewhere, or roots are given for something that is no manifest.

@@ -98,7 +98,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         test: Images that are asked, together with train.
         train_rows: First so many rows of the one, strewn over a source sorted by class; all if not given.
         test_rows: First so many rows of the other, in the same way; all if not given.
-        out: JSON lines file that the scores are appended to. Tasks whose scores are there are not measured again.
+        out: JSON lines file that the scores are appended to. Tasks whose scores are there are not measured again, unless nobody
+            can tell whether an image was changed, as on the web.
         save_heads: Folder that trained heads are written to, each into one of its task's name; predict reads them.
         features: Folder that features are kept in [~/.cache/dinoforge/features]; none keeps nothing.
         trained_on: What the backbone was trained on: a folder of curate, a manifest or a run. Images that are asked of which it
@@ -233,6 +234,9 @@ def _one(
          **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name], config) else {})}
     )  # fmt: skip
     before = _put_down(out, key, head=None if save is None else _mark(save))
+    if before and (silent := _silent(sides, name, config)):
+        say(f"{name}: {silent} does not tell when its images were changed; the scores in {out} are not taken over.")
+        before = []
     if before:
         say(f"{name}: {len(before)} scores are in {out} from an earlier start.")
         return Evaluated(before, [name])
@@ -279,12 +283,21 @@ def _state(source: Source) -> str:
     return fingerprint({"address": source.address, "files": files_of(source), "columns": columns})
 
 
+def _silent(sides: Sides, name: str, config: Config) -> str | None:
+    """The address of images that go into the scores of a task and cannot be told unchanged; None where all can."""
+    also = [open_source(text) for field in EVALUATIONS[name].images for text in _texts(getattr(config, field))]
+    return next((one.address for one in (sides.known, sides.asked, *also) if files_of(one) is None), None)
+
+
+def _texts(value: str | Sequence[str] | None) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else value or ()
+
+
 def _named_files(name: str, config: Config) -> dict[str, str | None]:
     """The state of files, and of images, that settings of a task name."""
     found, images = dict[str, str | None](), EVALUATIONS[name].images
     for field in (*images, *EVALUATIONS[name].files):
-        value = getattr(config, field)
-        for text in (value,) if isinstance(value, str) else value or ():
+        for text in _texts(getattr(config, field)):
             found[text] = _state(open_source(text)) if field in images else file_stamp(text)
     return found
 

@@ -176,9 +176,10 @@ def test_a_saved_data_set_may_not_lead_elsewhere(places):
 
 def test_a_selection_stays_behind_the_fence(places):
     mine, secret = places
-    scanned(mine / struct(mine, secret), mine / "m.parquet")
+    pq.write_table(pa.table({"image": [png()], "mask": [str(secret / "a.png")]}), mine / "t.parquet")
+    scanned(mine / "t.parquet", mine / "m.parquet")
     with pytest.raises(Broken, match="below none of"):
-        open_below("m.parquet", []).select(np.array([0])).picture(0)
+        open_below("m.parquet", []).select(np.array([0])).extra(0, "mask")
 
 
 def test_a_home_is_no_way_around(places, monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dinoforge.base.errors import ConfigError, DataError, closest
@@ -19,8 +20,8 @@ from dinoforge.data.decode import Broken
 from dinoforge.data.ground_truth import ground_truth
 from dinoforge.data.sources.columns import by_folder, is_plain, known_columns, refuse_doubles, texts, with_split
 from dinoforge.data.sources.lists import path_column, unique_names
-from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, shown
-from dinoforge.data.sources.paths import read, storage
+from dinoforge.data.sources.options import ACCESS, COLUMNS, Options, scheme_of, shown
+from dinoforge.data.sources.paths import joined, read, stamp_of, storage
 from dinoforge.data.sources.source import Source
 from dinoforge.data.sources.storage import Disk, on_opening
 
@@ -59,7 +60,10 @@ class Parquet(Source):
             images = schema.field(self._held["image"]).type
             plain = self._file.read(columns=_plain_columns(schema, self._held, images))
             self._elsewhere = _is_text(images)
-            names = unique_names(texts(plain[self._held["image"]])) if self._elsewhere else None
+            self._paths = (
+                plain[self._held["image"]] if self._elsewhere else _paths_beside(self._file, self._held["image"])
+            )
+            names = unique_names(texts(self._paths)) if self._elsewhere else None
             known = known_columns(plain, self.address, options=options, names=names, called=name)
         except (OSError, pa.ArrowException, UnicodeError) as error:
             raise DataError(f"{self.address} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
@@ -87,9 +91,13 @@ class Parquet(Source):
         return value
 
     def stamp(self, row: int) -> str | None:
-        """That of the whole file, where it holds the image itself."""
+        """That of the file that the row names, that of this whole file where it holds the image itself, or may hold it."""
         size, changed = self._stamp
-        return f"{size}:{changed}:{row}" if changed and not self._elsewhere else None
+        path = None if self._paths is None else self._paths[row].as_py()
+        named = stamp_of(self._folder, path) if path else None
+        if path and (self._elsewhere or (named is None and not self._on_disk(path))):
+            return named
+        return f"{size}:{changed}:{row}" + (f":{named}" if path else "") if changed else None
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """``mask`` or ``depth`` of the row, see ``ground_truth``."""
@@ -104,8 +112,20 @@ class Parquet(Source):
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
-            return read(self._place.partition("?")[0].rpartition("/")[0], value, self._options)
+            return read(self._folder, value, self._options)
         return None if value is None else bytes(value)
+
+    @property
+    def _folder(self) -> str:
+        """What paths in it are relative to."""
+        return self._place.partition("?")[0].rpartition("/")[0]
+
+    def _on_disk(self, path: str) -> bool:
+        """Whether a path in it is one of this machine's disk."""
+        try:
+            return not scheme_of(joined(self._folder, path))
+        except Broken:
+            return False
 
     def column(self, group: int, name: str) -> Any:
         """A column of one group of rows.
@@ -189,6 +209,20 @@ def _plain_columns(schema: Any, held: Mapping[str, str], images: Any) -> list[st
     """The columns that are read at once: all but pictures; the paths of images, for they are names."""
     pictures = {*held.values()} - ({held["image"]} if _is_text(images) else set())
     return [column for column in schema.names if column not in pictures and is_plain(schema.field(column).type)]
+
+
+def _paths_beside(file: Any, image: str) -> Any:
+    """The paths in a column of structs, where some rows may have no bytes and lie in the file that is named; else None."""
+    facts = file.metadata
+    columns = [facts.schema.column(number).path for number in range(facts.num_columns)]
+    if f"{image}.path" not in columns:
+        return None
+    if f"{image}.bytes" in columns:
+        number = columns.index(f"{image}.bytes")
+        known = [facts.row_group(group).column(number).statistics for group in range(facts.num_row_groups)]
+        if all(one is not None and one.has_null_count and not one.null_count for one in known):
+            return None
+    return pc.struct_field(file.read(columns=[f"{image}.path"])[image], "path")
 
 
 def holds_pictures(kind: Any) -> bool:

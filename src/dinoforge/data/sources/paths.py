@@ -61,6 +61,18 @@ def read(base: str, name: str, options: Options) -> bytes:
     return storage(address, options).read(address)
 
 
+def stamp_of(base: str, name: str) -> str | None:
+    """Size and time of the last change of a file that is named relative to a folder; None where it lies on no disk of ours."""
+    try:
+        where = joined(base, name)
+    except Broken:
+        return None
+    if scheme_of(where):
+        return None
+    ask_fence(where)
+    return file_stamp(where)
+
+
 def stamps_of(stamps: Mapping[str, str], names: Sequence[str]) -> pa.Array | None:
     """The stamps of files as their storage listed them, for ``Paths``; None where it lists none."""
     return pa.array([stamps.get(name) for name in names], pa.large_string()) if stamps else None
@@ -117,14 +129,7 @@ class Paths(Source):
         if self._stamps is not None:
             listed: str | None = self._stamps[row].as_py()
             return listed
-        try:
-            where = joined(self._base, str(self._where[row]))
-        except Broken:
-            return None
-        if scheme_of(where):
-            return None
-        ask_fence(where)
-        return file_stamp(where)
+        return stamp_of(self._base, str(self._where[row]))
 
     def extra(self, row: int, name: str) -> np.ndarray | None:
         """The mask or depth map that the row names."""

@@ -249,6 +249,46 @@ def test_ids_that_two_files_share_are_told_apart(tmp_path):
     assert open_source(f"{tmp_path}/same.parquet").columns["id"].tolist() == ["same.parquet:0", "same.parquet:1"]
 
 
+def named(kind, **more):
+    """A column that names a.png and b.png."""
+    return pa.array([{**more, "path": "a.png"}, {**more, "path": "b.png"}] if kind == "struct" else ["a.png", "b.png"])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        named("text"),
+        named("text").dictionary_encode(),
+        named("struct"),
+        named("struct", bytes=pa.scalar(None, pa.binary())),
+    ],
+    ids=["text", "words", "path", "bytes or path"],
+)
+def test_files_that_a_parquet_file_names_are_told_unchanged(column, tmp_path):
+    place = pictures(tmp_path, "a.png", "b.png")
+    pq.write_table(pa.table({"image": column}), tmp_path / "p.parquet")
+    before = [open_source(f"{place}/p.parquet").stamp(row) for row in range(2)]
+    assert None not in before
+    os.utime(tmp_path / "b.png", (0, 0))
+    after = [open_source(f"{place}/p.parquet").stamp(row) for row in range(2)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+    assert pickle.loads(pickle.dumps(open_source(f"{place}/p.parquet"))).stamp(1) == after[1]
+
+
+def test_of_bytes_with_a_name_the_parquet_file_alone_counts(tmp_path):
+    pictures(tmp_path, "a.png")
+    rows = [{"bytes": png(1), "path": "a.png"}, {"bytes": png(2), "path": None}]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "p.parquet")
+    before = open_source(f"{tmp_path}/p.parquet").stamp(0)
+    os.utime(tmp_path / "a.png", (0, 0))
+    assert open_source(f"{tmp_path}/p.parquet").stamp(0) == before is not None
+    some = [{"bytes": png(1), "path": "gone.png"}, {"bytes": None, "path": "https://example.org/a.png"}]
+    pq.write_table(pa.table({"image": some}), tmp_path / "p.parquet")
+    source = open_source(f"{tmp_path}/p.parquet")
+    assert source.stamp(0) is not None
+    assert source.stamp(1) is None  # nobody can tell
+
+
 def test_parquet_by_pattern(tmp_path):
     for name in ("train-00000-of-00002", "train-00001-of-00002", "val_0"):
         pq.write_table(pa.table({"image": [png(1)]}), tmp_path / f"{name}.parquet")
