@@ -13,6 +13,10 @@ from dinoforge.base.files import explained
 _held: set[Path] = set()
 
 
+class Busy(RunError):
+    """Another process, or another call in this one, holds a folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the operating system lets go of it even after kill -9.
@@ -20,12 +24,12 @@ def locked(folder: Path) -> Iterator[None]:
     A record lock, for it belongs to the process: workers forked from it do not keep a killed run's folder locked.
 
     Raises:
-        RunError: Another process, or another call in this one, holds it.
+        Busy: Another process, or another call in this one, holds it.
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         place = folder.resolve()
-        busy = RunError(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
+        busy = Busy(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
         if place in _held:  # a second lock of one process would succeed, and its end would release the first
             raise busy
         with (folder / ".lock").open("a+") as file:

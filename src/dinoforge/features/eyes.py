@@ -21,11 +21,11 @@ from dinoforge.base.config import fingerprint
 from dinoforge.base.errors import DataError
 from dinoforge.base.files import explained, write_json
 from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
-from dinoforge.base.lock import in_use
+from dinoforge.base.lock import Busy
 from dinoforge.base.log import say
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, computed
-from dinoforge.features.kept import Watch, beside, files_of, keep
+from dinoforge.features.kept import Watch, files_of, keep
 from dinoforge.features.kinds import KINDS
 from dinoforge.features.store import read_features
 from dinoforge.features.views import View, middle
@@ -135,14 +135,15 @@ class Eyes:
         with explained(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path.parent / f"{self.backbone.fingerprint}.json", {"precision": self.how.precision})
-        if not (path / "features.json").exists() and in_use(beside(path)):
-            say(f"{source.address}: another process computes the same features; these are computed beside it.")
-            return self._passing(source, kind, view)
         if not (path / "features.json").exists():
-            keep(
-                path, source, self.backbone, self.how, kind=kind, on_broken=self.on_broken, rows=_SHARD, view=view,
-                watch=Watch("looking"), facts={"view": view.name},
-            )  # fmt: skip
+            try:
+                keep(
+                    path, source, self.backbone, self.how, kind=kind, on_broken=self.on_broken, rows=_SHARD, view=view,
+                    watch=Watch("looking"), facts={"view": view.name}, unless_there=True,
+                )  # fmt: skip
+            except Busy:
+                say(f"{source.address}: another process computes the same features; these are computed beside it.")
+                return self._passing(source, kind, view)
         stored = read_features(path)
         place = {name: row for row, name in enumerate(source.columns["id"].tolist())}
         try:

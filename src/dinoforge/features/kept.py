@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was done for a folder of features."""
+    """What was done for a folder of features; nothing where all was there."""
 
     rows: int
     reused: int
@@ -84,9 +85,9 @@ def files_of(source: Source) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def keep(
+def keep(  # noqa: PLR0913 - what it is of, and how it is done
     path: Path, source: Source, found: Backbone, how: Extraction, *, kind: str, on_broken: Callable[[str, str], None],
-    rows: int, facts: Mapping[str, Any], view: View | None = None, watch: Watch = _NOBODY,
+    rows: int, facts: Mapping[str, Any], view: View | None = None, watch: Watch = _NOBODY, unless_there: bool = False,
 ) -> Kept:  # fmt: skip
     """Write the features of every usable image into a folder, see ``features/store.py``.
 
@@ -96,29 +97,44 @@ def keep(
         rows: Images in a shard.
         facts: Whose features they are, beside what is put down anyway.
         view: What of a picture is seen, by default the middle that the preprocessing cuts out.
+        unless_there: Leave a folder that is there as it is: another process has just finished it.
 
     Raises:
         NoneUsable: Not one image could be used.
+        Busy: Another process is about it.
         RunError: The disk is full, or shards of other features are there; what is finished stays.
         ConfigError: A shard that forward passes do not fill.
     """
     how = in_shards(how, rows)
+    with locked(beside(path)):  # before anything that takes long: whoever finds it held can do something else at once
+        if unless_there and (path / "features.json").exists():
+            shutil.rmtree(beside(path), ignore_errors=True)
+            return Kept(0, 0, 0, 0.0)
+        return _keep(
+            path, source, found, how, kind=kind, on_broken=on_broken, rows=rows, facts=facts, view=view, watch=watch
+        )
+
+
+def _keep(
+    path: Path, source: Source, found: Backbone, how: Extraction, *, kind: str, on_broken: Callable[[str, str], None],
+    rows: int, facts: Mapping[str, Any], view: View | None, watch: Watch,
+) -> Kept:  # fmt: skip
+    """See ``keep``, whose lock is held."""
     facts = {"tokens": kind, "backbone": found.fingerprint, "data": source.fingerprint, "address": source.address,
              "precision": how.precision, **facts}  # fmt: skip
     seen = view or middle(found.preprocessing)
     about = {**facts, "files": files_of(source), "preprocessing": found.preprocessing.model_dump(mode="json")}
     about |= {"view": view.name} if view else {}
-    with locked(beside(path)):
-        clear_leftovers(path.parent, path.name)
-        shards = Unfinished(beside(path), about, images=len(source), rows=rows, half=kind in HALF)
-        try:
-            reused, rate = _compute(shards, source, found, how, kind=kind, view=seen, on_broken=on_broken, watch=watch)
-            aside = [{"id": name, "reason": reason} for name, reason in source.rejected]
-            aside += [{"id": str(source.columns["id"][row]), "reason": reason} for row, reason in shards.broken()]
-            count = write_features(path, shards, columns=source.columns, facts=facts, set_aside=aside)
-        finally:
-            if not shards.shards:
-                shards.remove()
+    clear_leftovers(path.parent, path.name)
+    shards = Unfinished(beside(path), about, images=len(source), rows=rows, half=kind in HALF)
+    try:
+        reused, rate = _compute(shards, source, found, how, kind=kind, view=seen, on_broken=on_broken, watch=watch)
+        aside = [{"id": name, "reason": reason} for name, reason in source.rejected]
+        aside += [{"id": str(source.columns["id"][row]), "reason": reason} for row, reason in shards.broken()]
+        count = write_features(path, shards, columns=source.columns, facts=facts, set_aside=aside)
+    finally:
+        if not shards.shards:
+            shards.remove()
     return Kept(count, reused, len(aside), rate)
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 from collections import deque
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,9 @@ import torch
 from PIL import Image
 
 from dinoforge.base.errors import DataError, RunError
+from dinoforge.base.lock import in_use, locked
 from dinoforge.data.sources.table import open_source
+from dinoforge.features import kept
 from dinoforge.features.extract import Extraction, computed, image_features, pictures
 from dinoforge.features.eyes import Eyes
 from dinoforge.features.kinds import KINDS
@@ -236,3 +239,37 @@ def test_how_many_decode_changes_nothing(tmp_path):
         assert [rows.tolist() for rows, _ in parts] == [[0, 1], [4, 5, 6, 7]]
         assert [int(image[0, 0, 0]) for _, images in parts for image in images] == [0, 1, 4, 5, 6, 7]
         assert told == ["2.png", "3.png", "8.png"]
+
+
+def eyes(folder):
+    return Eyes(Backbone(build(ToyConfig(), seed=0), ToyConfig(), HOW), Extraction(CPU), folder=folder, on_broken=quiet)
+
+
+def test_the_lock_comes_before_what_takes_long(tmp_path, monkeypatch):
+    """Two that begin together: the second has not looked at a file when it learns of the first."""
+    source = open_source("toy://species?images=11&size=24")
+    monkeypatch.setattr(kept, "files_of", lambda _: str(in_use(next(tmp_path.glob("f/.*.embed")))))
+    eyes(tmp_path / "f").look(source)
+    path = next(tmp_path.glob("f/*/features.json")).parent
+    path.rename(tmp_path / "whole")
+    monkeypatch.setattr(kept, "files_of", lambda _: pytest.fail("looked at files"))
+    with locked(kept.beside(path)):
+        seen = eyes(tmp_path / "f").look(source)
+    assert not path.exists()
+    np.testing.assert_array_equal(seen.values, read_features(tmp_path / "whole").values)
+
+
+def test_what_another_process_has_just_finished_is_not_computed_again(tmp_path, monkeypatch):
+    source = open_source("toy://species?images=11&size=24")
+
+    @contextmanager
+    def after_another(folder):
+        monkeypatch.setattr(kept, "locked", locked)
+        eyes(tmp_path / "f").look(source)
+        monkeypatch.setattr(kept, "computed", lambda *_, **__: pytest.fail("computed again"))
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(kept, "locked", after_another)
+    assert len(eyes(tmp_path / "f").look(source).values) == 11
+    assert not list(tmp_path.glob("f/.*"))
