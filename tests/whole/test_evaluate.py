@@ -142,6 +142,25 @@ def test_scores_are_not_taken_over_when_a_set_that_a_setting_names_changed(place
     assert dinoforge.evaluate(**words).reused == []
 
 
+def test_an_address_from_another_working_directory_is_another(place, tmp_path, monkeypatch):
+    """The same names, sizes and times, as an archive may give them; without the folder in the key nothing tells them apart."""
+    for where, order in (("a", "red green"), ("b", "green red")):
+        for split in ("train", "test"):
+            for name, colour in zip(
+                ("red", "green"), order.split() if split == "test" else ("red", "green"), strict=True
+            ):
+                (tmp_path / where / "in" / split / name).mkdir(parents=True)
+                for number in range(4):
+                    path = tmp_path / where / "in" / split / name / f"{number}.bmp"
+                    Image.new("RGB", (24, 24), COLOURS[colour]).save(path)
+                    os.utime(path, (0, 0))
+    words = {"backbone": "pixels:4", "tasks": "knn", "features": str(tmp_path / "f"), "out": str(tmp_path / "s.jsonl")}
+    for where, accuracy in (("a", 1), ("b", 0)):
+        monkeypatch.chdir(tmp_path / where)
+        assert scores(dinoforge.evaluate(**words, data="in"))["knn", "accuracy"] == accuracy
+    assert dinoforge.evaluate(**words, data=str(tmp_path / "b" / "in")).reused == ["knn"]
+
+
 @pytest.fixture
 def tabled(place, tmp_path):
     """The words for pictures that a Parquet file names, of red and of blue; and what replaces each by one of the other."""

@@ -20,6 +20,7 @@ from PIL import Image
 from dinoforge.base.errors import ConfigError, RunError, UserError
 from dinoforge.data.sources.paths import Paths
 from dinoforge.explore.stored import NAMES
+from dinoforge.verbs.explore import _folder as kept_by_default
 from explorer import HOSTILE, ROWS, dropped, page, place, sent, start  # noqa: F401 - fixtures
 
 MOST = 20 * 2**20
@@ -354,6 +355,16 @@ def test_nothing_is_written_where_pictures_are_read(place):  # noqa: F811
     with pytest.raises(ConfigError, match=r"out=\S+ lies within data=\S+; give a folder beside it"):
         start(place, out=str(place / "images" / "moth" / "f"))
     assert {*place.rglob("*")} == before
+
+
+def test_features_of_another_working_directory_lie_elsewhere(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    ours = kept_by_default("b" * 16, "d" * 16, "images")
+    assert kept_by_default("b" * 16, "d" * 16, str(tmp_path / "a" / "images")) == ours
+    monkeypatch.chdir(tmp_path / "b")
+    assert kept_by_default("b" * 16, "d" * 16, "images") != ours
 
 
 def test_one_that_is_closed_while_it_computes_leaves_its_folder_free(place, tmp_path, monkeypatch):  # noqa: F811

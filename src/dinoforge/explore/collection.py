@@ -29,6 +29,7 @@ from dinoforge.base.hardware import device
 from dinoforge.base.log import say
 from dinoforge.data.decode import Broken, Reading, open_picture
 from dinoforge.data.picture import Picture
+from dinoforge.data.sources.options import placed
 from dinoforge.data.sources.source import Source
 from dinoforge.explore.answers import Asked, Shown, Tell, untold
 from dinoforge.explore.origins import Origins
@@ -234,8 +235,8 @@ def open_collection(
         say(f"{source.address} does not tell when its images were changed; remove {path} if some were.")
     if stored is None:
         keep(
-            path, source, backbone, how, kind="tokens", on_broken=_told, rows=_SHARD, facts=facts, view=view,
-            watch=Watch("compute features", tell),
+            path, source, backbone, how, kind="tokens", on_broken=_told, rows=_SHARD, view=view,
+            watch=Watch("compute features", tell), facts={**facts, "address": placed(source.address)},
         )  # fmt: skip
         stored = read_features(path, mode="r")
     return Collection(backbone, source, folder, how=how, stored=stored, tell=tell)

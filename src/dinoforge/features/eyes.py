@@ -23,6 +23,7 @@ from dinoforge.base.files import explained, write_json
 from dinoforge.base.hardware import Precision, cpu_flags, cpu_has_bf16
 from dinoforge.base.lock import Busy
 from dinoforge.base.log import say
+from dinoforge.data.sources.options import placed
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction, computed
 from dinoforge.features.kept import Watch, files_of, keep
@@ -103,8 +104,8 @@ class Eyes:
         files = files_of(source)
         facts = {
             "backbone": self.backbone.fingerprint, "preprocessing": self.backbone.preprocessing.model_dump(mode="json"),
-            "data": source.fingerprint, "files": files, "address": source.address, "kind": kind, "view": view.name,
-            "precision": self.how.precision, "format": _FORMAT,
+            "data": source.fingerprint, "files": files, "address": placed(source.address), "kind": kind,
+            "view": view.name, "precision": self.how.precision, "format": _FORMAT,
         }  # fmt: skip
         return fingerprint(facts), files
 
@@ -139,7 +140,8 @@ class Eyes:
             try:
                 keep(
                     path, source, self.backbone, self.how, kind=kind, on_broken=self.on_broken, rows=_SHARD, view=view,
-                    watch=Watch("looking"), facts={"view": view.name}, unless_there=True,
+                    watch=Watch("looking"), unless_there=True,
+                    facts={"view": view.name, "address": placed(source.address)},
                 )  # fmt: skip
             except Busy:
                 say(f"{source.address}: another process computes the same features; these are computed beside it.")

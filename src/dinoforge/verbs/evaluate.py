@@ -23,6 +23,7 @@ from dinoforge.base.home import at_home
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
 from dinoforge.data.decode import Broken
+from dinoforge.data.sources.options import placed
 from dinoforge.data.sources.source import Source, file_stamp
 from dinoforge.data.sources.table import open_source
 from dinoforge.evaluate.classes import classes_of
@@ -280,7 +281,7 @@ def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndar
 def _state(source: Source) -> str:
     """Changes when images or anything that is known of them does."""
     columns = {name: fingerprint(source.columns[name].tolist()) for name in sorted(source.columns)}
-    return fingerprint({"address": source.address, "files": files_of(source), "columns": columns})
+    return fingerprint({"address": placed(source.address), "files": files_of(source), "columns": columns})
 
 
 def _silent(sides: Sides, name: str, config: Config) -> str | None:

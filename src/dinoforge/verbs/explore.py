@@ -14,7 +14,7 @@ from dinoforge.base.config import fingerprint, paths, with_settings
 from dinoforge.base.errors import ConfigError, unknown
 from dinoforge.base.home import at_home
 from dinoforge.base.log import say
-from dinoforge.data.sources.options import shown
+from dinoforge.data.sources.options import placed, shown
 from dinoforge.explore.collection import open_collection
 from dinoforge.explore.membership import Training, training_of
 from dinoforge.explore.roots import open_below
@@ -192,4 +192,4 @@ def _training(manifest: str | None, descriptor: str | None, trust_sha256: str | 
 def _folder(backbone: str, data: str, address: str) -> Path:
     """Where features are kept for later starts."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return at_home(cache) / "dinoforge" / "explore" / fingerprint([backbone, data, address])
+    return at_home(cache) / "dinoforge" / "explore" / fingerprint([backbone, data, placed(address)])

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from dinoforge.base.config import Config
 from dinoforge.base.errors import ConfigError, unknown
+from dinoforge.base.home import at_home
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 WEB = ("http", "https")
@@ -138,6 +139,22 @@ def shown(address: str) -> str:
         ours = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] in Options.model_fields]
         query = urlencode(ours)
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}" + (f"{mark}{query}" if query else "")
+
+
+def placed(address: str) -> str:
+    """An address that means the same from any working directory: a path of this machine without links, any other as it is."""
+    scheme = scheme_of(address)
+    if scheme not in {"", "hf"}:
+        return address
+    place, mark, query = (address.partition("://")[2] if scheme else address).partition("?")
+    try:
+        path = at_home(place)
+        if scheme and not path.exists():
+            return address  # a data set of the hub
+        found = str(path.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links is a RuntimeError
+        return address
+    return (f"{scheme}://" if scheme else "") + found + mark + query
 
 
 def credentials(address: str) -> tuple[str, str | None]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.manifest import is_manifest
-from dinoforge.data.sources.options import split_address
+from dinoforge.data.sources.options import placed, split_address
 from dinoforge.data.sources.table import open_source
 
 
@@ -73,3 +73,14 @@ def test_tars_in_a_working_folder_of_any_name(photos, monkeypatch):
     with tarfile.open("a.tar", "w") as archive:
         archive.add(photos / "a.png", "a.png")
     assert open_source("a.tar").pixels(0).shape == (5, 6, 3)
+
+
+def test_an_address_that_means_the_same_everywhere(photos, monkeypatch):
+    here = str(photos.resolve())
+    (photos / "link").symlink_to("in")
+    monkeypatch.setenv("HOME", str(photos))
+    assert placed("in?split=train") == placed("link/../in/?split=train").replace("/?", "?") == f"{here}/in?split=train"
+    assert placed("~/link/*.png") == f"{here}/in/*.png"
+    assert placed("hf://in") == f"hf://{here}/in"
+    for address in ("hf://user/name", "toy://species?images=3", "s3://b/in", "https://host/in"):
+        assert placed(address) == address
