@@ -72,7 +72,7 @@ class Collection:
         patches: Patch features ``[N H W D]``, float16, mapped.
         places: What finds patches among all, see ``places.py``.
         folder: Where features and what is made of them lie.
-        fingerprint: 16 hexadecimal digits of all that the features are of; what is stored beside them carries it.
+        fingerprint: 16 hexadecimal digits of the features and all that they are of; what is stored beside them carries it.
         backbone, source, how: As given; of the source, the rows that could be used.
     """
 

@@ -1,7 +1,7 @@
 """The noun ``Features``: rows in a memory-mapped file, their ids beside them, and whose features they are.
 
 A folder with ``features.npy`` (one array, any NumPy reads it), ``ids.parquet`` (id and label of every row) and
-``features.json`` (kind, width, fingerprints of backbone and data); images that were set aside are in ``quarantine.jsonl``.
+``features.json`` (kind, width, digest, fingerprints of backbone and data); what was set aside is in ``quarantine.jsonl``.
 
 Axes: N rows, D channels, H by W patches.
 """
@@ -61,10 +61,10 @@ def write_features(
         with (folder / "features.npy").open("wb") as file:
             header = {"descr": shards.numbers.str, "fortran_order": False, "shape": (len(rows), *shape)}
             np.lib.format.write_array_header_1_0(file, header)
-            shards.copy(file)
+            digest = shards.copy(file)
         table = {name: pa.array(column[rows].tolist()) for name, column in columns.items()}
         pq.write_table(pa.table(table), folder / "ids.parquet")
-        write_json(folder / "features.json", {"rows": len(rows), "shape": list(shape), **facts})
+        write_json(folder / "features.json", {"rows": len(rows), "shape": list(shape), "digest": digest, **facts})
         aside = [dict(line) for line in set_aside]
         if aside:
             write_lines(folder / "quarantine.jsonl", aside)

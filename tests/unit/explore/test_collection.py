@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ from PIL import Image
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.data.manifest import read_manifest, write_manifest
+from dinoforge.data.sources.paths import Paths
 from dinoforge.data.sources.table import open_source
 from dinoforge.explore import collection as module
 from dinoforge.explore.answers import as_json
 from dinoforge.explore.collection import DECODING, MOST_PIXELS, open_collection
+from dinoforge.explore.groups import near_copies
+from dinoforge.features.exact import unit_rows
+from dinoforge.features.store import read_features
 from dinoforge.verbs.scan import scan
 
 
@@ -84,6 +89,25 @@ def test_other_images_are_computed_anew_and_other_things_refused(drawn, tmp_path
         (at / "features" / name).unlink()
     with pytest.raises(ConfigError, match="holds no features; give another folder"):
         opened()
+
+
+def test_what_is_made_of_features_goes_with_them(drawn, tmp_path, monkeypatch):
+    """Where nobody can tell that images changed, whoever knows it removes the features, as it is said; the same come again."""
+    monkeypatch.setattr(Paths, "stamp", lambda *_: None)  # as of the web
+    address, at = folder_of(tmp_path / "images", count=8), tmp_path / "kept"
+
+    def opened():
+        return open_collection(drawn.backbone, open_source(address), at, how=drawn.how)
+
+    first = opened()
+    assert near_copies(first).total == 0
+    rmtree(at / "features")
+    assert opened().fingerprint == first.fingerprint
+    (tmp_path / "images" / "class0" / "0.png").write_bytes((tmp_path / "images" / "class1" / "1.png").read_bytes())
+    rmtree(at / "features")
+    found = opened()
+    np.testing.assert_array_equal(found.vectors[0], unit_rows(read_features(at / "features").values[:1, 0])[0])
+    assert near_copies(found).total == 1
 
 
 def test_broken_images_are_no_rows(drawn, tmp_path):

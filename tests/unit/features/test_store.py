@@ -1,6 +1,7 @@
 """Features on disk are those that were computed; ids stay beside their rows; what is finished is not computed again."""
 
 import errno
+import hashlib
 import json
 from collections import deque
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ def test_rows_are_the_features(tokens, shard, tmp_path):
     assert pq.read_table(tmp_path / "f" / "ids.parquet")["label"].to_pylist() == source.columns["label"].tolist()
     facts = json.loads((tmp_path / "f" / "features.json").read_text())
     assert (facts["backbone"], facts["rows"], facts["shape"]) == ("b", 11, list(want.shape[1:]))
+    assert facts["digest"] == hashlib.sha256(np.ascontiguousarray(stored.values).data).hexdigest()[:16]
 
 
 def test_how_many_at_once_changes_nothing():
