@@ -80,6 +80,15 @@ def test_without_splits_every_fifth_is_asked(tmp_path):
         sides(tmp_path / "none.parquet")
 
 
+def test_without_splits_clips_are_asked_whole(tmp_path):
+    table(tmp_path / "all.parquet", 10, seed=0)
+    held = pq.read_table(tmp_path / "all.parquet")
+    pq.write_table(held.append_column("clip", pa.array(list("aabcddeeef"))), tmp_path / "all.parquet")
+    found = opened_sides(Named(str(tmp_path / "all.parquet")), "masks")
+    assert found.asked.columns["clip"].tolist() == ["e"] * 3
+    assert "e" not in found.known.columns["clip"]
+
+
 def run(place, tasks="segmentation", data=None, **words):
     words = {f"{task}.iterations": 5 for task in tasks.split(",") if "knn" not in task} | words
     return dinoforge.evaluate(

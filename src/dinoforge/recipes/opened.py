@@ -1,4 +1,7 @@
-"""A settled recipe, and what its addresses name: the images to train on, those to probe with, the backbone to start from."""
+"""A settled recipe, and what its addresses name: the images to train on, those to probe with, the backbone to start from.
+
+Axes: N images.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dinoforge.base.errors import ConfigError, DataError
 from dinoforge.base.log import say
@@ -100,7 +104,8 @@ def labelled(address: str) -> tuple[Source, Source]:
 
 
 def apart(whole: Source) -> tuple[Source, Source]:
-    """Rows of a labelled source that vote and rows that are asked: train and test, else val, else every fifth.
+    """Rows of a labelled source that vote and rows that are asked: train, which val joins, and test; else train and val; else
+    every fifth is asked, see ``every_fifth``.
 
     Raises:
         DataError: The source has no labels, or only one class.
@@ -113,7 +118,60 @@ def apart(whole: Source) -> tuple[Source, Source]:
     whole = whole if (labels >= 0).all() else whole.select(np.flatnonzero(labels >= 0))
     test = next((name for name in ("test", "val") if has_split(whole, name)), None)
     if has_split(whole, "train") and test:
-        splits = whole.columns["split"]
-        return whole.select(np.flatnonzero(splits == "train")), whole.select(np.flatnonzero(splits == test))
+        # Sets that have all three (DTD, FGVC-Aircraft, Flowers-102) are published with both learnt from.
+        voting = ["train", "val"] if test == "test" else ["train"]
+        return _divided(whole, ~np.isin(whole.columns["split"], voting), whole.columns["split"] == test)
+    return every_fifth(whole, classes=True)
+
+
+def every_fifth(whole: Source, *, classes: bool) -> tuple[Source, Source]:
+    """All images but every fifth, and every fifth of them.
+
+    Images of one ``clip`` or ``group`` are asked together or not at all, which is said aloud: they are often nearly the same,
+    and one that is learnt from would tell of those that are asked.
+
+    Args:
+        classes: Whether they are to be told apart. Clips and groups are divided where else a side would have fewer than two
+            classes, or one would be asked that is not learnt.
+    """
+    what = " or ".join(name for name in ("clip", "group") if name in whole.columns)
+    unit = _together(whole)
+    if unit.max(initial=-1) + 1 < len(whole):  # some images belong together
+        asked = unit % 5 == 4
+        if _can_be_asked(whole, asked, classes=classes):
+            say(f"{whole.address}: every fifth {what} is asked, all its images together.")
+            return _divided(whole, asked, asked)
+        say(
+            f"{whole.address}: every fifth image is asked; each {what} as a whole would leave classes on one side alone."
+        )
     asked = np.arange(len(whole)) % 5 == 4
-    return whole.select(np.flatnonzero(~asked)), whole.select(np.flatnonzero(asked))
+    return _divided(whole, asked, asked)
+
+
+def _divided(whole: Source, left: np.ndarray, asked: np.ndarray) -> tuple[Source, Source]:
+    return whole.select(np.flatnonzero(~left)), whole.select(np.flatnonzero(asked))
+
+
+def _together(whole: Source) -> Int[np.ndarray, " N"]:
+    """A number for every image, the same for those that share a clip or a group, in the order in which they first appear."""
+    first = np.arange(len(whole))
+    columns = [whole.columns[name] for name in ("clip", "group") if name in whole.columns]
+    before = None
+    while before is None or (first != before).any():  # until groups that share a clip, and so on, have become one
+        before = first.copy()
+        for column in columns:
+            known = np.flatnonzero(column >= 0 if column.dtype.kind == "i" else column != "")
+            number = np.unique(column[known], return_inverse=True)[1]
+            least = np.full(len(known), len(whole))
+            np.minimum.at(least, number, first[known])
+            first[known] = least[number]
+    found: np.ndarray = np.unique(first, return_inverse=True)[1]
+    return found
+
+
+def _can_be_asked(whole: Source, asked: np.ndarray, *, classes: bool) -> bool:
+    """Whether some are asked and, where they have classes, at least two, all of them learnt from."""
+    if not classes:
+        return bool(asked.any())
+    labels = whole.columns["label"]
+    return len(np.unique(labels[asked])) >= 2 and bool(np.isin(labels[asked], labels[~asked]).all())

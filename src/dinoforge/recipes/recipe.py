@@ -55,11 +55,11 @@ class ProbeConfig(Config):
     """The quality probe during a run: k-NN on a labelled source, label-free scores always."""
 
     source: str | None = None
-    """Labelled images with train and test (or val) splits; null measures only what needs no labels."""
+    """Labelled images with splits train (val joins it) and test, or train and val; null measures only what needs no labels."""
     train_rows: Count = Field(default=20_000, gt=0)
-    """First so many rows of the train split that vote."""
+    """First so many of the rows that vote."""
     test_rows: Count = Field(default=2_000, gt=0)
-    """First so many rows of the test split that are asked."""
+    """First so many of the rows that are asked."""
     neighbours: int = Field(default=10, gt=0)
     """Neighbours that vote."""
     rank_rows: Count = Field(default=1_024, gt=1)

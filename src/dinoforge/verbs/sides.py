@@ -14,7 +14,7 @@ from dinoforge.data.sources.source import Source, first_rows
 from dinoforge.data.sources.table import has_split, open_clips, open_source
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.several import shows_several
-from dinoforge.recipes.opened import apart, labelled
+from dinoforge.recipes.opened import apart, every_fifth, labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def _first(source: Source, count: int | None) -> Source:
 
 
 def _classes(named: Named) -> Sides:
-    """Train and test, else val; without splits every fifth image is asked."""
+    """Train, which val joins, and test, else train and val; without splits every fifth image is asked, see ``every_fifth``."""
     if named.data is not None:
         whole = open_source(named.data)
         return Sides(*(_split(whole) if shows_several(whole) else labelled(named.data)))
@@ -77,7 +77,7 @@ def _labelled(known: Source, asked: Source, what: str) -> Sides:
 
 
 def _clips(named: Named) -> Sides:
-    """Clips of train and test, else val; without splits every fifth clip is asked."""
+    """The same of clips."""
     if named.data is not None:
         return Sides(*apart(open_clips(named.data)))
     return _labelled(*_both(named, ["train"], ["test", "val"], opening=open_clips), "clip")
@@ -150,19 +150,18 @@ def _mapped(truth: str) -> Callable[[Named], Sides]:
             return Sides(whole.select(np.flatnonzero(known)), there["test"])
         if "train" in there and "val" in there:
             return Sides(there["train"], there["val"])
-        asked = np.arange(len(whole)) % 5 == 4
         split = [name for name, part in parts.items() if len(part)]
         if len(split) > 1:  # every fifth of all would learn from what is to be asked
             raise DataError(
                 f"{whole.address} has {truth}s for {' and '.join(there) or 'none'} of its splits {', '.join(split)}; it takes "
                 "train and test, or train and val."
             )
-        if not _has_maps(whole, truth) or not asked.any():
+        if not _has_maps(whole, truth) or len(whole) < 5:
             raise DataError(
                 f"{whole.address} has no {truth} for its images, or too few images; {truth}s are a column of a table or of "
                 "metadata.csv."
             )
-        return Sides(whole.select(np.flatnonzero(~asked)), whole.select(np.flatnonzero(asked)))
+        return Sides(*every_fifth(whole, classes=False))
 
     return sides
 
