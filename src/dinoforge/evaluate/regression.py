@@ -7,12 +7,12 @@ Axes: N images, D channels, C classes.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from dinoforge.base.config import Config, Count
@@ -35,12 +35,21 @@ class LogisticConfig(Config):
     c: Strengths | None = None
     """Weights of the images against the penalty: C sum(cross-entropy) + |W|**2 / 2; null: 45 from 1e-6 to 1e5. Of several the
     best on the held-out tenth is taken, of equal ones the smallest."""
+    select: Literal["accuracy", "mean_class_accuracy"] = "accuracy"
+    """What is best there, where an image has one class; the second for sets that report it (FGVC-Aircraft, Pets, Caltech-101,
+    Flowers-102)."""
     iterations: Count = Field(default=1000, gt=0)
     """Most steps of L-BFGS for one C, each beginning where that of the next smaller C ended."""
     tolerance: float = Field(default=1e-12, gt=0)
     """The search ends when a step lowers the mean loss by less."""
     seed: int = Field(default=0, ge=0)
     """Of the tenth that is held out."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> LogisticConfig:
+        if self.select != "accuracy" and self.c is not None and len(self.c) == 1:
+            raise ValueError(f"select={self.select} has no effect: there is one c, {self.c[0]:g}; give several.")
+        return self
 
 
 def strengths(config: LogisticConfig) -> tuple[float, ...]:

@@ -92,9 +92,9 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
         backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER, timm:NAME,
             or to compare with, no network: pixels:16, thumbnails of that side, or for maps colours:8, pixels of patches.
         tasks: Names joined by commas, or the name of a suite: TASKS.
-        data: Images with splits train (val joins it) and test, or train and val; where there are none every fifth is asked, clips
-            and groups as a whole; retrieval and copies search gallery for query, where there are none each image among all others; correspondence and tracking ask
-            test, else val, else all; health takes all; video takes clips.
+        data: Images with splits train (val joins it) and test, or train and val; where there are none every fifth is asked,
+            clips and groups whole; retrieval and copies search gallery for query, where there are none each image among all
+            others; correspondence and tracking ask test, else val, else all; health takes all; video takes clips.
         train: Labelled images that are learnt from, or the gallery, instead of data.
         test: Images that are asked, together with train.
         train_rows: First so many rows of the one, strewn over a source sorted by class; all if not given.

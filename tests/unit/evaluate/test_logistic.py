@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError, DataError
@@ -87,6 +88,36 @@ def test_the_penalty_is_chosen_on_a_held_out_tenth():
     assert len({*right}) > 1
     assert c == FEW.c[int(np.argmax(right))]
     np.testing.assert_allclose(shares(found, x), theirs(x, labels, c).predict_proba(x.double().numpy()), atol=1e-4)
+
+
+def test_the_penalty_may_be_chosen_by_the_mean_of_classes():
+    """Where one class is rare, the smallest C is right most often: it answers the other one always, which no mean rewards."""
+    x, labels = table(600, 5, classes=2)
+    kept = (labels == 0) | (torch.arange(600) % 7 == 0)
+    x, labels = x[kept], labels[kept]
+    held, rest = torch.randperm(len(x), generator=torch_generator(0, "logistic holdout")).tensor_split([34])
+    judges = {"accuracy": accuracy_score, "mean_class_accuracy": balanced_accuracy_score}
+    chosen = []
+    for select, judge in judges.items():
+        config = LogisticConfig(c=[1e-6, 1e-2, 1e2], select=select)
+        answers = [theirs(x[rest], labels[rest], c).predict(x[held].double().numpy()) for c in config.c]
+        chosen.append(fitted(x, labels, classes=2, config=config)[1])
+        assert chosen[-1] == config.c[int(np.argmax([judge(labels[held].numpy(), answer) for answer in answers]))]
+    assert chosen == [1e-6, 1e2]
+    (score, *_) = LOGISTIC.measure(GivenEyes(), sides((x, labels), (x, labels)), config)
+    assert "(best of 3 by mean_class_accuracy on a tenth of the train rows)" in score.protocol
+
+
+def test_a_choice_without_effect_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"select=mean_class_accuracy has no effect: there is one c, 0\.5; give several"
+    ):
+        LogisticConfig.build({"c": [0.5], "select": "mean_class_accuracy"})
+    several = Made(np.zeros(4), "train", image=made(4, 2))
+    several.columns["labels"] = np.asarray(["a\nb", "a", "b", "a"])
+    del several.columns["label"]
+    with pytest.raises(ConfigError, match="has no effect on train, whose images show several classes"):
+        LOGISTIC.measure(GivenEyes(), Sides(several, several), LogisticConfig(select="mean_class_accuracy"))
 
 
 def test_of_equally_good_penalties_the_smallest_c():
