@@ -5,8 +5,6 @@ Axes: N images, D channels, H by W patches.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -65,6 +63,18 @@ def outliers(norms: Float[np.ndarray, "N H W"], *, factor: float) -> tuple[Float
     return (norms > threshold).mean((1, 2)), threshold
 
 
+def peak(norms: Float[np.ndarray, "N H W"]) -> tuple[float, float]:
+    """How many times the median the largest norm is, and that median.
+
+    Where more than half of the norms are 0 (empty margins, a backbone that is silent on plain ground), the median is that
+    of the others; 1 where all are 0, as where all are equal.
+    """
+    median = float(np.median(norms))
+    if median == 0 and norms.any():
+        median = float(np.median(norms[norms > 0]))
+    return (float(norms.max()) / median if median else 1.0), median
+
+
 def _measure(eyes: Eyes, sides: Sides, config: HealthConfig) -> list[Score]:
     source = first_rows(sides.known, config.images)
     return [*_image_scores(eyes, source, config), *_patch_scores(eyes, source, config)]
@@ -96,15 +106,15 @@ def _patch_scores(eyes: Eyes, source: Source, config: HealthConfig) -> list[Scor
     norms = eyes.look(source, "norms").values.numpy()
     dense = eyes.look(first_rows(source, config.dense), "patches").values
     shares, threshold = outliers(norms, factor=config.outlier)
-    count, median = len(norms), float(np.median(norms))
+    count, (largest, median) = len(norms), peak(norms)
     where = "before the last norm" if shows_blocks(eyes.backbone.module) else "as the network gives them"
+    whose = " of those above 0" if np.median(norms) == 0 else ""
     how = f"norms of {norms.size} patches of {count} images {where}"
     return [
         Score(_TASK, "norm_outliers", float(shares.mean()), "fraction", False, count,
               f"share above {threshold:.4g}: the larger of {config.outlier:g} times the median and six robust deviations more "
               f"than it, {how}", interval=mean_interval(shares)),
-        Score(_TASK, "norm_peak", float(norms.max()) / median if median > 0 else math.nan, "ratio", False, count,
-              f"largest over median {median:.4g}, {how}"),
+        Score(_TASK, "norm_peak", largest, "ratio", False, count, f"largest over median {median:.4g}{whose}, {how}"),
         Score(_TASK, "smoothness", smoothness(dense), "cosine", True, len(dense),
               f"mean cosine of neighbouring patches less that of any two of an image, first {len(dense)} images"),
     ]  # fmt: skip

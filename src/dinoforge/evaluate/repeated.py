@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,15 +44,17 @@ def measured(
 def _together(scores: Sequence[Score], seeds: range) -> Score:
     """One score of one score a seed.
 
-    The interval stays about the images: its ends are the means of the seeds' ends. The spread is that of the seeds.
+    The interval stays about the images: its ends are the means of the seeds' ends. The spread is that of the seeds. Where a
+    seed's score is not finite (nothing could be judged), the mean is NaN and neither of the two is given.
     """
     values, within = [score.value for score in scores], [score.interval for score in scores if score.interval]
-    interval = None
-    if len(within) == len(scores):
+    fine, interval = all(map(math.isfinite, values)), None
+    if fine and len(within) == len(scores):
         interval = statistics.fmean(low for low, _ in within), statistics.fmean(high for _, high in within)
     protocols = list(dict.fromkeys(score.protocol for score in scores))
     apart = "" if len(protocols) == 1 else f"; of seed {seeds[0]}"
     return dataclasses.replace(
-        scores[0], value=statistics.fmean(values), spread=statistics.stdev(values), interval=interval,
+        scores[0], value=statistics.fmean(values) if fine else math.nan,
+        spread=statistics.stdev(values) if fine else None, interval=interval,
         protocol=f"mean of seeds {seeds[0]} to {seeds[-1]}{apart}: {protocols[0]}",
     )  # fmt: skip

@@ -98,6 +98,17 @@ def test_a_constant_backbone_is_seen_to_have_collapsed():
     assert {name: score.value for name, score in found.items()} == pytest.approx(want, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("heights", "want"), [([0, 0, 0, 0, 2, 8], 8 / 5), ([0] * 6, 1), ([0, 0, 0, 3, 3, 9], 9 / 1.5)]
+)
+def test_the_peak_of_norms_that_are_mostly_zero_is_over_the_median_of_the_others(heights, want):
+    """By hand: the medians are 0, whose others have 5; 0; and 1.5, which is taken as it is."""
+    norms = torch.tensor(heights).float().reshape(1, 2, 3)
+    found, _ = measured(image=torch.ones(1, 8), norms=norms, patches=torch.ones(1, 2, 3, 8))
+    assert found["norm_peak"].value == pytest.approx(want)
+    assert ("of those above 0" in found["norm_peak"].protocol) == (heights[3] == 0)
+
+
 def test_the_best_backbone_is_even_and_indifferent_to_crops():
     """Corners of a simplex, each for both crops of its image, are as uniform as can be."""
     image = torch.eye(12) - 1 / 12

@@ -1,5 +1,6 @@
 """Several seeds: means and spreads by hand, and nothing repeated where nothing is drawn."""
 
+import math
 import statistics
 
 import pytest
@@ -81,3 +82,12 @@ def test_where_something_is_drawn(name, settings, drawn):
     """Of one C no images are held out, and neighbours vote alike whatever the seed."""
     evaluation = EVALUATIONS[name]
     assert seeded(evaluation, evaluation.config.build(settings)) == drawn
+
+
+@pytest.mark.parametrize("values", [(0.5, math.nan), (math.inf, math.nan), (math.inf, -math.inf), (math.inf, 1.0)])
+def test_scores_that_are_not_finite_have_a_mean_that_is_no_number_and_no_spread(values):
+    found = [Score("made", "ratio", value, "ratio", False, 3, "so", interval=(0.0, value)) for value in values]
+    made = Evaluation(Drawn, "classes", lambda eyes, sides, own: [found[own.seed]])
+    (score,) = measured(made, GivenEyes(), SIDES, Drawn(), seeds=2)
+    assert math.isnan(score.value)
+    assert (score.spread, score.interval) == (None, None)
