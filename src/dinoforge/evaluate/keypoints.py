@@ -199,7 +199,7 @@ def _numbers(value: Any, shape: tuple[int, ...], what: str) -> Float64[np.ndarra
     """Finite numbers of that shape; -1 stands for any length."""
     try:
         found = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of a whole number beyond all floats
         found = np.zeros(0)
     if shape[0] == -1 and isinstance(value, list) and not value:
         found = np.zeros((0, *shape[1:]))

@@ -42,7 +42,8 @@ _REFERENCE = 256
 _PASSES = 10
 _ROWS = 1024
 _HELD_OUT = 0.1
-
+_DIGITS = 18
+"""Most digits of a class number; every number of so many fits into 64 bits."""
 
 _Once = (Field(min_length=1), BeforeValidator(listed), AfterValidator(once))
 Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], *_Once]
@@ -254,7 +255,7 @@ def _real_scores(asked: Source, head: LinearHead, logits: Float[Tensor, "N C"]) 
     if "real" not in asked.columns:
         return []
     texts = asked.columns["real"].tolist()
-    if not all(word.isdecimal() for text in texts for word in text.split()):
+    if not all(word.isdecimal() and len(word) <= _DIGITS for text in texts for word in text.split()):
         return []  # a column of that name which is about something else
     given = [[int(number) for number in text.split()] for text in texts]
     labels = torch.full((len(given), max(map(len, given), default=0) or 1), -1)

@@ -78,6 +78,7 @@ def test_points_that_both_pictures_have_by_their_names():
         ('{"nose": [1]}', "keypoint 'nose' of a is [1]; it takes 2 numbers."),
         ('{"nose": [1, "x"]}', "keypoint 'nose' of a is [1, 'x']; it takes 2 numbers."),
         ('{"nose": [1, NaN]}', "keypoint 'nose' of a is [1, nan]; it takes 2 numbers."),
+        ('{"nose": [1, 1' + "0" * 400 + "]}", "keypoint 'nose' of a is [1, 10000"),
     ],
 )
 def test_damaged_points_are_one_line(text, said):
@@ -92,6 +93,7 @@ def test_damaged_points_are_one_line(text, said):
     [
         (("", ""), "b has no box; correspondence.relative_to=image does without boxes."),
         (("", "[1, 2, 3]"), "the box of b is [1, 2, 3]; it takes 4 numbers."),
+        (("", f"[1, 2, 3, {10**400}]"), f"the box of b is [1, 2, 3, 1{'0' * 69}; it takes 4 numbers."),
         (
             ("", "[9, 9, 1, 1]"),
             "a and b have the box [9.0, 9.0, 1.0, 1.0]; it takes left, top, right, bottom in rising order.",
@@ -142,6 +144,10 @@ def test_pairs_with_pictures_that_were_not_selected_are_left_out(capsys):
         (
             {"with": "b", "points": [[1, 2, 3]]},
             "the pair a and b is [[1, 2, 3]]; it takes lists of 4 numbers x, y, u, v.",
+        ),
+        (
+            {"with": "b", "points": [[10**400, 2, 3, 4]]},
+            f"the pair a and b is [[1{'0' * 77}; it takes lists of 4 numbers x, y, u, v.",
         ),
         ({"with": "b", "points": [[1, 2, 3, 4]]}, "b has no box; correspondence.relative_to=image does without boxes."),
     ],

@@ -15,7 +15,7 @@ from dinoforge.evaluate.metrics import average_precision
 from dinoforge.evaluate.regression import LogisticConfig
 from dinoforge.evaluate.several import shown_classes, shows_several
 from dinoforge.evaluate.table import EVALUATIONS
-from given import GivenEyes, Made
+from given import GivenEyes, Made, noise
 
 
 def several(address, labels, features, difficult=None):
@@ -120,6 +120,15 @@ def test_labels_that_were_given_again():
     scores = {one.name: one for one in LINEAR.measure(GivenEyes(), Sides(known, asked), config)}
     assert scores["accuracy"].value == 1
     assert (scores["real_accuracy"].value, scores["real_accuracy"].n) == (pytest.approx(2 / 3), 3)
+
+
+@pytest.mark.parametrize("odd", ["99999999999999999999", "9" * 5000, "a word"])
+def test_a_column_real_that_is_about_something_else_is_passed_over(odd):
+    labels = [3, 7, 3, 7]
+    known, asked = (Made(labels, name, blocks=noise(4, 2, 2)) for name in "ab")
+    asked.columns["real"] = np.asarray(["7", "3", odd, "7"])
+    found = LINEAR.measure(GivenEyes(), Sides(known, asked), LinearConfig(iterations=2, learning_rates=(0.1,), batch=4))
+    assert [score.name for score in found] == ["accuracy", "mean_class_accuracy"]
 
 
 def test_few_images_that_show_a_class_have_no_interval():
