@@ -14,10 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dinoforge.base.config import Config
+from dinoforge.evaluate.largest import largest
 from dinoforge.evaluate.score import Score
 
 _BANK_ROWS = 65_536
-"""Of the bank, compared in one go; bounds memory, changes no result."""
+"""Of the bank, compared in one go; bounds memory, changes no result beyond the rounding of cosines."""
 
 
 class KnnConfig(Config):
@@ -36,18 +37,19 @@ def nearest_in(
 ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
     """Cosines and rows of the nearest rows of the bank, nearest first; as many as there are where there are fewer.
 
-    Exact. The bank is compared part by part, so neither it nor the cosines need be in memory at once.
+    Exact; of equally near ones the first in the bank. The bank is compared part by part, so neither it nor the cosines need be
+    in memory at once.
     """
     asked = [F.normalize(rows.float(), dim=-1) for rows in queries.split(rows_at_once)]
     best = [(rows[:, :0], rows[:, :0].long()) for rows in asked]
     for start in range(0, len(bank), _BANK_ROWS):
         part = F.normalize(bank[start : start + _BANK_ROWS].to(queries.device).float(), dim=-1)
         for place, rows in enumerate(asked):
-            similarity, index = (rows @ part.T).topk(min(count, len(part)), dim=-1)
-            if start:
+            similarity, index = largest(rows @ part.T, count=count)
+            if start:  # of equal ones those of earlier parts stand first, as they do in the bank
                 before, where = best[place]
-                similarity, index = torch.cat([before, similarity], 1), torch.cat([where, index + start], 1)
-                similarity, chosen = similarity.topk(min(count, similarity.shape[1]), dim=-1)
+                index = torch.cat([where, index + start], 1)
+                similarity, chosen = largest(torch.cat([before, similarity], 1), count=count)
                 index = index.gather(1, chosen)
             best[place] = similarity, index
     return torch.cat([similarity for similarity, _ in best]), torch.cat([index for _, index in best])

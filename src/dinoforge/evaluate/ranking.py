@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dinoforge.base.errors import DataError
 from dinoforge.base.random import numpy_generator
+from dinoforge.evaluate.largest import largest
 
 _PAIRS_AT_ONCE = 1 << 24
 """Of a query and a gallery image; bounds memory (about 0.5 GiB), changes no result."""
@@ -45,7 +46,7 @@ def rankings(
         if count is None:
             near, order = similarity.sort(dim=-1, descending=True, stable=True)
         else:
-            near, order = similarity.topk(min(count, len(bank)), dim=-1)
+            near, order = largest(similarity, count=count)
         yield rows.numpy(), shuffled[order].numpy(), near.numpy()
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from dinoforge.evaluate.health import effective_rank
-from dinoforge.evaluate.knn import KnnConfig, knn_classify, knn_scores
+from dinoforge.evaluate.knn import KnnConfig, knn_classify, knn_scores, nearest_in
 
 
 def made(*shape, seed=0):
@@ -36,6 +36,18 @@ def test_rows_at_once_changes_nothing():
     want = knn_classify(queries, bank, labels, classes=4, config=KnnConfig())
     for rows in (1, 5, 100):
         assert torch.equal(knn_classify(queries, bank, labels, classes=4, config=KnnConfig(rows_at_once=rows)), want)
+
+
+@pytest.mark.parametrize("part", [1, 7, 64, 1000])
+def test_of_equally_near_neighbours_the_first_ones_vote_however_the_bank_is_cut(part, monkeypatch):
+    """Against a stable sort of all cosines; every feature is in the bank many times."""
+    monkeypatch.setattr("dinoforge.evaluate.knn._BANK_ROWS", part)
+    bank, queries = torch.eye(4)[torch.arange(90) * 7 % 4], torch.eye(4) + 0.5
+    similarity, rows = nearest_in(queries, bank, count=30, rows_at_once=3)
+    cosines = torch.cosine_similarity(queries[:, None], bank[None], dim=-1)
+    want, order = cosines.round(decimals=4).sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(rows, order[:, :30])
+    torch.testing.assert_close(similarity, want[:, :30], rtol=0, atol=1e-4)
 
 
 def test_a_near_neighbour_outvotes_two_far_ones():

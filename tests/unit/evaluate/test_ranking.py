@@ -117,6 +117,15 @@ def test_rankings_are_by_cosine_and_hold_every_image_once(monkeypatch):
     assert (few == order[:2, :4]).all()
 
 
+@pytest.mark.parametrize("count", [1, 10, 150, 200])
+def test_the_beginning_of_a_ranking_is_that_of_the_whole_where_similarities_are_equal(count):
+    rng = np.random.default_rng(0)
+    queries, gallery = (torch.from_numpy(rng.integers(0, 2, (rows, 4))).float() for rows in (20, 200))
+    ((_, whole, _),) = rankings(queries, gallery)
+    ((_, first, _),) = rankings(queries, gallery, count=count)
+    np.testing.assert_array_equal(first, whole[:, :count])
+
+
 def test_equal_similarities_come_in_an_order_that_knows_nothing_of_groups():
     """A collapsed backbone on a gallery sorted by group scores chance: of R relevant images among N in random order
     E[AP] = (R - 1) / (N - 1) + (N - R) / (N (N - 1)) * (1 + 1/2 + ... + 1/N)."""
