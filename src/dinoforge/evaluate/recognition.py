@@ -4,13 +4,13 @@ The protocol of the Met dataset (Ypsilantis et al. 2021, sec. 4): a thing is as 
 the k nearest, the others have similarity 0, and a softmax over all things gives the answer and its confidence. Queries that
 show none of them, distractors, have no right answer: every confident answer to one costs precision.
 
-Axes: Q queries, N gallery images, D channels, K neighbours, C things.
+Axes: Q queries, q of them at once, N gallery images, D channels, K neighbours.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -43,8 +43,7 @@ def recognised(
     things, answers, confidence = len(np.unique(labels)), list[np.ndarray](), list[np.ndarray]()
     for _, order, near in rankings(queries, gallery, count=config.neighbours):
         label = labels[order]
-        earlier = (label[:, :, None] == label[:, None, :]) & np.tri(label.shape[1], k=-1, dtype=bool)
-        best = ~earlier.any(axis=2)  # the nearest image of each thing
+        best = _firsts(label)  # the nearest image of each thing
         scores = np.maximum(near.astype(np.float64), 0) / config.temperature
         rest = things - best.sum(axis=1)
         with np.errstate(divide="ignore"):  # without any other thing, the odds are infinite
@@ -52,6 +51,17 @@ def recognised(
             confidence.append(scores[:, 0] - logsumexp(others, axis=1))
         answers.append(label[:, 0])
     return np.concatenate(answers), np.concatenate(confidence)
+
+
+def _firsts(labels: Int[np.ndarray, "q K"]) -> Bool[np.ndarray, "q K"]:
+    """Which labels no earlier one of their row equals; by sorting, for a table of all pairs of a row would outgrow memory."""
+    order = labels.argsort(axis=1, kind="stable")
+    ranked = np.take_along_axis(labels, order, axis=1)
+    new = np.ones(labels.shape, bool)
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    found = np.empty_like(new)
+    np.put_along_axis(found, order, new, axis=1)
+    return found
 
 
 def recognition_scores(

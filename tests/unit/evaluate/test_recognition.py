@@ -1,6 +1,7 @@
 """Answers with a confidence, and GAP, against slow definitions and by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -33,6 +34,16 @@ def test_answers_equal_their_definition(neighbours, temperature):
     want = [slow_answer(query, gallery, labels, config) for query in queries]
     assert answers.tolist() == [answer for answer, _ in want]
     np.testing.assert_allclose(1 / (1 + np.exp(-confidence)), [sure for _, sure in want], rtol=1e-4)
+
+
+def test_many_neighbours_take_no_more_memory_than_the_ranking():
+    """Of 1,000 queries with 600 neighbours each; a table of all pairs of these would have 360 MB."""
+    labels = np.arange(600) % 50
+    tracemalloc.start()
+    recognised(noise(1000, 4), noise(600, 4, seed=1), labels, config=RecognitionConfig(neighbours=600))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # numpy's arrays alone: a dozen tables of 5 MB
 
 
 def test_near_certain_answers_keep_their_order():
