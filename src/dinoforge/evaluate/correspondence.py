@@ -11,14 +11,13 @@ Axes: P pairs, K points of one, H by W patches of the first picture, h by w of t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.keypoints import Chosen, Pair, drawn_pairs, listed_pairs, lists_pairs, outside, pair_of
 from dinoforge.evaluate.lists import listed, rising
-from dinoforge.evaluate.score import Score, interval, mean_interval
+from dinoforge.evaluate.score import Score, shared_interval
 from dinoforge.features.extract import NoneUsable
 from dinoforge.features.eyes import Eyes
 from dinoforge.features.views import View, longest
@@ -162,7 +161,7 @@ def _measure(eyes: Eyes, sides: Sides, config: CorrespondenceConfig) -> list[Sco
     source = sides.asked
     album = _Album(eyes, source, longest(config.longest, patch=eyes.backbone.module.patch))
     pairs = chosen_pairs(source, config)
-    hits, bare, lost = list[np.ndarray](), 0, 0
+    hits, asked, bare, lost = list[np.ndarray](), list[tuple[int, int]](), 0, 0
     for chosen in pairs:
         pair = pair_of(source, chosen, boxes=config.relative_to == "box")
         if not len(pair.points):
@@ -173,12 +172,18 @@ def _measure(eyes: Eyes, sides: Sides, config: CorrespondenceConfig) -> list[Sco
             lost += 1
             continue
         hits.append(_hits(source, pair, first, second, config))
+        asked.append((pair.first, pair.second))
     if not hits:
         raise DataError(
             f"none of {len(pairs)} pairs of {source.address} can be asked for: {bare} have no keypoint that both pictures "
             f'show (a column keypoints, {{"name": [x, y]}} as JSON, says where they are), {lost} a picture that cannot be used.'
         )
-    return _scores(hits, config, f"{bare} pairs without common keypoints and {lost} with a broken picture left out")
+    return _scores(
+        hits,
+        np.asarray(asked),
+        config,
+        f"{bare} pairs without common keypoints and {lost} with a broken picture left out",
+    )
 
 
 def _hits(source: Source, pair: Pair, first: _Seen, second: _Seen, config: CorrespondenceConfig) -> np.ndarray:
@@ -203,15 +208,21 @@ def _hits(source: Source, pair: Pair, first: _Seen, second: _Seen, config: Corre
     return np.stack([within(at, pair.points[:, 1], reach=alpha * side) for alpha in config.alpha])
 
 
-def _scores(hits: list[np.ndarray], config: CorrespondenceConfig, left: str) -> list[Score]:
-    """At every alpha the mean over pairs of each one's share, and the share of all points."""
+def _scores(
+    hits: list[np.ndarray], pairs: Int[np.ndarray, "P 2"], config: CorrespondenceConfig, left: str
+) -> list[Score]:
+    """At every alpha the mean over pairs of each one's share, and the share of all points.
+
+    Args:
+        pairs: Rows of the two pictures.
+    """
     of = "the object's box" if config.relative_to == "box" else "the picture"
     place = "the best patch's middle"
     if config.window:
         place = f"softmax of cosines / {config.temperature:g} within {config.window} patches of the best"
     how = (
         f"long side {config.longest}, {place}, found within alpha times the larger side of {of}; mean over pairs of each one's "
-        f"share, per_keypoint the share of all; {left}"
+        f"share, per_keypoint the share of all, intervals over pictures; {left}"
     )
     counts = np.asarray([one.shape[1] for one in hits], np.float64)
     found = []
@@ -219,18 +230,13 @@ def _scores(hits: list[np.ndarray], config: CorrespondenceConfig, left: str) -> 
         config.alpha, np.stack([one.sum(1) for one in hits], axis=1).astype(np.float64), strict=True
     ):
         share, name, total = right / counts, f"PCK_at_{alpha:g}", int(counts.sum())
-        spreads = mean_interval(share), interval(_pooled(right, counts), len(hits))
+        spreads = shared_interval(share, np.ones(len(share)), pairs), shared_interval(right, counts, pairs)
         pooled = float(right.sum() / total)
         found += [
             Score(_TASK, name, float(share.mean()), "fraction", True, len(hits), how, interval=spreads[0]),
             Score(_TASK, f"{name}_per_keypoint", pooled, "fraction", True, total, how, interval=spreads[1]),
         ]
     return found
-
-
-def _pooled(right: Float64[np.ndarray, " P"], counts: Float64[np.ndarray, " P"]) -> Callable[[np.ndarray], np.ndarray]:
-    """The share of all points of resampled pairs."""
-    return lambda rows: right[rows].sum(axis=-1) / counts[rows].sum(axis=-1)
 
 
 CORRESPONDENCE = Evaluation(

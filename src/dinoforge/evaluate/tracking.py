@@ -26,7 +26,7 @@ from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.evaluation import Evaluation, Sides
 from dinoforge.evaluate.propagation import PropagationConfig, Track, labels_of, shown_by
 from dinoforge.evaluate.regions import SLACK, decay, outline_agreement, overlap
-from dinoforge.evaluate.score import Score, mean_interval
+from dinoforge.evaluate.score import Score, shared_interval
 from dinoforge.features.extract import NoneUsable
 from dinoforge.features.eyes import Eyes
 from dinoforge.features.views import View, shortest
@@ -197,22 +197,23 @@ def _scores(found: list[Followed], config: TrackingConfig, left: int) -> list[Sc
         f"{where}, temperature {config.temperature:g}{', labels stretched' if config.stretch else ''}; J overlap of regions, F "
         f"agreement of outlines within {config.slack:g} of the diagonal, recall the share of frames above {_HALF}, decay the "
         "first quarter of the frames less the last; mean over the frames of a clip but the first and the last, then over "
-        f"objects; {len(found)} clips, {left} left out"
+        f"objects, intervals over clips; {len(found)} clips, {left} left out"
     )
     means, scores = list[np.ndarray](), list[Score]()
+    clip_of = np.repeat(np.arange(len(found)), [one.region.shape[1] for one in found])
     for name, values in (("J", [one.region for one in found]), ("F", [one.outline for one in found])):
         objects = [clip[:, number] for clip in values for number in range(clip.shape[1])]
         means.append(np.asarray([one.mean() for one in objects]))
         scores += [
-            _score(name, "fraction", means[-1], how),
-            _score(f"{name}_recall", "fraction", np.asarray([(one > _HALF).mean() for one in objects]), how),
-            _score(f"{name}_decay", "difference", np.asarray([decay(one) for one in objects]), how),
+            _score(name, "fraction", means[-1], clip_of, how),
+            _score(f"{name}_recall", "fraction", np.asarray([(one > _HALF).mean() for one in objects]), clip_of, how),
+            _score(f"{name}_decay", "difference", np.asarray([decay(one) for one in objects]), clip_of, how),
         ]
-    return [_score("J&F", "fraction", (means[0] + means[1]) / 2, how), *scores]
+    return [_score("J&F", "fraction", (means[0] + means[1]) / 2, clip_of, how), *scores]
 
 
-def _score(name: str, unit: str, values: Float64[np.ndarray, " n"], how: str) -> Score:
-    spread = mean_interval(values)
+def _score(name: str, unit: str, values: Float64[np.ndarray, " n"], clip_of: Int[np.ndarray, " n"], how: str) -> Score:
+    spread = shared_interval(values, np.ones(len(values)), clip_of[:, None])
     return Score(_TASK, name, float(values.mean()), unit, unit == "fraction", len(values), how, interval=spread)
 
 

@@ -110,6 +110,7 @@ def test_pck_by_hand(relative_to, wanted):
     assert {alpha: scores[f"PCK_at_{alpha:g}"].value for alpha in wanted} == wanted
     assert scores["PCK_at_0.05"].n == 1
     assert scores["PCK_at_0.05_per_keypoint"].n == 4
+    assert scores["PCK_at_0.05"].interval is None  # nothing says how other pictures would differ
 
 
 def test_the_mean_over_pairs_and_the_share_of_points():
@@ -126,6 +127,23 @@ def test_the_mean_over_pairs_and_the_share_of_points():
     assert scores["PCK_at_0.1_per_keypoint"].value == 0.25
     assert (scores["PCK_at_0.1"].n, scores["PCK_at_0.1_per_keypoint"].n) == (2, 8)
     assert scores["PCK_at_0.1"].interval == (0.0, 1.0)
+
+
+def test_intervals_are_over_pictures():
+    """Of five pictures one is unlike the others: its 8 of 20 pairs fail together, and a third of the samples lack it."""
+    x = noise(5, 8, 8, 32).numpy()
+    x[1:] = x[1]
+    pairs = [
+        [json.dumps({"with": f"marked/{b}", "points": [[5, 5, 5, 5]], "box": [0, 0, 1, 1]}) for b in range(5) if b != a]
+        for a in range(5)
+    ]
+    source = Marked(x, size=(80, 80), pairs=np.asarray(["\n".join(lines) for lines in pairs], object))
+    scores = measured(source, alpha=0.1)
+    for name in ("PCK_at_0.1", "PCK_at_0.1_per_keypoint"):
+        assert scores[name].value == 0.6
+        low, high = scores[name].interval
+        assert low < 0.3  # pairs drawn alone would give 0.4 to 0.8
+        assert high == 1
 
 
 def test_pictures_come_again_and_few_are_held(monkeypatch):
