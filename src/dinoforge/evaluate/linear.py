@@ -52,7 +52,11 @@ Pools = Annotated[tuple[bool, ...], *_Once]
 
 
 class LinearConfig(Config):
-    """The grid of heads and how they are trained. The defaults are the released evaluation's on a million images."""
+    """The grid of heads and how they are trained.
+
+    On ImageNet the default grid, batch and number of updates are those of the released evaluation. That learns from random
+    crops, half of them mirrored, as ``augment=crops`` does; the default looks at every image once, in its middle.
+    """
 
     learning_rates: Rates = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
     """For a batch of 256; in proportion for another."""
