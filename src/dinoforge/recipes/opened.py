@@ -108,18 +108,23 @@ def apart(whole: Source) -> tuple[Source, Source]:
     every fifth is asked, see ``every_fifth``.
 
     Raises:
-        DataError: The source has no labels, or only one class.
+        DataError: The source has no labels, only one class, or too few images to be divided.
     """
     labels = whole.columns.get("label")
     if labels is None or len(np.unique(labels[labels >= 0])) < 2:
         raise DataError(
             f"{whole.address} has no labels; a probe takes folders named by class, or a column 'label' (or ?label=NAME)."
         )
-    whole = whole if (labels >= 0).all() else whole.select(np.flatnonzero(labels >= 0))
+    if (labels < 0).any():
+        say(f"{whole.address}: {(labels < 0).sum():,} of its {len(whole):,} images have no label and are left out.")
+        whole = whole.select(np.flatnonzero(labels >= 0))
     test = next((name for name in ("test", "val") if has_split(whole, name)), None)
     if has_split(whole, "train") and test:
         # Sets that have all three (DTD, FGVC-Aircraft, Flowers-102) are published with both learnt from.
         voting = ["train", "val"] if test == "test" else ["train"]
+        nowhere = (whole.columns["split"] == "").sum()
+        if nowhere:
+            say(f"{whole.address}: {nowhere:,} of its {len(whole):,} images are in no split and are left out.")
         return _divided(whole, ~np.isin(whole.columns["split"], voting), whole.columns["split"] == test)
     return every_fifth(whole, classes=True)
 
@@ -132,7 +137,10 @@ def every_fifth(whole: Source, *, classes: bool) -> tuple[Source, Source]:
 
     Args:
         classes: Whether they are to be told apart. Clips and groups are divided where else a side would have fewer than two
-            classes, or one would be asked that is not learnt.
+            classes, or one would be asked that is not learnt; an image alone of its class is never asked.
+
+    Raises:
+        DataError: There are too few for one to be asked.
     """
     what = " or ".join(name for name in ("clip", "group") if name in whole.columns)
     unit = _together(whole)
@@ -145,6 +153,16 @@ def every_fifth(whole: Source, *, classes: bool) -> tuple[Source, Source]:
             f"{whole.address}: every fifth image is asked; each {what} as a whole would leave classes on one side alone."
         )
     asked = np.arange(len(whole)) % 5 == 4
+    if classes and (unlearnt := asked & ~np.isin(whole.columns["label"], whole.columns["label"][~asked])).any():
+        say(
+            f"{whole.address}: {unlearnt.sum():,} images that would be asked are the only ones of their class, and are not."
+        )
+        asked &= ~unlearnt
+    if not asked.any():
+        raise DataError(
+            f"{whole.address} has {len(whole):,} images and no splits train and test; every fifth is asked, so it takes 5 or more, "
+            "and more than one of a class."
+        )
     return _divided(whole, asked, asked)
 
 

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import published
+from dinoforge.base.errors import DataError
 from dinoforge.data.sources.table import open_source
 from dinoforge.data.toyworld.pollution import png
 from dinoforge.recipes.opened import every_fifth, labelled
@@ -76,9 +77,34 @@ def test_groups_are_divided_where_classes_would_be_missing(groups, tmp_path, cap
 
 def test_no_class_is_asked_that_is_not_learnt(tmp_path):
     labels, groups = [0, 1, 0, 1, 2, 1, 0, 1, 0, 1], [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
-    assert numbers(labelled(table(tmp_path / "t.parquet", label=labels, group=groups))[1]) == [4, 9]
+    assert numbers(labelled(table(tmp_path / "t.parquet", label=labels, group=groups))[1]) == [9]
     labels[0] = 2
     assert numbers(labelled(table(tmp_path / "t.parquet", label=labels, group=groups))[1]) == [4, 5]
+
+
+def test_an_image_alone_of_its_class_is_learnt_from(tmp_path, capsys):
+    known, asked = labelled(table(tmp_path / "t.parquet", label=[0, 1, 0, 1, 2, 0, 1, 0, 1, 0]))
+    assert (numbers(known), numbers(asked)) == ([0, 1, 2, 3, 4, 5, 6, 7, 8], [9])
+    said = "t.parquet: 1 images that would be asked are the only ones of their class, and are not."
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [0, 0, 0, 0, 1]])
+def test_too_few_to_be_divided(labels, tmp_path):
+    with pytest.raises(
+        DataError, match=rf"t.parquet has {len(labels)} images and no splits .* it takes 5 or more"
+    ) as error:
+        labelled(table(tmp_path / "t.parquet", label=labels))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    splits = ["train", "train", "test", "test", "", "train"]
+    known, asked = labelled(table(tmp_path / "t.parquet", label=[0, 1, 0, 1, 0, -1], split=splits))
+    assert (numbers(known), numbers(asked)) == ([0, 1], [2, 3])
+    said = capsys.readouterr().err
+    assert "t.parquet: 1 of its 6 images have no label and are left out." in said
+    assert "t.parquet: 1 of its 5 images are in no split and are left out." in said
 
 
 def test_images_without_classes_are_asked_by_groups_too(tmp_path):
