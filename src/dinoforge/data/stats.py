@@ -138,10 +138,11 @@ class Stats:
     reasons: Counter[str] = field(default_factory=Counter)
     """Why images were set aside, and how many."""
 
-    def percentile(self, percent: float) -> Float[np.ndarray, " C"]:
-        """The number of the file below which so much of each channel lies, to the level."""
-        edges = np.concatenate([levels.edges() for levels in self.levels.values()])
-        counts = np.concatenate([levels.counts for levels in self.levels.values()])
+    def percentile(self, percent: float, kind: np.dtype | None = None) -> Float[np.ndarray, " C"]:
+        """The number of the file below which so much of each channel lies, to the level; of one type, or of all."""
+        some = [levels for levels in self.levels.values() if kind in {None, levels.kind}]
+        edges = np.concatenate([levels.edges() for levels in some])
+        counts = np.concatenate([levels.counts for levels in some])
         order = np.argsort(edges, kind="stable")
         below = counts[order].cumsum(0)
         place = [np.searchsorted(column, max(column[-1] * percent / 100, 1)) for column in below.T]
@@ -174,16 +175,40 @@ class Stats:
         self.moments = found if self.moments is None else self.moments + found
 
     def proposed(self) -> tuple[tuple[float, float], ...] | None:
-        """A range for each channel, between ``PERCENTILES``; None where that of the type serves.
+        """A range for each channel, between ``PERCENTILES``; None where those of the types serve, or no one fits them all.
+
+        8 bits never need one, and beside 8 or 16 bits no range of another type fits: what is 0 and 1 there is known.
+        """
+        if not self._lacking() or (len(self.levels) > 1 and self.levels.keys() & HIGHEST.keys()):
+            return None
+        low, high = (self.percentile(percent) for percent in PERCENTILES)
+        pairs = [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in zip(low, high, strict=True)]
+        return tuple((a, b if b > a else a + 1) for a, b in pairs)
+
+    def mixed(self) -> str | None:
+        """What to know where types are mixed that one range does not serve, unless the range was given."""
+        if len(self.levels) == 1 or not self._lacking():
+            return None
+        names = " and ".join(str(kind) for kind in self.levels)
+        if self.range is not None:
+            return f"{names} are mixed; the range fits only if their numbers are of the same unit."
+        told = f"{names} are mixed and no one range fits; give them apart."
+        aside = " and ".join(str(kind) for kind in self.levels if kind not in HIGHEST)
+        return told + (
+            f" Without one pretrain sets {aside} aside; mean and deviation are of the rest." if aside else ""
+        )
+
+    def _lacking(self) -> list[np.dtype]:
+        """The types whose own range does not serve.
 
         It does for 8 bits, and for 16 bits of which a channel uses half; 12 bits stored in 16 would be left 16 levels.
         """
-        low, high = (self.percentile(percent) for percent in PERCENTILES)
-        eight = all(kind == np.uint8 for kind in self.levels)
-        if eight or (self.levels.keys() <= HIGHEST.keys() and (high - low).max() > HIGHEST[np.dtype(np.uint16)] / 2):
-            return None
-        pairs = [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in zip(low, high, strict=True)]
-        return tuple((a, b if b > a else a + 1) for a, b in pairs)
+        found = []
+        for kind in self.levels:
+            low, high = (self.percentile(percent, kind) for percent in PERCENTILES)
+            if kind not in HIGHEST or (kind != np.uint8 and (high - low).max() <= HIGHEST[kind] / 2):
+                found.append(kind)
+        return found
 
 
 def measured(

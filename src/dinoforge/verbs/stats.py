@@ -71,6 +71,8 @@ def stats(
     for _, reason in source.rejected:
         reasons[reason] = reasons.get(reason, 0) + 1
     settings = _settings(found)
+    if config.range is None and (mixed := found.mixed()) is not None:
+        say(mixed)
     say(f"Settings for pretrain: {settings}")
     return Measured(
         images=sum(found.types.values()), rejected=sum(reasons.values()), reasons=reasons, channels=found.channels,

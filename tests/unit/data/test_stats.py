@@ -114,6 +114,29 @@ def test_a_range_is_proposed_where_the_type_does_not_give_one():
     assert flat.range == ((0.25, 1.25),)
 
 
+def test_each_type_of_a_mixture_is_judged_by_itself():
+    """A range for 16 bits makes 8 bits black, and one of both makes 16 bits white: pretrain scales each by its own highest."""
+    eight, twelve = pictures(np.uint8, 3), pictures(np.uint16, 3, count=2, high=4_000)
+    got = found([*eight, *twelve])
+    unit = np.concatenate([pixels(eight) / 255, pixels(twelve) / 65_535])
+    assert got.range is None
+    assert got.mixed() == "uint8 and uint16 are mixed and no one range fits; give them apart."
+    np.testing.assert_allclose(got.moments.mean, unit.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(got.moments.std, unit.std(0), rtol=1e-6)
+
+    full = found([*eight, *pictures(np.uint16, 3, count=2, high=60_000)])
+    assert (full.range, full.mixed()) == (None, None)  # each type serves
+
+    aside = found([*eight, *pictures(np.float32, 3)])
+    assert aside.range is None
+    assert "Without one pretrain sets float32 aside" in aside.mixed()
+    np.testing.assert_allclose(aside.moments.mean, (pixels(eight) / 255).mean(0), rtol=1e-6)
+
+    heights = [*pictures(np.int16, 1, high=3_000), *pictures(np.float32, 1, high=3_000)]
+    assert found(heights).range == pytest.approx(np.percentile(pixels(heights), [0.5, 99.5])[None], rel=0.02)
+    assert "only if their numbers are of the same unit" in found(heights).mixed()
+
+
 def test_what_is_no_number_counts_as_the_network_sees_it():
     """The lowest, in mean and deviation; not at all in extremes and percentiles."""
     got = found([np.asarray([[[np.nan], [1.0], [3.0], [np.inf]]], np.float32)], range=[1, 3])
@@ -163,6 +186,17 @@ def test_the_verb_prints_what_pretrain_takes(tmp_path, capsys):
     assert recipe.data.range == tuple(tuple(pair) for pair in got.range)
     again = stats(data=str(tmp_path), range=str(got.range))
     assert again.mean == pytest.approx(got.mean, rel=1e-9)
+
+
+def test_the_verb_says_that_types_are_mixed(tmp_path, capsys):
+    Image.fromarray(pictures(np.uint8, 3)[0]).save(tmp_path / "a.png")
+    Image.fromarray(pictures(np.uint16, 1, high=4_000)[0][:, :, 0]).save(tmp_path / "b.png")
+    got = stats(data=str(tmp_path))
+    assert got.types == {"uint8": 1, "uint16": 1}
+    assert "data.range" not in got.settings
+    assert "uint8 and uint16 are mixed and no one range fits; give them apart." in capsys.readouterr().err
+    stats(data=str(tmp_path), range="[0,4000]")
+    assert "mixed" not in capsys.readouterr().err
 
 
 def test_photos_need_no_more_than_mean_and_deviation(tmp_path):
