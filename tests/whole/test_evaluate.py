@@ -275,6 +275,19 @@ def test_for_a_person_it_is_a_table(place, capsys):
         (["tasks=linear", "seeds=0"], "seeds must be at least 1; got 0"),
         (["tasks=retrieval", "train_rows=5"], "train_rows=5 has no effect: retrieval look at one set"),
         (["tasks=knn", "features={place}/data/test/red/1-0.png"], "is a file; give a folder, or none"),
+        (
+            ["features={place}/data/f"],
+            "features={place}/data/f lies within data={place}/data; give a folder beside it.",
+        ),
+        (["tasks=linear", "save_heads={place}/data/h"], "save_heads={place}/data/h lies within data="),
+        (
+            ["tasks=robustness", "robustness.also={place}/b,{place}", "features={place}/f"],
+            "lies within robustness.also={place};",
+        ),
+        (
+            ["tasks=copies", "copies.background={place}", "copies.whiten=true", "features={place}/f"],
+            "lies within copies.background={place};",
+        ),
         (["tasks=knn", "data={place}/data/test/red"], "has no labels"),
     ],
 )
@@ -284,7 +297,16 @@ def test_what_cannot_be_asked_is_one_line(words, said, place, capsys):
     assert execute(["evaluate", f"backbone={place / 'b'}", *data, *given]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinoforge: ")]
     assert len(lines) == 1
-    assert said in lines[0]
+    assert said.format(place=place) in lines[0]
+    assert sorted(path.name for path in place.rglob("*") if path.is_dir() and path.name in {"f", "h"}) == []
+
+
+def test_neither_side_takes_in_what_is_written(place, capsys):
+    for side, other in (("train", "test"), ("test", "train")):
+        images = [f"{name}={place / 'data' / name}" for name in (side, other)]
+        words = [f"backbone={place / 'b'}", *images, f"features={place / 'data' / side}"]
+        assert execute(["evaluate", *words]) == 2
+        assert f" lies within {side}={place / 'data' / side}; give" in capsys.readouterr().err
 
 
 def test_classes_that_differ_are_named(place, tmp_path, capsys):

@@ -38,6 +38,7 @@ from dinoforge.features.eyes import Eyes, seen_in
 from dinoforge.features.kept import files_of
 from dinoforge.model.head_files import FACTS as HEAD
 from dinoforge.recipes.settle import lines_of
+from dinoforge.verbs.among import refuse_among_images
 from dinoforge.verbs.describing import describer_of
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.manifests import stored_at
@@ -120,6 +121,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     if out is not None:
         _check_out(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
+    kept = {"features": None if features == "none" else features, "save_heads": save_heads}
+    refuse_among_images(kept, named, configs)
     heads = _head_folders(names, save_heads)
     chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
     sides = _all_sides(named, names, chosen=chosen)

@@ -45,14 +45,15 @@ def refuse_others(folder: Path, known: Collection[str]) -> None:
         raise ConfigError(f"out={folder} holds {others[0]}{more} besides what is to be replaced; give a new folder.")
 
 
-def refuse_within(out: str | Path, images: str, *, name: str) -> None:
+def refuse_within(out: str | Path, images: str, *, name: str, setting: str = "out") -> None:
     """Refuse to write where images are read from: the next start would read what this one wrote.
 
     Args:
         name: Of the setting that names the images.
+        setting: The one that says where is written.
 
     Raises:
         ConfigError: It would.
     """
     if lies_within(out, images):
-        raise ConfigError(f"out={out} lies within {name}={images}; give a folder beside it.")
+        raise ConfigError(f"{setting}={out} lies within {name}={images}; give a folder beside it.")

@@ -1,0 +1,36 @@
+"""What ``evaluate`` keeps, against the images that it reads: kept among them it would be read as images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from dinoforge.base.config import Config
+from dinoforge.base.home import at_home
+from dinoforge.evaluate.table import EVALUATIONS
+from dinoforge.verbs.places import refuse_within
+from dinoforge.verbs.sides import Named
+
+
+def refuse_among_images(kept: Mapping[str, str | None], named: Named, configs: Mapping[str, Config]) -> None:
+    """Refuse folders that lie within images of any side or task.
+
+    Args:
+        kept: Folders that are written to, each behind its setting; null where there is none.
+        configs: Of every task.
+
+    Raises:
+        ConfigError: One does.
+    """
+    for name, images in _read(named, configs):
+        for setting, folder in kept.items():
+            if folder is not None:
+                refuse_within(at_home(folder), images, name=name, setting=setting)
+
+
+def _read(named: Named, configs: Mapping[str, Config]) -> Iterator[tuple[str, str]]:
+    """Every address of images, behind the setting that names it."""
+    yield from ((name, images) for name in ("data", "train", "test") if (images := getattr(named, name)) is not None)
+    for name, config in configs.items():
+        for field in EVALUATIONS[name].images:
+            value = getattr(config, field)
+            yield from ((f"{name}.{field}", images) for images in ((value,) if isinstance(value, str) else value or ()))
