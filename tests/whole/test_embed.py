@@ -227,6 +227,10 @@ def test_the_same_command_goes_on(number, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "f", "photos", "whole"]
 
 
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""A module that is first imported under the limit would leave half a file of bytecode for all who come after."""
+
+
 def limited(size):
     def limit():
         import resource
@@ -240,7 +244,7 @@ def limited(size):
 def test_a_full_disk_is_one_line_and_keeps_finished_shards(place, tmp_path):
     """A limit on the size of a file stands in for it: shards of 4 x 128 bytes fit, 42 rows together do not."""
     out = tmp_path / "f"
-    stopped = finish(start(*words(place, out), preexec_fn=limited(4000)))
+    stopped = finish(start(*words(place, out), preexec_fn=limited(4000), environment=NO_BYTECODE))
     assert stopped.code == 2, stopped.err
     assert stopped.facts["error"] == f"Cannot write {out}: no space left. Free some and run again."
     assert "Traceback" not in stopped.err
@@ -249,7 +253,9 @@ def test_a_full_disk_is_one_line_and_keeps_finished_shards(place, tmp_path):
     assert (done.code, done.facts["reused"]) == (0, IMAGES), done.err
     assert content(out) == content(place / "image")
 
-    stopped = finish(start(*words(place, tmp_path / "g", "shard=16"), preexec_fn=limited(1900)))
+    stopped = finish(
+        start(*words(place, tmp_path / "g", "shard=16"), preexec_fn=limited(1900), environment=NO_BYTECODE)
+    )
     assert stopped.code == 2, stopped.err
     assert (
         stopped.facts["error"]
@@ -353,14 +359,52 @@ class TestBadInput:
         assert not out.exists()
 
     def test_features_that_were_there_are_replaced_and_stay_when_it_fails(self, place, tmp_path, capsys):
+        """By those of the same words: pictures that came since are taken in."""
+        mine, out = photos(tmp_path / "photos", 4, broken=()), tmp_path / "f"
+        given = words(place, out, f"data={mine}")
+        assert call(capsys, *given)[0] == 0
+        before = content(out)
+        whole = {path: path.read_bytes() for path in mine.iterdir()}
+        for path in whole:
+            path.write_bytes(b"broken")
+        assert call(capsys, *given)[0] == 2
+        assert content(out) == before
+        for path, one in whole.items():
+            path.write_bytes(one)
+        (mine / "new.jpg").write_bytes(next(iter(whole.values())))
+        assert call(capsys, *given)[1]["rows"] == 5
+        assert len(read_features(out).ids) == 5
+
+    @pytest.mark.parametrize(
+        ("more", "told"),
+        [
+            ("tokens=patches", "tokens  image -> patches."),
+            ("data={mine}/photos", "address  {place}/photos -> {mine}/photos."),
+            ("backbone={mine}/b", "backbone  "),
+        ],
+    )
+    def test_features_of_something_else_are_not_replaced(self, more, told, place, tmp_path, capsys):
+        backbone(tmp_path / "b", seed=1)
+        photos(tmp_path / "photos")
         out = tmp_path / "f"
         assert call(capsys, *words(place, out))[0] == 0
         before = content(out)
-        photos(tmp_path / "broken", 4, broken={*range(4)})
-        assert call(capsys, *words(place, out, f"data={tmp_path / 'broken'}"))[0] == 2
+        code, facts, _ = call(capsys, *words(place, out, more.format(mine=tmp_path)))
+        assert code == 2
+        assert facts["error"].startswith(f"out={out} holds other features. They differ in: ")
+        assert " ".join(told.format(mine=tmp_path, place=place).split()) in facts["error"]
+        assert facts["error"].endswith(f" Give a new folder, or remove {out}.")
         assert content(out) == before
-        assert call(capsys, *words(place, out, "tokens=patches"))[0] == 0
-        assert content(out) == content(place / "patches")
+        assert not (tmp_path / ".f.embed").exists()
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}"])
+    def test_features_of_nobody_knows_what_are_not_replaced(self, text, place, tmp_path, capsys):
+        out = tmp_path / "f"
+        out.mkdir()
+        (out / "features.json").write_text(text)
+        code, facts, _ = call(capsys, *words(place, out))
+        assert code == 2
+        assert facts["error"] == f"{out / 'features.json'} cannot be read; give a new folder, or remove {out}."
 
 
 def test_credentials_stay_out_of_what_is_written(place, tmp_path, capsys):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoforge.base.errors import ConfigError
+from dinoforge.base.errors import ConfigError, RunError
 from dinoforge.base.files import explained, put_back, replaceable
 from dinoforge.base.interrupt import interruptible
 from dinoforge.data.sources.table import open_source
@@ -15,7 +17,7 @@ from dinoforge.features.store import FILES, TOKENS
 from dinoforge.features.unfinished import noted
 from dinoforge.verbs.looking import whole
 from dinoforge.verbs.opening import extraction, opened, told
-from dinoforge.verbs.places import refuse_others, refuse_within
+from dinoforge.verbs.places import refuse_different, refuse_others, refuse_within
 
 _LONGEST = 230
 """Bytes in the name of the output; what is written beside it has a name some longer, and 255 is the most that is allowed."""
@@ -45,7 +47,7 @@ def embed(
     Args:
         backbone: A backbone folder, a run, weights in any layout that convert reads, hf:FOLDER or timm:NAME.
         data: Images: a folder, a Parquet file, toy://species.
-        out: Folder to write; one that holds features is replaced.
+        out: Folder to write; features of the same backbone, address and tokens are replaced, others are refused.
         tokens: image (one vector an image) or patches (a grid of them).
         precision: auto, fp32 or bf16; auto stays with what finished shards have.
         shard: Images in a shard: at most so many are computed again after an interruption.
@@ -56,9 +58,28 @@ def embed(
     path, rows = _free(out), whole("shard", shard)
     with interruptible("what was computed so far is kept"):
         source, found = open_source(data), opened(backbone)
+        _same(path, {"backbone": found.fingerprint, "address": source.address, "tokens": tokens})
         how = extraction(precision, (noted(beside(path)) or {}).get("precision"))
         kept = keep(path, source, found, how, kind=tokens, on_broken=told, rows=rows, facts={})
     return Embedded(kept.rows, found.module.width, kept.images_per_second, kept.reused, kept.quarantined, out)
+
+
+def _same(path: Path, now: Mapping[str, str]) -> None:
+    """See that features which are there are of the same words: pictures may have come and gone, all else is something else.
+
+    Raises:
+        ConfigError: They are of others.
+        RunError: Nobody can tell of what they are.
+    """
+    file = path / "features.json"
+    if not file.exists():
+        return
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        before = {name: facts[name] for name in now}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{file} cannot be read; give a new folder, or remove {path}.") from None
+    refuse_different(path, "features", before, now)
 
 
 def _free(out: str) -> Path:

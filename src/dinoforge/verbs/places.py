@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+from dinoforge.base.config import differences
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.home import at_home
 from dinoforge.data.sources.options import scheme_of, split_address
@@ -43,6 +45,20 @@ def refuse_others(folder: Path, known: Collection[str]) -> None:
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise ConfigError(f"out={folder} holds {others[0]}{more} besides what is to be replaced; give a new folder.")
+
+
+def refuse_different(out: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to replace what was made otherwise, or to mix it with what is made now.
+
+    Args:
+        what: What the folder holds, in a word.
+        before: Everything that what is there depends on, as far as it counts.
+
+    Raises:
+        ConfigError: It was made otherwise.
+    """
+    if told := "; ".join(differences(before, now)):
+        raise ConfigError(f"out={out} holds other {what}. They differ in: {told}. Give a new folder, or remove {out}.")
 
 
 def refuse_within(out: str | Path, images: str, *, name: str, setting: str = "out") -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from dinoforge.base.config import differences
 from dinoforge.base.errors import ConfigError, RunError
 from dinoforge.base.files import append_line, explained, read_lines, write_json, write_lines, write_text
 from dinoforge.base.hardware import Precision
 from dinoforge.base.lock import locked
 from dinoforge.report.predictions import predictions_page
+from dinoforge.verbs.places import refuse_different
 
 LINES, ABOUT, ASIDE, PAGE = "predictions.jsonl", "predict.json", "quarantine.jsonl", "index.html"
 _PARTS, _BYTES = 16, 200
@@ -76,11 +76,7 @@ class Folder:
             before = json.loads(file.read_text(encoding="utf-8"))["about"]
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(f"{file} cannot be read; give a new folder, or remove {self.path}.") from None
-        if before != self._about:
-            told = "; ".join(differences(before, self._about))
-            raise ConfigError(
-                f"out={self.path} holds other predictions. They differ in: {told}. Give a new folder, or remove {self.path}."
-            )
+        refuse_different(self.path, "predictions", before, self._about)
 
     def __len__(self) -> int:
         return len(self._rows)
