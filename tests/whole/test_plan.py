@@ -6,9 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from process import start
 
 from dinoforge.base.hardware import cpu_flags, cpu_has_bf16
+from dinoforge.cli import execute
+from dinoforge.model.table import build
+from dinoforge.model.vit import VitConfig
+from dinoforge.model.weights import Backbone, Preprocessing, save_backbone
 from ranks import free_port
 
 WORLD = "data=toy://species?images=300&size=48"
@@ -148,6 +153,31 @@ def test_plan_without_data_is_one_line(run):
         2,
         {"error": "data= is required: a folder of images, a Parquet file or toy://species."},
     )
+
+
+@pytest.mark.parametrize("where", [[], ["hardware=h100"]], ids=["here", "there"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["probe={}/nowhere"], "{}/nowhere does not exist"),
+        (["probe={}/plain"], "{}/plain has no labels; a probe takes folders named by class"),
+        (["retention={}/nowhere", "recipe=vit_micro.continue", "init={}/b"], "{}/nowhere does not exist"),
+    ],
+)
+def test_plan_refuses_the_images_that_pretrain_refuses(where, words, said, tmp_path, capsys):
+    (tmp_path / "plain").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16)).save(tmp_path / "plain" / f"{number}.png")
+    config = VitConfig(width=16, depth=1, heads=2, patch=8, pixels=16)
+    save_backbone(tmp_path / "b", Backbone(build(config, seed=0), config, Preprocessing(short_side=16, side=16)))
+    given = [WORLD, *(MICRO if words[-1].startswith("probe") else []), *(word.format(tmp_path) for word in words)]
+    told = []
+    for verb in (["plan", *where], ["pretrain", f"out={tmp_path / 'r'}"]):
+        capsys.readouterr()
+        assert execute([*verb, *given]) == 2
+        told.append(capsys.readouterr().err.splitlines()[-1])
+    assert said.format(tmp_path) in told[0]
+    assert told[0] == told[1]
 
 
 @pytest.mark.long

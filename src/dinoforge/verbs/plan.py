@@ -16,8 +16,9 @@ from dinoforge.data.sources.source import Source
 from dinoforge.recipes.cost import Planned, planned, probed
 from dinoforge.recipes.curation import CurationPlanConfig, PlannedCuration, planned_curation
 from dinoforge.recipes.hardware import Cluster, named, ranks_of, this_device
-from dinoforge.recipes.opened import opened
+from dinoforge.recipes.opened import labelled, opened
 from dinoforge.recipes.recipe import Recipe
+from dinoforge.recipes.retained import reference
 from dinoforge.recipes.settle import lines_of, setting_lines, settle
 from dinoforge.recipes.stages import PHASE
 from dinoforge.verbs.settings import Settings
@@ -63,6 +64,10 @@ def pretraining(
     device_there = None if hardware is None else named(hardware)
     many = None if ranks is None else ranks_of(ranks)
     recipe, source, _ = opened({name: value for name, value in settings.items() if name != "out"})
+    # Only to see that they are there, as pretrain does.
+    if recipe.probe.source:
+        labelled(recipe.probe.source)
+    reference(recipe.continuation)
     if device_there is not None:
         return _there(recipe, source, Cluster(device_there, many or 1))
     where = device(recipe.speed.device)
