@@ -97,8 +97,10 @@ def track(items: Iterable[T], title: str, total: int, *, unit: str = "images") -
 
 
 def clock(seconds: float) -> str:
-    """``75`` -> ``1 min 15 s``."""
+    """``75`` -> ``1 min 15 s``; of less than 10 s two digits are told."""
     whole = round(seconds)
+    if 0 < seconds < 9.95:
+        return f"{seconds:.2g} s"
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)

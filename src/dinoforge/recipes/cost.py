@@ -62,12 +62,12 @@ class Planned:
     flops: float
     """Floating-point operations of the matrix products of the whole run."""
     images_per_second: float | None = None
-    """Predicted by the probe, or for named hardware by the model; null where neither was asked for."""
+    """Predicted by the probe, or for named ranks or hardware by the model; null where neither was asked for."""
     seconds: float | None = None
     """Of all steps; probes of quality and checkpoints come on top."""
     bound: str | None = None
     """What the speed hangs on: step, data or cores (both together want more than there are); for named hardware compute,
-    update or exchange."""
+    update, launch or exchange."""
     each_step: Step | None = None
     """By the model of ``recipes.hardware``, where ranks or hardware are named."""
     pixels: int = 0
@@ -159,15 +159,27 @@ def _planned(
     if there is None:
         return facts
     its = job(recipe, where, precision, micro_batch, there)
-    step = step_of(its, found.flops, there, steps=steps)
+    alone = _alone(recipe, found, where, precision, its) if there.here else None
+    step = step_of(its, found.flops, there, steps=steps, measured=alone if isinstance(alone, Pace) else None)
+    untried = (
+        [f"No step is tried: {alone}; its time is worked out from a matrix product."] if isinstance(alone, str) else []
+    )
     return replace(
         facts,
         each_step=step,
         seconds=step.seconds * steps,
         images_per_second=plan.batch / step.seconds,
         bound=step.bound,
-        warnings=[*facts.warnings, *_waits(its, step, there)],
+        warnings=[*facts.warnings, *untried, *_waits(its, step, there)],
     )
+
+
+def _alone(recipe: Recipe, found: Forecast, where: torch.device, precision: Choice, its: Job) -> Pace | str:
+    """How long steps take on this device alone, where the whole state must fit; or why that is not tried."""
+    memory = found.memory
+    state = memory.weights + memory.teacher + memory.gradients + memory.optimizer
+    return step_pace(recipe, where, precision, memory=memory.total + (its.ranks - 1) * state, flops=found.flops,
+                     at_once=its.images)  # fmt: skip
 
 
 def _ranks(there: Cluster | None) -> int:

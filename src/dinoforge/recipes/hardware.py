@@ -6,7 +6,11 @@ The model, for W ranks with one device each and a step whose share of a rank com
     update   = 52 bytes * parameters / W / (bandwidth * FLOWING)        # AdamW, clipping, the moving average
     sent     = P * (W - 1) / W * (G * student + teacher + gram teacher + gradients)  # bytes of a rank, and as many received
     exchange = sent / (link * FLOWING)
-    step     = compute + update + max(exchange * (1 - HIDDEN), exchange - compute)
+    launch   = P * (LAUNCHES + BLOCK_LAUNCHES * blocks) * LAUNCH_SECONDS              # of kernels, by the host
+    step     = max(compute + update, launch) + max(exchange * (1 - HIDDEN), exchange - compute)
+
+For the device that is here, compute and update are those of a few real steps (``train.forecast.pace``) divided by W, which
+launching is part of.
 
 * Operations are those of ``train.forecast``: matrix products, with what is computed again and without what is dropped.
 * ``train.parallel.shard`` gathers and reduces once a part: the student's weights G = 1 time with ``speed.sharding=state`` and 2
@@ -32,7 +36,7 @@ from dinoforge.base.memory import memory_bytes
 from dinoforge.model.heads import Head
 from dinoforge.model.table import BACKBONES, BackboneConfig
 from dinoforge.train.distil import Design
-from dinoforge.train.forecast import Job
+from dinoforge.train.forecast import Job, Pace
 
 REACHED = 0.4
 """Share of the peak rate that steps reach. DINOv2's ViT-g took 22,016 hours of an A100 (Oquab et al. 2023, table of the carbon
@@ -41,6 +45,14 @@ FLOWING = 0.8
 """Share of the stated bandwidth that long copies and collectives reach; an assumption."""
 HIDDEN = 0.8
 """Share of the exchange that runs beside the computing, block by block, where that lasts so long; an assumption."""
+LAUNCH_SECONDS = 5e-6
+"""From one kernel to the next, where the host is slower than the device; an assumption."""
+LAUNCHES = {"fp32": 360, "bf16": 410}
+"""Kernels of a part of a step outside of blocks. These and the next are counted on steps of vit_micro.toy with 4, 8 and 16
+blocks, two groups a part, 2026-11-30; views do not count, and the blocks of a frozen teacher are left out."""
+BLOCK_LAUNCHES = {"fp32": 47, "bf16": 79}
+"""For each block, forth and back and in the teacher; what is dropped or computed again makes them more. None where blocks are
+compiled: how many are left is not known."""
 UPDATE_BYTES = 4 * 13
 """Moved in memory for each parameter: AdamW reads 4 numbers and writes 3, the moving average 2 and 1, clipping 2 and 1."""
 UNKNOWN_LINK = 1.25e9
@@ -117,6 +129,8 @@ class Step:
     """That each rank sends; it receives as many."""
     compute_seconds: float
     update_seconds: float
+    launch_seconds: float
+    """Of launching kernels, by the host: a step takes no less. 0 for the device that is here, whose steps have it in them."""
     exchange_seconds: float
     """Of sending and receiving, hidden or not."""
     seconds: float
@@ -124,6 +138,8 @@ class Step:
     hours: float
     """Of the whole plan."""
     device_hours: float
+    measured: bool = False
+    """Whether computing and updating were measured, on the device that is here."""
 
     @property
     def waiting_seconds(self) -> float:
@@ -132,17 +148,26 @@ class Step:
 
     @property
     def bound(self) -> str:
-        """Which of the three takes most of a step."""
+        """Which of the four takes most of a step."""
         parts = {"compute": self.compute_seconds, "update": self.update_seconds, "exchange": self.waiting_seconds}
+        if self.launch_seconds > self.compute_seconds + self.update_seconds:
+            parts = {"launch": self.launch_seconds, "exchange": self.waiting_seconds}
         return max(parts, key=lambda name: parts[name])
 
     def line(self) -> str:
         """The step in one line."""
+        launching = f"; {self.launch_seconds:,.3g} at least, for launching kernels" if self.launch_seconds else ""
+        known = (
+            "Computing and updating are measured, the rest is worked out"
+            if self.measured
+            else "Worked out, not measured"
+        )
+        hours = f"{self.device_hours:,.1f}" if self.device_hours >= 1 else f"{self.device_hours:.2g}"
         return (
             f"{self.hardware}: {self.seconds:,.3g} s a step ({self.compute_seconds:,.3g} computing, "
-            f"{self.update_seconds:,.3g} updating, {self.waiting_seconds:,.3g} waiting for others), "
+            f"{self.update_seconds:,.3g} updating, {self.waiting_seconds:,.3g} waiting for others{launching}), "
             f"{self.flops / 1e12:,.4g} TFLOP, {self.sent_bytes / 1e9:,.3g} GB sent by each rank; "
-            f"{clock(self.hours * 3600)} in all, {self.device_hours:,.1f} device-hours. Worked out, not measured."
+            f"{clock(self.hours * 3600)} in all, {hours} device-hours. {known}."
         )
 
 
@@ -158,7 +183,10 @@ def named(name: str) -> Hardware:
 
 
 def this_device(where: torch.device, precision: Precision) -> Hardware:
-    """The one that is here, its rates measured; nothing is known of a link to others like it, so Ethernet is taken."""
+    """The one that is here; nothing is known of a link to others like it, so Ethernet is taken.
+
+    Its rate is that of one matrix product, for steps that cannot be tried: smaller ones are much slower.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     # REACHED is for stated peaks; what is measured on one product is what steps reach at best.
     peak = matmul_rate(dtype, side=2048 if where.type == "cuda" else 512, device=where) / REACHED
@@ -215,37 +243,58 @@ def sent_bytes(job: Job) -> int:
     return job.parts * total * (job.ranks - 1) // job.ranks
 
 
-def step_of(job: Job, flops: float, cluster: Cluster, *, steps: int) -> Step:
+def step_of(job: Job, flops: float, cluster: Cluster, *, steps: int, measured: Pace | None = None) -> Step:
     """What a step takes by the model at the head of this module.
 
     Args:
         job: With the cluster's number of ranks.
         flops: Operations of a step, on all ranks together.
         steps: Of the whole plan.
+        measured: Steps of one such device alone, where it is here.
     """
     device, ranks = cluster.hardware, cluster.ranks
     sent = sent_bytes(job)
-    compute = flops / (ranks * device.peak(job.precision) * REACHED)
-    parameters = sum(_sizes(job.backbone)) + _heads(job)
-    update = UPDATE_BYTES * parameters / ranks / (device.bandwidth * FLOWING)
+    if measured is None:
+        compute = flops / (ranks * device.peak(job.precision) * REACHED)
+        parameters = sum(_sizes(job.backbone)) + _heads(job)
+        update = UPDATE_BYTES * parameters / ranks / (device.bandwidth * FLOWING)
+    else:
+        compute, update = measured.networks * job.plan.batch / ranks, measured.update / ranks
+    launch = 0.0 if cluster.here else launches(job) * LAUNCH_SECONDS
     exchange = sent / (device.link(ranks) * FLOWING)
-    seconds = compute + update + _waiting(exchange, compute)
+    seconds = max(compute + update, launch) + _waiting(exchange, compute)
     return Step(
         hardware=str(cluster), flops=flops, sent_bytes=sent, compute_seconds=compute, update_seconds=update,
-        exchange_seconds=exchange, seconds=seconds, hours=seconds * steps / 3600,
-        device_hours=seconds * steps / 3600 * ranks,
+        launch_seconds=launch, exchange_seconds=exchange, seconds=seconds, hours=seconds * steps / 3600,
+        device_hours=seconds * steps / 3600 * ranks, measured=measured is not None,
     )  # fmt: skip
+
+
+def launches(job: Job) -> int:
+    """Kernels that a rank launches in a step, about."""
+    blocks = 0 if job.speed.compile else len(_blocks(_empty(job.backbone)))
+    return job.parts * (LAUNCHES[job.precision] + BLOCK_LAUNCHES[job.precision] * blocks)
 
 
 def _waiting(exchange: float, compute: float) -> float:
     return max(exchange * (1 - HIDDEN), exchange - compute)
 
 
-def _sizes(config: BackboneConfig) -> tuple[int, int]:
-    """Parameters inside and outside of a backbone's blocks."""
+def _empty(config: BackboneConfig) -> nn.Module:
+    """A backbone without values."""
     with torch.device("meta"):
         backbone: nn.Module = BACKBONES[config.kind][1](config)
-    inside = sum(p.numel() for block in getattr(backbone, "blocks", []) for p in block.parameters())
+    return backbone
+
+
+def _blocks(backbone: nn.Module) -> list[nn.Module]:
+    return list(getattr(backbone, "blocks", []))
+
+
+def _sizes(config: BackboneConfig) -> tuple[int, int]:
+    """Parameters inside and outside of a backbone's blocks."""
+    backbone = _empty(config)
+    inside = sum(p.numel() for block in _blocks(backbone) for p in block.parameters())
     return inside, sum(p.numel() for p in backbone.parameters()) - inside
 
 

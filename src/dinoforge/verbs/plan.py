@@ -32,8 +32,9 @@ def plan(
     """Say what `pretrain` with the same words would cost: steps, passes, memory by part, seconds; and what is odd about it.
 
     Nothing is written. Memory is counted on shapes, so a plan may be far too large for this machine; seconds come from a few
-    real steps. With ranks= or hardware= seconds come from a model instead, of operations, bytes through memory and bytes
-    between ranks, without reading; its constants stand in recipes/hardware.py.
+    real steps. With ranks= these are shared out, and bytes between ranks come on top, worked out. With hardware= seconds come
+    from a model instead, of operations, kernels that are launched, bytes through memory and bytes between ranks. Either is
+    without reading; the constants stand in recipes/hardware.py.
 
     With stage=curate pool_size=1.2e9: what a curation of so many images would cost, by stage: core-hours, GPU-hours, memory of
     a task, disk, network. It is worked out from rates that bench/curate.py measured, and beside it stands what the authors of

@@ -6,7 +6,17 @@ from dinoforge.base import log
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "5 s"), (75, "1 min 15 s"), (3600, "1 h 0 min"), (7384, "2 h 3 min")]
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.031, "0.031 s"),
+        (0.5, "0.5 s"),
+        (5, "5 s"),
+        (9.97, "10 s"),
+        (75, "1 min 15 s"),
+        (3600, "1 h 0 min"),
+        (7384, "2 h 3 min"),
+    ],
 )
 def test_clock(seconds, text):
     assert log.clock(seconds) == text

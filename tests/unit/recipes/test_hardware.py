@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError
@@ -19,7 +20,7 @@ from dinoforge.recipes.hardware import HARDWARE, Cluster, Hardware, sent_bytes, 
 from dinoforge.recipes.recipe import DataConfig, Recipe
 from dinoforge.recipes.table import recipe
 from dinoforge.train import forecast as forecasting
-from dinoforge.train.forecast import Live, forecast
+from dinoforge.train.forecast import Live, Pace, forecast
 from dinoforge.train.gram import GramConfig
 from dinoforge.train.loop import fit
 from dinoforge.train.optim import optimizer
@@ -254,23 +255,90 @@ def test_seconds_of_the_plan_are_those_of_its_steps(source):
     assert found.each_step.flops == pytest.approx(found.flops / 100)
 
 
-def test_ranks_alone_are_so_many_of_this_machine(monkeypatch):
-    monkeypatch.setattr(hardware, "matmul_rate", lambda *_args, **_how: 1e9)
-    words = {
-        "data": "toy://species?images=300&size=48",
-        "recipe": "vit_micro.toy",
-        "precision": "fp32",
-        "objective.group": 8,
-    }
-    one, four = (plan(device="cpu", ranks=ranks, **words) for ranks in (1, "4"))
+HERE = {"data": "toy://species?images=300&size=48", "recipe": "vit_micro.toy", "precision": "fp32", "objective.group": 8,
+        "device": "cpu"}  # fmt: skip
+
+
+def test_ranks_alone_share_the_measured_step_of_this_machine(monkeypatch, capsys):
+    """A matrix product is many times faster than the small ones of a step: it says nothing of them."""
+    monkeypatch.setattr(hardware, "matmul_rate", lambda *_args, **_how: 1e15)
+    monkeypatch.setattr(cost, "pace", lambda _job, *, images: Pace(networks=0.01, update=0.4))
+    one, four = (plan(ranks=ranks, **HERE) for ranks in (1, "4"))
     assert (one.ranks, four.ranks) == (1, 4)
     assert four.memory["weights"] == one.memory["weights"] // 4
     assert four.memory["runtime"] > 50 * 2**20
     assert one.each_step.hardware == "1 x this cpu"
-    # What is measured is reached.
-    assert one.each_step.compute_seconds == pytest.approx(one.each_step.flops / 1e9)
+    assert one.each_step.seconds == pytest.approx(0.01 * one.batch + 0.4)
+    assert four.each_step.compute_seconds == pytest.approx(0.01 * one.batch / 4)
+    assert four.each_step.update_seconds == pytest.approx(0.1)
+    assert four.each_step.waiting_seconds > 0 == one.each_step.waiting_seconds
+    assert "device-hours. Computing and updating are measured, the rest is worked out." in capsys.readouterr().err
     assert any("10 Gbit/s are assumed" in warning for warning in four.warnings)
     assert not any("10 Gbit/s" in warning for warning in one.warnings)
+
+
+def test_steps_that_cannot_be_tried_here_are_worked_out(monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "matmul_rate", lambda *_args, **_how: 1e9)
+    monkeypatch.setattr(cost, "matmul_rate", lambda *_args, **_how: 1e3)
+    found = plan(ranks=1, **HERE)
+    # What is measured is reached.
+    assert found.each_step.compute_seconds == pytest.approx(found.each_step.flops / 1e9)
+    assert any(w.startswith("No step is tried: one group of 8 images alone would take") for w in found.warnings)
+    assert "Worked out, not measured." in capsys.readouterr().err
+
+
+def test_whether_a_step_fits_here_is_asked_of_the_whole_state(monkeypatch):
+    """A quarter each of what does not fit into one process."""
+    asked = []
+    monkeypatch.setattr(cost, "step_pace", lambda *_, memory, **__: asked.append(memory) or Pace(0.01, 0.4))
+    one, four = (plan(ranks=ranks, **HERE) for ranks in (1, 4))
+    state = ("weights", "teacher", "gradients", "optimizer")
+    assert asked[0] == one.memory_bytes
+    assert asked[1] == four.memory_bytes + 3 * sum(four.memory[part] for part in state)
+
+
+class Launched(TorchDispatchMode):
+    """Counts what would be a kernel on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        looks = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.arguments)
+        if not looks and not any(name in str(func) for name in ("empty", "detach", "_unsafe_view", "_local_scalar")):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("precision", "depth", "parts"), [(BF16, 2, 1), (BF16, 12, 1), (FP32, 12, 1), (BF16, 4, 2)])
+def test_kernels_are_those_of_a_step(precision, depth, parts):
+    job = tiny(precision, ranks=1, micro_batch=8 // parts, **{"backbone.depth": depth})
+    student = forecasting._student(job, build(job.backbone, seed=0))
+    step = Pretrain(student, teacher_of(student), job.objective, seed=0)
+    quicken(step, job.speed.model_copy(update={"attention": "fused"}), CPU)
+    batches = [forecasting._batch(job, job.images) for _ in range(parts)]
+    adamw = optimizer(step.student, job.plan, fused=True)
+    before, launched = [], Launched()
+    adamw.register_step_pre_hook(lambda *_: before.append(launched.count))
+    with launched:
+        fit(step, adamw, batches, plan=job.plan, steps=1, parts=parts, compute=compute_context(job.precision, CPU))
+    # Groups, and what is dropped, make some more of them.
+    assert 0.75 * before[0] < hardware.launches(job) < 1.05 * before[0]
+    compiled = replace(job, speed=job.speed.model_copy(update={"compile": True}))
+    assert hardware.launches(compiled) < hardware.launches(job)
+
+
+def test_a_step_takes_no_less_than_launching_its_kernels(capsys):
+    """4,688 steps of a network of which a GPU has nothing to compute take seconds, not none."""
+    found = plan(**{"data": HERE["data"], "recipe": "vit_micro.toy", "plan.images": 150_016}, hardware="h100")
+    step = found.each_step
+    assert step.launch_seconds == hardware.launches(cost.job(recipe("vit_micro.toy"), CPU, BF16)) * 5e-6
+    assert step.compute_seconds + step.update_seconds < step.launch_seconds == step.seconds
+    assert found.bound == "launch"
+    assert found.seconds == pytest.approx(4_688 * step.launch_seconds)
+    told = capsys.readouterr().err
+    assert f"{step.launch_seconds:,.3g} at least, for launching kernels" in told
+    assert " about 0 s" not in told
+    assert " 0.0 device-hours" not in told
 
 
 @pytest.mark.parametrize(
