@@ -160,8 +160,8 @@ def every_fifth(whole: Source, *, classes: bool) -> tuple[Source, Source]:
         asked &= ~unlearnt
     if not asked.any():
         raise DataError(
-            f"{whole.address} has {len(whole):,} images and no splits train and test; every fifth is asked, so it takes 5 or more, "
-            "and more than one of a class."
+            f"{whole.address} has {len(whole):,} images and no splits train and test; every fifth is asked, so it takes 5 or "
+            "more, and more than one of a class."
         )
     return _divided(whole, asked, asked)
 

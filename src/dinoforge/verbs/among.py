@@ -9,6 +9,7 @@ from dinoforge.base.home import at_home
 from dinoforge.evaluate.table import EVALUATIONS
 from dinoforge.verbs.places import refuse_within
 from dinoforge.verbs.sides import Named
+from dinoforge.verbs.states import texts
 
 
 def refuse_among_images(kept: Mapping[str, str | None], named: Named, configs: Mapping[str, Config]) -> None:
@@ -32,5 +33,4 @@ def _read(named: Named, configs: Mapping[str, Config]) -> Iterator[tuple[str, st
     yield from ((name, images) for name in ("data", "train", "test") if (images := getattr(named, name)) is not None)
     for name, config in configs.items():
         for field in EVALUATIONS[name].images:
-            value = getattr(config, field)
-            yield from ((f"{name}.{field}", images) for images in ((value,) if isinstance(value, str) else value or ()))
+            yield from ((f"{name}.{field}", images) for images in texts(getattr(config, field)))

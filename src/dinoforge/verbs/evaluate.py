@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import json
 import math
@@ -22,12 +21,8 @@ from dinoforge.base.hardware import device
 from dinoforge.base.home import at_home
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.log import say
-from dinoforge.data.decode import Broken
-from dinoforge.data.sources.options import placed
-from dinoforge.data.sources.source import Source, file_stamp
-from dinoforge.data.sources.table import open_source
+from dinoforge.data.sources.source import Source
 from dinoforge.evaluate.classes import classes_of
-from dinoforge.evaluate.dense.labels import classes_file
 from dinoforge.evaluate.evaluation import Needs, Sides
 from dinoforge.evaluate.leak import leaked, spared
 from dinoforge.evaluate.repeated import measured, seeded
@@ -35,7 +30,6 @@ from dinoforge.evaluate.score import Score
 from dinoforge.evaluate.several import shows_several
 from dinoforge.evaluate.table import EVALUATIONS, SUITES
 from dinoforge.features.eyes import Eyes, seen_in
-from dinoforge.features.kept import files_of
 from dinoforge.model.head_files import FACTS as HEAD
 from dinoforge.recipes.settle import lines_of
 from dinoforge.verbs.among import refuse_among_images
@@ -46,6 +40,7 @@ from dinoforge.verbs.opening import extraction, opened, told
 from dinoforge.verbs.reading import worker_count
 from dinoforge.verbs.settings import Settings
 from dinoforge.verbs.sides import Named, opened_sides
+from dinoforge.verbs.states import beside, maps, named_files, state, unstamped
 
 WITHOUT = "_without_leaks"
 """Behind the name of a score of the images alone that were not seen in training."""
@@ -232,13 +227,13 @@ def _one(
     leaks = None if check is None else check(sides.asked)
     key = fingerprint(
         {"backbone": eyes.backbone.fingerprint, "preprocessing": eyes.backbone.preprocessing.model_dump(mode="json"),
-         "precision": eyes.how.precision, "data": [_state(sides.known), _state(sides.asked)], "itself": sides.itself,
+         "precision": eyes.how.precision, "data": [state(sides.known), state(sides.asked)], "itself": sides.itself,
          "leaks": None if leaks is None else leaks.tolist(), "task": name, "config": config.model_dump(mode="json"),
-         "files": _named_files(name, config) | _beside(sides, name), **({} if out is None else _maps(sides, name)),
+         "files": named_files(name, config) | beside(sides, name), **({} if out is None else maps(sides, name)),
          **({"seeds": seeds} if seeds > 1 and seeded(EVALUATIONS[name], config) else {})}
     )  # fmt: skip
     before = _put_down(out, key, head=None if save is None else _mark(save))
-    if before and (silent := _silent(sides, name, config)):
+    if before and (silent := unstamped(sides, name, config)):
         say(f"{name}: {silent} does not tell when its images were changed; the scores in {out} are not taken over.")
         before = []
     if before:
@@ -279,58 +274,6 @@ def _without(eyes: Eyes, sides: Sides, name: str, config: Config, leaks: np.ndar
         say(f"{name} is not given without the leaked images: {error}")
         return [share]
     return [*(dataclasses.replace(score, name=score.name + WITHOUT) for score in rest), share]
-
-
-def _state(source: Source) -> str:
-    """Changes when images or anything that is known of them does."""
-    columns = {name: fingerprint(source.columns[name].tolist()) for name in sorted(source.columns)}
-    return fingerprint({"address": placed(source.address), "files": files_of(source), "columns": columns})
-
-
-def _silent(sides: Sides, name: str, config: Config) -> str | None:
-    """The address of images that go into the scores of a task and cannot be told unchanged; None where all can."""
-    also = [open_source(text) for field in EVALUATIONS[name].images for text in _texts(getattr(config, field))]
-    return next((one.address for one in (sides.known, sides.asked, *also) if files_of(one) is None), None)
-
-
-def _texts(value: str | Sequence[str] | None) -> Sequence[str]:
-    return (value,) if isinstance(value, str) else value or ()
-
-
-def _named_files(name: str, config: Config) -> dict[str, str | None]:
-    """The state of files, and of images, that settings of a task name."""
-    found, images = dict[str, str | None](), EVALUATIONS[name].images
-    for field in (*images, *EVALUATIONS[name].files):
-        for text in _texts(getattr(config, field)):
-            found[text] = _state(open_source(text)) if field in images else file_stamp(text)
-    return found
-
-
-def _beside(sides: Sides, name: str) -> dict[str, str | None]:
-    """The state of the file that says what is in masks, of tasks that go by these."""
-    file = classes_file(sides.known) if EVALUATIONS[name].needs == "masks" else None
-    return {} if file is None else {str(file): file_stamp(file)}
-
-
-_TRUTHS = {"masks": ("mask",), "depths": ("depth",), "asked": ("instance", "mask")}
-"""Maps of ground truth, by what an evaluation needs."""
-
-
-def _maps(sides: Sides, name: str) -> dict[str, str]:
-    """A digest of all maps of ground truth that a task goes by, which lie in files of their own."""
-    names, digest = _TRUTHS.get(EVALUATIONS[name].needs, ()), hashlib.sha256()
-    if not names:
-        return {}
-    for source in [sides.known] if sides.itself else [sides.known, sides.asked]:
-        for row in range(0 if source.address.startswith("toy://") else len(source)):
-            for truth in names:
-                try:
-                    found = source.extra(row, truth)
-                except Broken as error:
-                    digest.update(str(error).encode())
-                    continue
-                digest.update(b"-" if found is None else np.ascontiguousarray(found).tobytes())
-    return {"maps": digest.hexdigest()[:16]}
 
 
 def _check_out(path: Path) -> None:
