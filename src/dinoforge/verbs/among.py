@@ -12,16 +12,19 @@ from dinoforge.verbs.sides import Named
 from dinoforge.verbs.states import texts
 
 
-def refuse_among_images(kept: Mapping[str, str | None], named: Named, configs: Mapping[str, Config]) -> None:
+def refuse_among_images(
+    named: Named, configs: Mapping[str, Config], *, features: str | None, save_heads: str | None
+) -> None:
     """Refuse folders that lie within images of any side or task.
 
     Args:
-        kept: Folders that are written to, each behind its setting; null where there is none.
         configs: Of every task.
+        features: A folder, none, or null for the usual one.
 
     Raises:
         ConfigError: One does.
     """
+    kept = {"features": None if features == "none" else features, "save_heads": save_heads}
     for name, images in _read(named, configs):
         for setting, folder in kept.items():
             if folder is not None:

@@ -116,8 +116,8 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
     if out is not None:
         _check_out(Path(out))
     check = _leak_check(trained_on, {"descriptor": descriptor, "trust_sha256": trust_sha256, "workers": workers})
-    kept = {"features": None if features == "none" else features, "save_heads": save_heads}
-    refuse_among_images(kept, named, configs)
+    folder = _folder(features)
+    refuse_among_images(named, configs, features=features, save_heads=save_heads)
     heads = _head_folders(names, save_heads)
     chosen = not (isinstance(tasks, str) and tasks.strip() in SUITES)
     sides = _all_sides(named, names, chosen=chosen)
@@ -126,7 +126,6 @@ def evaluate(  # noqa: PLR0913 - the keys of the verb
             look(sides[EVALUATIONS[name].needs], configs[name])  # before hours go into another task
     found = opened(backbone)
     found = dataclasses.replace(found, known=found.fingerprint)  # a digest of all weights, asked for by every score
-    folder = _folder(features)
     eyes = Eyes(found, extraction(precision, seen_in(folder, found, device("auto"))), folder=folder, on_broken=told)
     scores, reused = list[Score](), list[str]()
     with interruptible(_what_is_kept(out, folder)):
