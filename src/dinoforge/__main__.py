@@ -1,5 +1,5 @@
 """``python -m dinoforge`` is ``dinoforge``."""
 
-from dinoforge.cli import main
+from dinoforge.start import main
 
 main()

@@ -11,7 +11,7 @@ FLOORS = {
     "model": 1, "loss": 1, "data": 1,
     "features": 2,
     "train": 3, "curate": 3, "evaluate": 3, "export": 3, "explore": 3, "report": 3,
-    "recipes": 4, "runs": 4, "verbs": 4, "cli": 4, "__init__": 4, "__main__": 4,
+    "recipes": 4, "runs": 4, "verbs": 4, "cli": 4, "start": 4, "__init__": 4, "__main__": 4,
 }  # fmt: skip
 REACH = 8_700
 
