@@ -7,13 +7,14 @@ a backbone as a module: ``module(images)`` has ``.image``, ``.registers`` and ``
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
     from torch import Tensor
 
 __version__ = "0.1.0"
@@ -26,26 +27,39 @@ def load(backbone: str | Path) -> Any:
 
     Raises:
         WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit.
+        ConfigError: No address.
     """
+    from dinoforge.base.home import as_text
     from dinoforge.model.foreign import open_backbone
 
-    return open_backbone(backbone).module.requires_grad_(False).eval()
+    return open_backbone(as_text(backbone, "backbone")).module.requires_grad_(False).eval()
 
 
-def prepared(backbone: str | Path, images: Sequence[np.ndarray]) -> Tensor:
-    """Decoded pictures (uint8, ``[Y, X, C]`` each) as a backbone takes them: ``[B, C, side, side]``, normalised."""
+def prepared(backbone: str | Path, images: Iterable[np.ndarray | Image]) -> Tensor:
+    """Decoded pictures as a backbone takes them: ``[B, C, side, side]``, normalised.
+
+    Args:
+        images: Arrays of uint8, ``[Y, X, C]`` or ``[Y, X]`` each, or Pillow's images. Grey and transparency as in files: the
+            one is repeated, the other dropped.
+
+    Raises:
+        DataError: No picture, something else, or channels that the backbone does not take.
+        WeightsError: As ``load``.
+    """
     import torch
 
+    from dinoforge.base.home import as_text
     from dinoforge.data.augment import centre
+    from dinoforge.data.picture import handed
     from dinoforge.features.extract import normalised
     from dinoforge.model.foreign import open_backbone
 
-    how = open_backbone(backbone).preprocessing
-    views = torch.stack([centre(image, short_side=how.short_side, side=how.side) for image in images])
-    return normalised(views, how)
+    how = open_backbone(as_text(backbone, "backbone")).preprocessing
+    views = [centre(image, short_side=how.short_side, side=how.side) for image in handed(images, how.channels)]
+    return normalised(torch.stack(views), how)
 
 
-def open_source(address: str) -> Any:
+def open_source(address: str | Path) -> Any:
     """The images at an address: a folder, a Parquet file, ``toy://species``."""
     from dinoforge.data.sources.table import open_source as opened
 

@@ -1,7 +1,7 @@
 """The command line: ``dinoforge VERB key=value …``. It parses, calls one function of ``runs``, and speaks plainly of errors.
 
-Exit status: 0 done; 2 a user's error, one line; 3 stopped by the sentinel; 75 interrupted after a checkpoint; 130 ended by Ctrl-C
-before there was anything to keep; 1 our bug.
+Exit status: 0 done; 2 a user's error, one line; 3 stopped by the sentinel; 75 interrupted after a checkpoint; 130 ended by
+Ctrl-C with nothing to go on with; 1 our bug.
 """
 
 from __future__ import annotations

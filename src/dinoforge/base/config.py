@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -168,6 +169,7 @@ def _read(model: type[Config], name: str, path: str, value: Any) -> Any:
         ConfigError: Something else for a group.
     """
     annotation, groups = model.model_fields[name].annotation, groups_of(model, name)
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     new = read_value(value, text=_is_text(annotation)) if isinstance(value, str) else value
     fits = isinstance(new, Mapping | Config) or (new is None and type(None) in typing.get_args(annotation))
     if groups and not fits:

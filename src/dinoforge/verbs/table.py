@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.home import at_home
+from dinoforge.base.home import as_text, at_home
 from dinoforge.runs import pretrain
 from dinoforge.verbs.ablate import ablate
 from dinoforge.verbs.attention import attention
@@ -41,25 +43,37 @@ _VERBS = (
     match, report, explore, recipes, schema, demo, ablate,
 )  # fmt: skip
 _HOME = re.compile(r"(?:^|(?<=,))~(?=/)")
+_PLACES = frozenset({"out", "config"})
+"""Settings of the verbs that take a recipe that are no setting of one."""
 
 
 def _with_paths(verb: Callable[..., Any]) -> Callable[..., Any]:
     """The same with paths as they are meant.
 
     ``~`` is the home folder: zsh and dash hand ``out=~/runs`` over as it is typed, and so does Python. An empty ``out`` is no
-    place (a variable that is not set): it would be the working folder.
+    place (a variable that is not set): it would be the working folder. Python's paths become text, as the command line has it.
     """
+    kinds = {name: one.annotation for name, one in inspect.signature(verb).parameters.items()}
 
     @wraps(verb)
     def called(*words: Any, **settings: Any) -> Any:
         if settings.get("out") == "":
             raise ConfigError("out= is empty; give a name.")
-        return verb(*words, **{
-            name: _HOME.sub(lambda _: str(at_home("~")), value) if isinstance(value, str) else value
-            for name, value in settings.items()
-        })  # fmt: skip
+        for name, value in settings.items():
+            kind = kinds.get(name, "str | None" if name in _PLACES else None)
+            if kind == "str" or (kind == "str | None" and value is not None):
+                as_text(value, name.rstrip("_"))
+        return verb(*words, **{name: _meant(value) for name, value in settings.items()})
 
     return called
+
+
+def _meant(value: Any) -> Any:
+    """A setting's value with paths as text and the home folder in them; of a list, each of its values."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_meant, value))
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return _HOME.sub(lambda _: str(at_home("~")), text) if isinstance(text, str) else value
 
 
 VERBS: dict[str, Callable[..., Any]] = {function.__name__: _with_paths(function) for function in _VERBS}

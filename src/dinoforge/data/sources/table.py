@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
 from dinoforge.base.errors import ConfigError, DataError, unknown
+from dinoforge.base.home import as_text
 from dinoforge.data.depth_units import COLUMN, known_unit
 from dinoforge.data.sources.clips import Clips, Stills
 from dinoforge.data.sources.columns import SPLITS
@@ -39,7 +41,7 @@ SOURCES: dict[str, Opening] = {
 """By scheme, the part of an address before ``://``."""
 
 
-def open_source(address: str, split: str | None = None) -> Source:
+def open_source(address: str | os.PathLike[str], split: str | None = None) -> Source:
     """The images at an address; ``?split=`` keeps one split.
 
     A folder, a Parquet file, a tar, a list, a manifest, ``s3://…``, ``https://…``, ``hf://…``, ``toy://species?images=…``.
@@ -49,7 +51,7 @@ def open_source(address: str, split: str | None = None) -> Source:
 
     Raises:
         DataError: Nothing there, no image in it but videos perhaps, it cannot be read, or no such split.
-        ConfigError: An unknown scheme or option.
+        ConfigError: An unknown scheme or option, or no address at all.
     """
     found = _opened(address, split)
     if isinstance(found, Clips):
@@ -60,7 +62,7 @@ def open_source(address: str, split: str | None = None) -> Source:
     return found
 
 
-def open_clips(address: str) -> Clips:
+def open_clips(address: str | os.PathLike[str]) -> Clips:
     """The clips at an address: video files, also among images, or images that are frames by columns ``clip`` and ``frame``.
 
     Raises:
@@ -71,7 +73,8 @@ def open_clips(address: str) -> Clips:
     return found if isinstance(found, Clips) else Stills(found)
 
 
-def _opened(address: str, split: str | None, *, clips: bool = False) -> Source:
+def _opened(given: str | os.PathLike[str], split: str | None, *, clips: bool = False) -> Source:
+    address = as_text(given, "data")
     if "\0" in address:
         raise DataError(f"data={shown(address)!r} holds a zero byte; no path does.")
     scheme = scheme_of(address)
