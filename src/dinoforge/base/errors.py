@@ -39,6 +39,11 @@ class Interrupted(BaseException):
     No ``Exception``, as ``KeyboardInterrupt`` is none: it may come while a picture is decoded, which would be called damaged.
     """
 
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        # State of its own: of exceptions without any, Python 3.11 changes the text where they come inside a codec.
+        self.text = text
+
 
 class SentinelStop(Exception):
     """The run was not healthy and was stopped. Exit status 3."""
