@@ -29,6 +29,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("x")
+    (tmp_path / "ring").symlink_to("ring")
     with open("evil.pth", "wb") as file:  # noqa: PTH123
         pickle.dump({"cls_token": Evil()}, file)
     return tmp_path
@@ -92,6 +93,16 @@ CASES = [
     (["embed", "backbone=x", "data=photos", "out=f", "tokens=words"], "tokens must be image or patches; got 'words'"),
     (["scan", "data=photos", "out=m.csv"], "out=m.csv must be a .parquet file"),
     (["scan", "data=photos", "out=m.parquet", "speed=3"], "Unknown setting 'speed'"),
+    (["embed", "backbone=pixels:8", "data=photos", "out=ring"], "Cannot write ring: its links are a loop. Choose another place."),
+    (["embed", "backbone=pixels:8", "data=photos", "out=ring/f"], "Cannot write ring/f: its links are a loop."),
+    (["pca", "backbone=pixels:8", "images=photos", "out=ring/p.png"], "Cannot write ring/p.png: its links are a loop."),
+    (["curate", "pool=photos", "retrieve=all", "out=ring/c"], "Cannot write ring/c: its links are a loop."),
+    (["pretrain", "data=photos", "out=ring/r", *TINY], "Cannot write ring/r: its links are a loop."),
+    (["distil", "data=photos", "out=r", "teacher=ring", "recipe=vit_small.distilled"], "Cannot read ring: its links are a loop."),
+    (["embed", "backbone=pixels:8", "data=photos", "out=/proc/x"], "Cannot write /proc/.x.embed: no file can be made there. Choose"),
+    (["pca", "backbone=pixels:8", "images=photos", "out=/proc/x.png"], "Cannot write /proc/x.png: no file can be made there."),
+    (["scan", "data=photos", "out=/proc/x/m.parquet"], "Cannot write /proc/x/.m.parquet.scan: no file can be made there."),
+    (["pretrain", "data=photos", "out=/proc/x", *TINY], "Cannot write /proc/x: no file can be made there."),
     (["recipes", "show=nothing"], "Unknown recipe 'nothing'"),
 ]  # fmt: skip
 

@@ -39,7 +39,32 @@ def explained(path: Path, doing: str = "write") -> Iterator[None]:
             ) from None
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             raise RunError(f"Cannot {doing} {path}: a file stands where a folder is needed, or the reverse.") from None
+        if error.errno == errno.ELOOP:
+            raise RunError(f"Cannot {doing} {path}: {_LOOP}.") from None
+        if error.errno == errno.ENOENT and error.filename is not None and _made_for(path, Path(error.filename)):
+            raise RunError(f"Cannot {doing} {path}: no file can be made there. Choose another place.") from None
         raise
+
+
+_LOOP = "its links are a loop. Choose another place"
+
+
+def _made_for(path: Path, missing: Path) -> bool:
+    """Whether something is ``path``, a folder around it or a temporary neighbour: made before it is used, so never missing."""
+    there, here = missing.absolute(), path.absolute()
+    return here.is_relative_to(there) or (there.parent == here.parent and there.name.startswith(f".{here.name}."))
+
+
+def resolved(path: Path, doing: str = "write") -> Path:
+    """A path without links.
+
+    Raises:
+        RunError: The links lead in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python 3.11 and 3.12 say of a circle
+        raise RunError(f"Cannot {doing} {path}: {_LOOP}.") from None
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -121,9 +146,9 @@ def replaceable(path: Path) -> Path:
     """The folder that is replaced: of a link what it leads to, so that data stay on the disk they were meant for.
 
     Raises:
-        RunError: It is the working folder, or one around it.
+        RunError: It is the working folder, or one around it, or a loop of links.
     """
-    found = path.resolve()
+    found = resolved(path)
     if Path.cwd().is_relative_to(found):
         raise RunError(
             f"{path} holds the folder that this was started in, and cannot be replaced; give a folder in it."
@@ -138,7 +163,7 @@ def _aside(path: Path) -> Path:
 
 def put_back(path: Path) -> None:
     """Undo a replacement by ``new_folder`` that was killed between its two renames: the old folder is there again."""
-    path = path.resolve()
+    path = resolved(path)
     if not path.exists() and _aside(path).exists():
         _aside(path).replace(path)
 

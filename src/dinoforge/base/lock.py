@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dinoforge.base.errors import RunError
-from dinoforge.base.files import explained
+from dinoforge.base.files import explained, resolved
 
 _held: set[Path] = set()
 
@@ -28,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        place = folder.resolve()
+        place = resolved(folder)
         busy = Busy(f"out={folder} is in use by another dinoforge process. Wait for it, or choose another out.")
         if place in _held:  # a second lock of one process would succeed, and its end would release the first
             raise busy

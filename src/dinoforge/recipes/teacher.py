@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dinoforge.base import dist
 from dinoforge.base.errors import ConfigError, RunError
+from dinoforge.base.files import resolved
 from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.model.foreign import is_foreign
@@ -77,7 +78,7 @@ def teacher(recipe: Recipe, *, out: Path) -> Teacher | None:
         RunError: The checkpoint is damaged.
     """
     address = recipe.distil and recipe.distil.teacher
-    if address and not is_foreign(address) and at_home(address).resolve().is_relative_to(out.resolve()):
+    if address and not is_foreign(address) and resolved(at_home(address), "read").is_relative_to(resolved(out)):
         raise ConfigError(
             f"teacher={address} is the folder of this very run, or in it; give the run of another backbone, or another out=."
         )

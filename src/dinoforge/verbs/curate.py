@@ -13,7 +13,7 @@ import numpy as np
 
 from dinoforge.base.config import paths
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.files import write_text
+from dinoforge.base.files import resolved, write_text
 from dinoforge.base.interrupt import interruptible
 from dinoforge.base.lock import locked
 from dinoforge.base.log import say
@@ -198,7 +198,7 @@ def _free(folder: Path, config: Curation) -> None:
     named = [("pool", config.pool), *(("seeds", one) for one in config.seeds)]
     for name, address in named + [(name, one) for name, one in others if one]:
         place = place_of(address)
-        if place is not None and place.is_relative_to(folder.resolve()):
+        if place is not None and place.is_relative_to(resolved(folder)):
             raise ConfigError(f"out={folder} holds {split_address(address)[0]}, which is read; give another folder.")
         refuse_within(folder, address, name=name)
     if folder.exists() and not folder.is_dir():

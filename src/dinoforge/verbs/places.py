@@ -8,14 +8,19 @@ from typing import Any
 
 from dinoforge.base.config import differences
 from dinoforge.base.errors import ConfigError
+from dinoforge.base.files import resolved
 from dinoforge.base.home import at_home
 from dinoforge.data.sources.options import scheme_of, split_address
 
 
 def lies_within(out: str | Path, images: str) -> bool:
-    """Whether a path is the file or lies in the folder that an address names."""
+    """Whether a path is the file or lies in the folder that an address names.
+
+    Raises:
+        RunError: The path is a loop of links.
+    """
     place = place_of(images)
-    return place is not None and Path(out).resolve().is_relative_to(place)
+    return place is not None and resolved(Path(out)).is_relative_to(place)
 
 
 def place_of(images: str) -> Path | None:

@@ -10,6 +10,7 @@ from dinoforge.base.errors import RunError
 from dinoforge.base.files import (
     append_line,
     clear_leftovers,
+    explained,
     new_folder,
     put_back,
     read_lines,
@@ -32,6 +33,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomic(path, fails)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_missing_inside_a_folder_is_no_place_that_cannot_be_written(tmp_path):
+    """A file of a run that is gone would be our bug, or somebody else's doing."""
+    for missing in (tmp_path / "run" / "x", tmp_path / "x", tmp_path / ".other.abcdefgh"):
+        with pytest.raises(FileNotFoundError), explained(tmp_path / "run"):
+            missing.read_bytes()
+    for missing in (tmp_path / "run", tmp_path / ".run.abcdefgh"):
+        with pytest.raises(RunError, match=r"run: no file can be made there\."), explained(tmp_path / "run"):
+            missing.read_bytes()
 
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path):
