@@ -13,6 +13,7 @@ from dinoforge.base.config import with_settings
 from dinoforge.base.errors import ConfigError, DataError, WeightsError
 from dinoforge.data.sources.table import open_clips
 from dinoforge.recipes.settle import settle
+from dinoforge.verbs.looking import whole
 from dinoforge.verbs.table import _with_paths
 
 BACKBONE = "pixels:8"
@@ -100,6 +101,22 @@ def test_a_long_value_is_cut():
 def test_a_path_is_text_in_settings():
     recipe = settle({"plan.images": 5}).recipe
     assert with_settings(recipe, {"data.source": Path("a") / "b"}).data.source == "a/b"
+
+
+@pytest.mark.parametrize("value", [2.5, True, None, [2], b"2", float("nan"), float("inf"), "two", np.bool_(True)])
+def test_numbers_of_things_are_whole(value, place):
+    with pytest.raises(ConfigError) as told:
+        dinoforge.embed(backbone=BACKBONE, data="photos", out="f", shard=value)
+    assert str(told.value) == f"shard takes a whole number; got {value!r}."
+    if value is not None:
+        with pytest.raises(ConfigError, match=r"^workers takes a whole number; got "):
+            dinoforge.scan(data="photos", out="m.parquet", workers=value)
+    assert {path.name for path in place.iterdir()} == {"photos"}
+
+
+@pytest.mark.parametrize("value", ["2", 2, 2.0, np.int64(2)])
+def test_whole_numbers_of_any_type_serve(value):
+    assert whole("shard", value) == 2
 
 
 def picture(*shape, dtype=np.uint8):

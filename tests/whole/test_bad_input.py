@@ -103,6 +103,11 @@ CASES = [
     (["pca", "backbone=pixels:8", "images=photos", "out=/proc/x.png"], "Cannot write /proc/x.png: no file can be made there."),
     (["scan", "data=photos", "out=/proc/x/m.parquet"], "Cannot write /proc/x/.m.parquet.scan: no file can be made there."),
     (["pretrain", "data=photos", "out=/proc/x", *TINY], "Cannot write /proc/x: no file can be made there."),
+    (["export", "backbone=pixels:16", "to=onnx", "out=e"], "backbone pixels:16 is no network and has nothing to train, teach, convert or export;"),
+    (["convert", "weights=colours:8", "out=c"], "backbone colours:8 is no network"),
+    (["pretrain", "data=photos", "out=r", "init=pixels:16", *TINY], "backbone pixels:16 is no network"),
+    (["distil", "data=photos", "out=r", "teacher=pixels:16", "recipe=vit_small.distilled"], "teacher=pixels:16 is no network"),
+    (["schema", "x=1"], "Unknown setting 'x': no setting is taken here."),
     (["recipes", "show=nothing"], "Unknown recipe 'nothing'"),
 ]  # fmt: skip
 

@@ -33,6 +33,7 @@ from dinoforge.recipes.recipe import ProbeConfig
 from dinoforge.recipes.settle import settle
 from dinoforge.runs import pretrain
 from dinoforge.verbs.curate import Curated, curate
+from dinoforge.verbs.looking import whole
 from dinoforge.verbs.plan import pretraining
 from dinoforge.verbs.report import report
 
@@ -61,7 +62,7 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
         out: Folder for everything that is made; open report.html in it.
         seed: Of the pictures and of the training.
     """
-    folder, number = Path(out), _whole(seed)
+    folder, number = Path(out), whole("seed", seed)
     for word in ("data", "probe", "data.source", "probe.source", "config", "init"):
         if word in settings:
             raise ConfigError(
@@ -113,13 +114,6 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
 def _images_of(config: Path) -> int | None:
     """The length of a run's plan, or None where there is no run."""
     return settle({"config": str(config)}).recipe.plan.images if config.exists() else None
-
-
-def _whole(seed: str | int) -> int:
-    try:
-        return int(seed)
-    except ValueError:
-        raise ConfigError(f"seed takes a whole number; got {seed!r}.") from None
 
 
 def _curate(folder: Path, pool: str) -> dict[str, Any]:

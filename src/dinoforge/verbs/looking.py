@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,16 +93,20 @@ def wanted(count: str | int, row: str | None) -> list[str] | int:
     return number
 
 
-def whole(name: str, value: str | int) -> int:
-    """A whole number as typed.
+def whole(name: str, value: Any) -> int:
+    """A whole number as typed, or as Python hands it over.
 
     Raises:
         ConfigError: It is none.
     """
     try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(f"{name} takes a whole number; got {value!r}.") from None
+        number = int(value)
+        fits = not isinstance(value, (bool, np.bool_)) and (isinstance(value, str) or number == value)
+    except (ValueError, TypeError, OverflowError):
+        fits = False
+    if not fits:
+        raise ConfigError(f"{name} takes a whole number; got {value!r}.")
+    return number
 
 
 def picture_name(out: str, suffixes: tuple[str, ...]) -> Path:

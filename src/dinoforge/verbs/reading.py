@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dinoforge.base.errors import ConfigError
 from dinoforge.base.hardware import cores
+from dinoforge.verbs.looking import whole
 
 
 def worker_count(workers: str | int | None) -> int:
@@ -14,10 +15,7 @@ def worker_count(workers: str | int | None) -> int:
     """
     if workers is None:
         return cores()
-    try:
-        count = int(workers)
-    except ValueError:
-        raise ConfigError(f"workers takes a whole number; got {workers!r}.") from None
+    count = whole("workers", workers)
     if not 1 <= count <= 1024:
         raise ConfigError(f"workers must be 1 to 1024; got {count}.")
     return count
