@@ -58,4 +58,6 @@ def closest(name: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is in no table: ``Unknown recipe 'vit_smal'. Did you mean …? Known: …``."""
     names = sorted(known)
+    if not names:
+        return ConfigError(f"Unknown {kind} {name!r}: no {kind} is taken here.")
     return ConfigError(f"Unknown {kind} {name!r}.{closest(name, names)} Known: {', '.join(names)}.")

@@ -127,6 +127,7 @@ def load_backbone(path: str | Path) -> Backbone:
             f"backbone {path} can be used frozen only (evaluate, embed, pca, match). To train from weights of DINOv2 or "
             "DINOv3, convert them first."
         )
+    refuse_pixels(path, f"backbone {path}")
     place = at_home(path)
     if not place.exists():
         raise WeightsError(f"backbone {path} does not exist; {_ADVICE}.")
@@ -139,6 +140,21 @@ def load_backbone(path: str | Path) -> Backbone:
     parsed = open_layout(place).parsed
     how, _ = preprocessing_beside(place, parsed.config.channels)
     return assembled(str(place), parsed.config, parsed.state, how)
+
+
+def refuse_pixels(address: str | Path, name: str) -> None:
+    """Refuse ``pixels:16`` and ``colours:8``, which are backbones to measure beside others, where a network is needed.
+
+    Args:
+        name: What it is called in the message.
+
+    Raises:
+        WeightsError: It is one of them.
+    """
+    if str(address).startswith(("pixels:", "colours:")):
+        raise WeightsError(
+            f"{name} is no network and has nothing to train, teach, convert or export; evaluate, embed, pca and match take it."
+        )
 
 
 def _load_folder(folder: Path) -> Backbone:

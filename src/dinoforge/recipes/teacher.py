@@ -15,7 +15,7 @@ from dinoforge.base.home import at_home
 from dinoforge.base.log import say
 from dinoforge.model.foreign import is_foreign
 from dinoforge.model.table import empty
-from dinoforge.model.weights import fingerprint
+from dinoforge.model.weights import fingerprint, refuse_pixels
 from dinoforge.recipes.headless import counted_as, opened_teacher
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.settle import settle
@@ -121,6 +121,7 @@ def _found(recipe: Recipe) -> tuple[Design, Saved] | None:
 
 def _run(run: Path, address: str) -> tuple[Recipe, Saved]:
     """The settings of a run in the stage of its last whole checkpoint, and that checkpoint."""
+    refuse_pixels(address, f"teacher={address}")
     if not run.exists() and not is_foreign(address):
         raise ConfigError(f"teacher={address} does not exist; {_WANTED}.")
     if not all((run / name).exists() for name in ("run.json", "config.yaml", "checkpoints")):
