@@ -29,7 +29,7 @@ def load(backbone: str | Path) -> Any:
         WeightsError: Nothing there, unsafe, damaged, or tensors that do not fit.
         ConfigError: No address.
     """
-    from dinoforge.base.home import as_text
+    from dinoforge.base.given import as_text
     from dinoforge.model.foreign import open_backbone
 
     return open_backbone(as_text(backbone, "backbone")).module.requires_grad_(False).eval()
@@ -48,9 +48,9 @@ def prepared(backbone: str | Path, images: Iterable[np.ndarray | Image]) -> Tens
     """
     import torch
 
-    from dinoforge.base.home import as_text
+    from dinoforge.base.given import as_text
     from dinoforge.data.augment import centre
-    from dinoforge.data.picture import handed
+    from dinoforge.data.handed import handed
     from dinoforge.features.extract import normalised
     from dinoforge.model.foreign import open_backbone
 

@@ -22,7 +22,17 @@ from torch import Tensor
 
 from dinoforge.base.errors import RunError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WHY = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "no space left. Free some and run again"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "permission denied. Choose a folder that you may write to"
+    ),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "a file stands where a folder is needed, or the reverse"
+    ),
+    errno.ELOOP: "its links are a loop. Choose another place",
+}
+"""What the operating system's refusals mean."""
 
 
 @contextmanager
@@ -31,22 +41,12 @@ def explained(path: Path, doing: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise RunError(f"Cannot {doing} {path}: no space left. Free some and run again.") from None
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            raise RunError(
-                f"Cannot {doing} {path}: permission denied. Choose a folder that you may write to."
-            ) from None
-        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
-            raise RunError(f"Cannot {doing} {path}: a file stands where a folder is needed, or the reverse.") from None
-        if error.errno == errno.ELOOP:
-            raise RunError(f"Cannot {doing} {path}: {_LOOP}.") from None
+        why = _WHY.get(error.errno or 0)
         if error.errno == errno.ENOENT and error.filename is not None and _made_for(path, Path(error.filename)):
-            raise RunError(f"Cannot {doing} {path}: no file can be made there. Choose another place.") from None
-        raise
-
-
-_LOOP = "its links are a loop. Choose another place"
+            why = "no file can be made there. Choose another place"
+        if why is None:
+            raise
+        raise RunError(f"Cannot {doing} {path}: {why}.") from None
 
 
 def _made_for(path: Path, missing: Path) -> bool:
@@ -64,7 +64,7 @@ def resolved(path: Path, doing: str = "write") -> Path:
     try:
         return path.resolve()
     except RuntimeError:  # what Python 3.11 and 3.12 say of a circle
-        raise RunError(f"Cannot {doing} {path}: {_LOOP}.") from None
+        raise RunError(f"Cannot {doing} {path}: {_WHY[errno.ELOOP]}.") from None
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

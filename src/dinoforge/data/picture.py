@@ -5,14 +5,12 @@ Axes: Y by X pixels, C channels of the file, K channels that the network takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
 
 from dinoforge.base.errors import DataError, UserError
 
@@ -22,8 +20,6 @@ _ANY = 2**63
 HIGHEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 """The number that is white, in the types that have one."""
 _LUMA = (0.299, 0.587, 0.114)
-_HANDED = ("L", "LA", "RGB", "RGBA")
-"""Modes of Pillow's images whose arrays are the picture as it is seen."""
 
 
 class Broken(DataError):
@@ -207,43 +203,3 @@ def unit(
     low, high = np.asarray(range, dtype=np.float64).T
     scaled = (pixels.astype(work) - low.astype(work)) / (high - low).astype(work)
     return np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
-
-
-def handed(images: Iterable[Any], wanted: int) -> Iterator[UInt8[np.ndarray, "Y X K"]]:
-    """Decoded pictures that a program hands over, with the channels that a network takes.
-
-    Args:
-        images: Arrays of uint8, ``[Y, X, C]`` or ``[Y, X]`` each, or Pillow's images.
-
-    Raises:
-        DataError: No picture, something else, or channels that do not fit.
-    """
-    # The rows of one picture would pass for grey pictures.
-    if not isinstance(images, Iterable) or isinstance(images, (str, bytes, Mapping)) or getattr(images, "ndim", 4) != 4:
-        raise DataError(f"images takes a list of pictures, also for one alone; got {_kind(images)}.")
-    number = -1
-    for number, image in enumerate(images):
-        name = f"images[{number}]"
-        if isinstance(image, Image.Image) and image.mode not in _HANDED:
-            raise DataError(f"{name} has Pillow's mode {image.mode}; it takes {', '.join(_HANDED)}, see image.convert.")
-        pixels = np.asarray(image) if hasattr(image, "__array_interface__") or hasattr(image, "__array__") else None
-        if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in {2, 3} or not pixels.size:
-            raise DataError(f"{name} takes an array [Y, X, C] or [Y, X] of uint8, 0 to 255; got {_kind(image)}.")
-        pixels = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of arrays that it could not write to
-        whole = pixels if pixels.ndim == 3 else pixels[:, :, None]
-        alpha = whole.shape[2] in {2, 4}
-        try:
-            check_channels(replace(Picture.of(whole), alpha=alpha), wanted)
-        except Broken as error:
-            raise DataError(f"{name} {error}.") from None
-        yield fitted(whole, wanted, alpha=alpha)
-    if number < 0:
-        raise DataError("images is empty; it takes at least one picture.")
-
-
-def _kind(thing: Any) -> str:
-    """What something is, in a few words."""
-    shape = getattr(thing, "shape", None)
-    return (
-        type(thing).__name__ if shape is None else f"{list(shape)} of {getattr(thing, 'dtype', type(thing).__name__)}"
-    )

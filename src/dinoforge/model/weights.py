@@ -143,10 +143,7 @@ def load_backbone(path: str | Path) -> Backbone:
 
 
 def refuse_pixels(address: str | Path, name: str) -> None:
-    """Refuse ``pixels:16`` and ``colours:8``, which are backbones to measure beside others, where a network is needed.
-
-    Args:
-        name: What it is called in the message.
+    """Refuse ``pixels:16`` and ``colours:8``, under this name, where a network is needed.
 
     Raises:
         WeightsError: It is one of them.

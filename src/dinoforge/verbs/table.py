@@ -10,7 +10,8 @@ from functools import wraps
 from typing import Any
 
 from dinoforge.base.errors import ConfigError
-from dinoforge.base.home import as_text, at_home
+from dinoforge.base.given import as_text
+from dinoforge.base.home import at_home
 from dinoforge.runs import pretrain
 from dinoforge.verbs.ablate import ablate
 from dinoforge.verbs.attention import attention

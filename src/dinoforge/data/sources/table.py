@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from dinoforge.base.errors import ConfigError, DataError, unknown
-from dinoforge.base.home import as_text
+from dinoforge.base.given import as_text
 from dinoforge.data.depth_units import COLUMN, known_unit
 from dinoforge.data.sources.clips import Clips, Stills
 from dinoforge.data.sources.columns import SPLITS
