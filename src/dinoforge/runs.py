@@ -114,6 +114,15 @@ class Around:
     began: float
     """When the run would have begun had it never stopped, by the monotonic clock."""
 
+    def flush(self) -> None:
+        """Write the lines that a full disk has refused; only the first rank has any.
+
+        Raises:
+            RunError: It is still full.
+        """
+        self.diary.flush()
+        self.quarantine.flush()
+
 
 class Run:
     """One run folder: made, resumed, finished."""
@@ -271,16 +280,21 @@ class Run:
             tracking(self.recipe.speed.trackers if dist.rank() == 0 else (), opening) as trackers,
         ):
             around = Around(checkpoints, diary, quarantine, stop, tick, trackers, began)
-            while latest is None or latest.step < self.steps:
-                try:
-                    yield from self._stretch(around, latest)
-                except RollBack as back:
-                    with suppress(RunError):
-                        checkpoints.wait()
-                    good = _past(checkpoints, diary, until=back.good)
-                    diary.note(back.act(good.step if good else 0))
-                gc.collect()  # networks are held in circles: those of one stretch go before the next one's come
-                latest = _past(checkpoints, diary)
+            try:
+                while latest is None or latest.step < self.steps:
+                    try:
+                        yield from self._stretch(around, latest)
+                    except RollBack as back:
+                        with suppress(RunError):
+                            checkpoints.wait()
+                        good = _past(checkpoints, diary, until=back.good)
+                        diary.note(back.act(good.step if good else 0))
+                    gc.collect()  # networks are held in circles: those of one stretch go before the next one's come
+                    latest = _past(checkpoints, diary)
+                dist.leading(around.flush)
+            finally:
+                with suppress(Exception):  # however it ended, that is what is told
+                    around.flush()
         seconds = time.monotonic() - began
         most = max(dist.gather(peak_bytes(self.device)))
         return dist.leading(lambda: self._summary(first, around, seconds=seconds, peak=most))
@@ -324,6 +338,11 @@ class Run:
             metrics_file, images=stage.images, tick=around.tick, waits=self.device.type != "cpu",
             trackers=around.trackers,
         )  # fmt: skip
+
+        def settle() -> None:
+            metrics.flush()
+            around.flush()
+
         agreement = Agreement(stop, quarantine.news, lambda report: quarantine(*report))
         sentinel = Sentinel(
             self.recipe.sentinel, diary, due=lambda done: stop.asked or probe.due(done) or checkpointing.due(done),
@@ -346,7 +365,7 @@ class Run:
                                 "rollbacks": len(diary.rollbacks()),
                                 "neighbours": {"protocol": protocol, "rows": quality.neighbours},
                                 "seconds": time.monotonic() - began},
-            settle=metrics.flush, failed=sentinel.write_failed, stop=stop, due=stage.saves, retry=max(1, stage.between // 5),
+            settle=settle, failed=sentinel.write_failed, stop=stop, due=stage.saves, retry=max(1, stage.between // 5),
             end=stage.end, steps=self.steps,
         )  # fmt: skip
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dinoforge.base import files
 from dinoforge.base.errors import RunError, SentinelStop
 from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
+from dinoforge.data.quarantine import Quarantine
 from dinoforge.data.sources.table import open_source
 from dinoforge.recipes.settle import settle
 from dinoforge.report.account import read_account
@@ -280,6 +282,43 @@ def test_a_disk_that_is_full_for_a_while_is_named_and_survived(tmp_path, monkeyp
     assert "tries again after step" in done.events[0]
     assert done.losses == whole.losses
     assert any("0000024" in name for name in tried) or how == "background"
+
+
+@pytest.mark.parametrize("skips", [5, 0])
+def test_a_disk_that_is_full_for_a_moment_costs_no_line(tmp_path, monkeypatch, skips):
+    """The last act of a run, and an image set aside in it: no later line takes theirs along, whether it ends or is stopped."""
+    real, refused = files.append_line, []
+
+    def full(path, row):
+        if path.name in {"events.jsonl", "quarantine.jsonl"} and path.name not in refused:
+            refused.append(path.name)
+            raise RunError(f"Cannot write {path}: no space left. Free some and run again.")
+        real(path, row)
+
+    def bad_image(step, losses):
+        quarantines[-1]("damaged.png", "cut off")
+        return bad_gradient(step, losses)
+
+    quarantines, init = [], Quarantine.__init__
+
+    def made(self, path):
+        init(self, path)
+        quarantines.append(self)
+
+    monkeypatch.setattr(Quarantine, "__init__", made)
+    monkeypatch.setattr(files, "append_line", full)
+    At(monkeypatch, [60], bad_image)
+    settings, out = {"sentinel.skips": skips, "sentinel.rollbacks": 0}, tmp_path / "r"
+    if skips:
+        go(out, **settings)
+    else:
+        with pytest.raises(SentinelStop):
+            go(out, **settings)
+    assert sorted(refused) == ["events.jsonl", "quarantine.jsonl"]
+    assert [(row["step"], row["kind"]) for row in read_lines(out / "events.jsonl")] == [
+        (60, "skip" if skips else "stop")
+    ]
+    assert [row["id"] for row in read_lines(out / "quarantine.jsonl")] == ["damaged.png"]
 
 
 def test_a_disk_that_stays_full_stops_the_run(tmp_path, monkeypatch):

@@ -259,6 +259,15 @@ class Lines:
             append_line(self._path, self._waiting[0])
             self._waiting.popleft()
 
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write these in place of what the file holds and of those that wait.
+
+        Raises:
+            RunError: It cannot be written; file and waiting lines stay as they are.
+        """
+        write_lines(self._path, rows)
+        self._waiting.clear()
+
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines atomically, in place of what the file holds."""

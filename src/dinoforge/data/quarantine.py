@@ -26,6 +26,14 @@ class Quarantine:
             return
         self._lines.add({"id": name, "reason": reason})
 
+    def flush(self) -> None:
+        """Write what a full disk has refused.
+
+        Raises:
+            RunError: It is still full; the next call tries again.
+        """
+        self._lines.flush()
+
     def news(self) -> list[tuple[str, str]]:
         """What the first rank does not know yet; it is handed over and not kept."""
         news, self._news = self._news, []

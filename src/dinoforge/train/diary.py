@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dinoforge.base import dist
-from dinoforge.base.files import Lines, read_lines, write_lines
+from dinoforge.base.files import Lines, read_lines
 from dinoforge.base.log import say
 
 Kind = Literal["skip", "roll back", "slow", "blend", "warn", "stop"]
@@ -34,7 +34,6 @@ class Diary:
     """The acts of a run, oldest first; the same on every rank, written by the first."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.acts: list[Act] = dist.leading(lambda: [_act(row) for row in read_lines(path)])
         self._lines = Lines(path)
 
@@ -44,6 +43,14 @@ class Diary:
         say(act.sentence)
         if dist.rank() == 0:
             self._lines.add(asdict(act))
+
+    def flush(self) -> None:
+        """Write what a full disk has refused.
+
+        Raises:
+            RunError: It is still full; the next call tries again.
+        """
+        self._lines.flush()
 
     def not_kept(self, step: int, why: str) -> None:
         """Tell of a backbone, or of pictures of it, that could not be written."""
@@ -58,7 +65,7 @@ class Diary:
         kept = [act for act in self.acts if act.kind in {"roll back", "stop"} or act.step <= step]
         if len(kept) < len(self.acts):
             self.acts = kept
-            dist.leading(lambda: write_lines(self.path, (asdict(act) for act in kept)))
+            dist.leading(lambda: self._lines.replace(asdict(act) for act in kept))
 
     def owns(self, step: int, rollbacks: int) -> bool:
         """Whether a checkpoint is the run's past: not one from which it went back.

@@ -337,3 +337,20 @@ def test_what_a_full_disk_refuses_is_written_later(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "append_line", whole)
     diary.note(Act(2, "warn", "disk", "b"))
     assert lines(tmp_path) == ["a", "b"]
+
+
+def test_what_a_full_disk_refuses_is_written_once(tmp_path, monkeypatch):
+    """Two times back would be counted where there was one."""
+    diary, whole = Diary(tmp_path / "events.jsonl"), files.append_line
+    diary.note(Act(3, "skip", "x", "skip 3"))
+
+    def full(path, row):
+        raise RunError("no space left")
+
+    monkeypatch.setattr(files, "append_line", full)
+    diary.note(Act(20, "skip", "x", "skip 20"))
+    diary.note(Act(20, "roll back", "x", "back", 10))
+    monkeypatch.setattr(files, "append_line", whole)
+    diary.resume(10)
+    diary.note(Act(12, "warn", "x", "warn 12"))
+    assert lines(tmp_path) == diary.sentences() == ["skip 3", "back", "warn 12"]
