@@ -33,7 +33,7 @@ class MaskConfig(Config):
     """Which patches are hidden from the student."""
 
     probability: float = Field(default=0.5, ge=0, le=1)
-    """Share of the global views that are masked at all."""
+    """Share of the global views of a group of images that are masked at all, rounded down to whole views."""
     ratio: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.1, 0.5)
     """Lowest and highest share of patches hidden in a masked view; each masked view of a group has its own bin between."""
     smallest_block: int = Field(default=4, gt=0)
@@ -80,15 +80,20 @@ def block_mask(
     return mask
 
 
+def masked_views(views: int, config: MaskConfig) -> int:
+    """How many of a group's global views are masked."""
+    return int(views * config.probability)
+
+
 def draw_masks(rng: random.Random, *, views: int, grid: tuple[int, int], config: MaskConfig) -> Bool[Tensor, "V N"]:
     """Masks for all global views of a group.
 
-    ``int(views * probability)`` views are masked. Their ratios are stratified: the range is cut into as many bins, and each
+    ``masked_views`` of them are masked. Their ratios are stratified: the range is cut into as many bins, and each
     masked view draws its number of patches inside its own, or takes its upper end and fills up what the rectangles miss with
     single patches (``config.exact``). Which view gets which mask is shuffled.
     """
     rows, columns = grid
-    masked = int(views * config.probability)
+    masked = masked_views(views, config)
     edges = torch.linspace(*config.ratio, masked + 1).numpy()  # float32, as recorded
     masks = []
     for low, high in pairwise(edges):

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dinoforge.base.config import Config, Count, Ranges
-from dinoforge.data.augment import AugmentConfig
+from dinoforge.data.augment import GLOBAL_VIEWS, AugmentConfig
 from dinoforge.data.decode import MAX_PIXELS, Reading
-from dinoforge.data.masks import MaskConfig
+from dinoforge.data.masks import MaskConfig, masked_views
 from dinoforge.data.order import SamplingConfig
 from dinoforge.model.table import BackboneConfig
 from dinoforge.model.vit import VitConfig
@@ -149,10 +149,12 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _patches_to_predict(self) -> Recipe:
         weight, drawn = self.objective.ibot_weight, self.distil is None or self.distil.patches == "drawn"
-        if weight and drawn and not self.data.masks.probability:
+        views, masks = GLOBAL_VIEWS * self.objective.group, self.data.masks
+        if weight and drawn and not masked_views(views, masks):
             raise ValueError(
-                f"objective.ibot_weight={weight:g} has no effect with data.masks.probability=0, which hides no patch; "
-                "set data.masks.probability=0.5, or objective.ibot_weight=0."
+                f"objective.ibot_weight={weight:g} has no effect with data.masks.probability={masks.probability:g}, which "
+                f"hides no patch in the {views} global views of objective.group={self.objective.group} images; set "
+                f"data.masks.probability=0.5 (1/{views} at least), or objective.ibot_weight=0."
             )
         return self
 

@@ -21,6 +21,20 @@ def test_a_loss_on_patches_that_are_never_hidden():
     assert made.data.masks.probability == 0.5
 
 
+def test_a_probability_that_masks_no_view_of_a_group():
+    """One whole view of 2 times 4 images is an eighth of them."""
+    message = (
+        r"objective.ibot_weight=1 has no effect with data.masks.probability=0.12, which hides no patch in the 8 global "
+        r"views of objective.group=4 images; set data.masks.probability=0.5 \(1/8 at least\), or objective.ibot_weight=0"
+    )
+    few = {"objective.group": 4, "data.masks.probability": 0.12}
+    for name, settings in (("vit_micro.toy", few), ("vit_small.distilled", few | {"distil.patches": "drawn"})):
+        with pytest.raises(ConfigError, match=message):
+            with_settings(recipe(name), settings)
+    for settings in ({"data.masks.probability": 0.125}, {"objective.group": 8}, {"objective.ibot_weight": 0}):
+        with_settings(recipe("vit_micro.toy"), few | settings)
+
+
 def test_a_student_that_sees_every_patch_needs_no_masks():
     """Some would be hidden from nobody; none at all is what the student is shown."""
     made = with_settings(recipe("vit_small.distilled"), {"data.masks.probability": 0})
