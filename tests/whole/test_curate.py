@@ -349,19 +349,43 @@ def test_bad_input_is_one_line_and_leaves_no_manifest(words, message, place):
 
 
 def test_an_unfinished_curation_leaves_no_summary_of_an_earlier_one(place, monkeypatch):
-    """Neither one that keeps no image nor one that is stopped before its report."""
+    """It is stopped before its report."""
     words = {"pool": "pool", "retrieve": "all", "out": "c", "engine": "inline"}
     files = {name: place / "c" / name for name in ("summary.json", "report.html")}
     dinoforge.curate(**words)
     assert all(path.exists() for path in files.values())
-    with pytest.raises(UserError, match="No image of pool is left"):
-        dinoforge.curate(**words, **{"filters.smallest_side": "4000"})
-    assert not any(path.exists() for path in files.values())
-    dinoforge.curate(**words)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr("dinoforge.verbs.curate.curation_page", lambda *_, **__: 1 / 0)
         dinoforge.curate(**words, **{"balance.images": "5", "balance.levels": "[8]"})
     assert not any(path.exists() for path in files.values())
+
+
+def test_a_curation_that_keeps_no_image_leaves_an_earlier_one_whole(place):
+    """Its manifest beside the reasons of others would be taken for what they left."""
+
+    def there():
+        return {path: path.read_bytes() for path in sorted((place / "c").rglob("*.*"))
+                if path.is_file() and "stages" not in path.parts and not path.name.startswith(".")}  # fmt: skip
+
+    words = {"pool": "pool", "retrieve": "all", "engine": "inline"}
+    dinoforge.curate(**words, out="c", **{"shards.images": "5"})
+    before = there()
+    assert {path.name for path in before} >= {"manifest.parquet", "dropped.parquet", "summary.json", "report.html"}
+    assert any(path.suffix == ".tar" for path in before)
+    pictures(place / "others", 5, seed=2)
+    with pytest.raises(
+        UserError, match=r"No image of others is left: 5 too small\. What c holds of an earlier curation stays"
+    ):
+        dinoforge.curate(**words | {"pool": "others"}, out="c", **{"filters.smallest_side": "4000"})
+    assert there() == before
+    for _ in range(2):  # its own reasons are no earlier curation
+        with pytest.raises(UserError, match=r"5 too small\. See d/dropped\.parquet; nothing else was written"):
+            dinoforge.curate(**words | {"pool": "others"}, out="d", **{"filters.smallest_side": "4000"})
+        assert len(rows(place / "d" / "dropped.parquet")) == 5
+    assert {path.name for path in (place / "d").iterdir() if not path.name.startswith(".")} == {
+        "dropped.parquet",
+        "stages",
+    }
 
 
 def test_what_safety_dropped_is_written_down(place, capsys):

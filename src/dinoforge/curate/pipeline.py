@@ -83,14 +83,21 @@ def curated(
     state, done = run_stages(state, settings, stages, folder)
     dropped = dropped_table(state, done)
     counts = counted(dropped)
+    none_left = ""
+    if not len(state.alive):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+        none_left = f"No image of {opened.pool.address} is left: {reasons}."
+        # An earlier curation is worth more than the reasons: its tars may be all that there is of its images.
+        if (out / "manifest.parquet").exists():
+            raise DataError(
+                f"{none_left} What {out} holds of an earlier curation stays as it was; a new out= would get dropped.parquet, "
+                "with every image's reason."
+            )
     for name in ("summary.json", "report.html"):  # of an earlier curation: they tell of what is replaced now
         (out / name).unlink(missing_ok=True)
     write_dropped(out / "dropped.parquet", dropped)
-    if not len(state.alive):
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-        raise DataError(
-            f"No image of {opened.pool.address} is left: {reasons}. See {out / 'dropped.parquet'}; nothing else was written."
-        )
+    if none_left:
+        raise DataError(f"{none_left} See {out / 'dropped.parquet'}; nothing else was written.")
     table, by_name = manifest_table(state, include_seeds=settings.include_seeds)
     files: list[str] = []
     if settings.shards.images is not None:
