@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, interpolate
 
 import dinoforge
-from dinoforge.base.errors import ConfigError, SentinelStop
+from dinoforge.base.errors import ConfigError, DataError, SentinelStop
 from dinoforge.base.files import read_lines
 from dinoforge.data.sources.table import open_source
 from dinoforge.model.vit import Vit
@@ -116,6 +116,17 @@ def test_skill_that_stays_is_left_alone(start, tmp_path, capsys):
     assert all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+def test_drift_is_not_watched_on_one_image(start, tmp_path):
+    """Of two the other is broken: nothing could be lost there, whatever the backbone became."""
+    from PIL import Image
+
+    (tmp_path / "old").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "old" / "0.png")
+    (tmp_path / "old" / "1.png").write_bytes((tmp_path / "old" / "0.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"drift=0.9 is measured between images, and .*old has 1 that can be asked"):
+        go(tmp_path / "out", start, **{"retention": str(tmp_path / "old"), "continuation.retention.drift": 0.9})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -124,16 +135,21 @@ def test_skill_that_stays_is_left_alone(start, tmp_path, capsys):
         ({"data.augment.colour.mean": [0.5, 0.5, 0.5]}, "sees pictures with data.augment.colour.mean=.0.485, 0.456, 0.406.; set"),
         ({"retention": "PLAIN"}, "has no labels, so loss is measured as drift; give continuation.retention.drift"),
         ({"retention": "PLAIN", "continuation.retention.points": 5}, "points=5 needs labels, and .* has none; give"),
+        ({"retention": "ONE", "continuation.retention.drift": 0.9},
+         r"drift=0.9 is measured between images, and .*one has 1 that can be asked; give 2 or more\."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(start, tmp_path, settings, message):
     from PIL import Image
 
-    (tmp_path / "plain").mkdir()
-    for number in range(3):
-        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "plain" / f"{number}.png")
-    given = {name: str(tmp_path / "plain") if value == "PLAIN" else value for name, value in settings.items()}
-    with pytest.raises((ConfigError, dinoforge.base.errors.DataError), match=message) as caught:
+    for folder, images in (("plain", 3), ("one", 1)):
+        (tmp_path / folder).mkdir()
+        for number in range(images):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / folder / f"{number}.png")
+    given = {
+        name: str(tmp_path / value.lower()) if value in ("PLAIN", "ONE") else value for name, value in settings.items()
+    }
+    with pytest.raises((ConfigError, DataError), match=message) as caught:
         dinoforge.pretrain(out=tmp_path / "out", **{"init": start} | NEW | given)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

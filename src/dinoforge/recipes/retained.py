@@ -37,7 +37,7 @@ def reference(how: ContinueConfig | None) -> tuple[Source, ...] | None:
 
     Raises:
         ConfigError: Labels decide whether too much was lost, and there are none.
-        DataError: Nothing there.
+        DataError: Nothing there, or too little to measure drift on.
     """
     if how is None or how.retention is None:
         if how is not None and how.warmup < 1:
@@ -57,8 +57,24 @@ def reference(how: ContinueConfig | None) -> tuple[Source, ...] | None:
                 f"retention={whole.address} has no labels, so loss is measured as drift; give {name}.drift, such as 0.1, or "
                 f"{name}.points=null to watch only."
             ) from None
-        return (first_rows(whole, config.test_rows),)
-    return first_rows(voting, config.train_rows), first_rows(asked, config.test_rows)
+        rows: tuple[Source, ...] = (first_rows(whole, config.test_rows),)
+    else:
+        rows = first_rows(voting, config.train_rows), first_rows(asked, config.test_rows)
+    _enough(config, rows[-1], len(rows[-1]))
+    return rows
+
+
+def _enough(config: RetentionConfig, asked: Source, usable: int) -> None:
+    """Refuse to watch drift where it cannot be seen: how images lie to one another takes two.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    if config.drift is not None and usable < 2:
+        raise DataError(
+            f"continuation.retention.drift={config.drift:g} is measured between images, and {asked.address} has {usable} that "
+            "can be asked; give 2 or more."
+        )
 
 
 class Kept:
@@ -67,6 +83,9 @@ class Kept:
     Args:
         rows: As ``reference`` gave them.
         start: The backbone that the run began from.
+
+    Raises:
+        DataError: Too few can be used to measure drift on.
     """
 
     def __init__(
@@ -76,6 +95,7 @@ class Kept:
         self.rows, self.preprocessing, self.how, self.on_broken = rows, preprocessing, how, on_broken
         self.vote = KnnConfig(neighbours=config.neighbours)
         self.before = self._seen(copy.deepcopy(start).to(how.device), rows[-1])
+        _enough(config, rows[-1], len(self.before.rows))  # some may be broken
 
     def measure(self, module: Any) -> dict[str, float]:
         """Accuracy where there are labels, drift, and turn of the features, as of now. All ranks together."""

@@ -35,4 +35,10 @@ def test_turned_shifted_and_scaled_is_the_same():
     assert drift(5 * x @ turned + 3, x) == pytest.approx(0, abs=1e-12)
     assert drift(x, x) == pytest.approx(0, abs=1e-12)
     assert 0 < drift(x + 0.3 * made(20, 4, seed=2), x) < drift(x + made(20, 4, seed=2), x) < 1
-    assert drift(torch.ones(20, 4), x) == 1  # collapsed
+    assert drift(torch.ones(20, 4), x) == drift(x, torch.ones(20, 4)) == 1  # collapsed
+
+
+def test_what_was_the_same_for_all_and_is_so_still_has_not_drifted():
+    """One image alone, too: it lies to no other otherwise than it did."""
+    assert drift(torch.ones(20, 4), torch.full((20, 3), 7.0)) == 0
+    assert drift(made(1, 4), made(1, 4, seed=1)) == 0
