@@ -20,7 +20,7 @@ EVERY = 10
 _IMAGES = 32
 """About so many images of the logical batch are looked at."""
 _ENTRIES = 65_536
-"""Of a tensor, to see whether it moves."""
+"""About so many of the teacher's entries, on all ranks together, are looked at to see whether it moves."""
 
 
 @torch.no_grad()
@@ -92,11 +92,10 @@ def _locals(module: nn.Module) -> list[Tensor]:
 
 
 def _sample(module: nn.Module) -> list[Tensor]:
-    """A copy of the first entries of the last tensors, until there are enough; prototypes, still at first, are no part."""
-    found: list[Tensor] = []
-    for name, tensor in reversed(list(module.named_parameters())):
-        if "last_layer" not in name:
-            found.append(dist.local(tensor.detach()).flatten()[:_ENTRIES].clone())
-        if sum(map(len, found)) >= _ENTRIES:
-            break
-    return found
+    """A copy of every so many entries of every tensor, of each at least one.
+
+    Of all, for some may stand still in a sound run: prototypes that are frozen at first, a head whose loss weighs nothing.
+    """
+    parameters = [parameter.detach() for parameter in module.parameters()]
+    stride = math.ceil(sum(parameter.numel() for parameter in parameters) / _ENTRIES)  # of whole tensors, on any rank
+    return [dist.local(parameter).flatten()[::stride].clone() for parameter in parameters]

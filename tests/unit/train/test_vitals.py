@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dinoforge.base.schedule import Cosine
+from dinoforge.model.heads import HeadConfig
 from dinoforge.train import loop, vitals
 from dinoforge.train.follow import follow
 from dinoforge.train.guard import Guard
@@ -80,17 +81,34 @@ def test_a_pulse():
     assert pulse()["teacher_distance"] == 0
 
 
-def test_prototypes_that_stand_still_at_first_are_no_pulse(monkeypatch):
-    """They are the last parameters, in the recipes for GPUs more than the sample, and for a share of the plan have no rate."""
+@pytest.mark.parametrize("moving", ["backbone", "dino_head.mlp", "ibot_head.mlp"])
+def test_parts_that_stand_still_are_no_end_of_it(monkeypatch, moving):
+    """Prototypes without a rate at first, a head whose loss weighs nothing, a backbone whose heads learn before it."""
     monkeypatch.setattr(vitals, "_ENTRIES", 8)
-    step = pretrain()
+    step = pretrain(patch_head=HeadConfig(prototypes=40, hidden=12, bottleneck=6))
     with torch.no_grad():
         for name, parameter in step.student.named_parameters():
-            if "last_layer" not in name:
+            if name.startswith(moving):
                 parameter += 1
     pulse = Pulse(step.student, step.teacher)
     follow(step.teacher, step.student, 0.9)
     assert pulse()["teacher_moved"] > 0
+
+
+@pytest.mark.parametrize("entries", [100, 10_000])
+def test_a_sample_is_bounded_and_of_every_tensor(monkeypatch, entries):
+    monkeypatch.setattr(vitals, "_ENTRIES", entries)
+    step = pretrain()
+    tensors = list(step.teacher.parameters())
+    sample = vitals._sample(step.teacher)
+    assert len(sample) == len(tensors)
+    assert min(map(len, sample)) > 0
+    assert min(entries, sum(map(torch.numel, tensors))) / 2 < sum(map(len, sample)) <= entries + len(tensors)
+    before = [part.clone() for part in sample]
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor += 1
+    assert all(map(torch.equal, sample, before))  # it is a copy
 
 
 @pytest.mark.parametrize("fused", [True, False])
