@@ -288,6 +288,8 @@ class Run:
                         with suppress(RunError):
                             checkpoints.wait()
                         good = _past(checkpoints, diary, until=back.good)
+                        # Where all are later than that it begins again: a checkpoint from after the first sign may be as
+                        # ill as what followed, and no lower rate mends weights.
                         diary.note(back.act(good.step if good else 0))
                     gc.collect()  # networks are held in circles: those of one stretch go before the next one's come
                     latest = _past(checkpoints, diary)
@@ -360,7 +362,7 @@ class Run:
             facts=lambda done: {"step": done, "images": stage.images(done), "run": self.fingerprint,
                                 "precision": self.precision.precision,
                                 # Copied: training goes on, and measures, while they are written.
-                                "history": list(self.history), "sentinel": sentinel.memory(),
+                                "history": list(self.history), "sentinel": sentinel.memory(), "sound": sentinel.sound(done),
                                 "retention": retention and retention.memory(),
                                 "rollbacks": len(diary.rollbacks()),
                                 "neighbours": {"protocol": protocol, "rows": quality.neighbours},

@@ -155,6 +155,21 @@ def test_without_a_checkpoint_it_begins_again(tmp_path, monkeypatch):
     assert [row["step"] for row in summary["history"]] == [0, 30, 60]
 
 
+def test_one_checkpoint_is_enough_to_go_back(tmp_path, monkeypatch):
+    """Steps 18, 22 and 26: when the last is left out, the newest checkpoint is from between them."""
+    fault, real = At(monkeypatch, [18, 22, 26], bad_gradient), loop.set_rates
+
+    def rates(optimizer, at, *, factor=1.0):
+        if factor < 1:
+            fault.steps.clear()
+        real(optimizer, at, factor=factor)
+
+    monkeypatch.setattr(loop, "set_rates", rates)
+    done = go(tmp_path / "r", **{"plan.images": 8 * 30, "plan.checkpoints": 1, "sentinel.skips": 2})
+    assert "Back to the checkpoint of step 10, and on at 0.5" in done.events[0]
+    assert [row["step"] for row in read_lines(tmp_path / "r" / "metrics.jsonl")] == list(range(31))
+
+
 @pytest.mark.long
 def test_killed_after_it_went_back_it_goes_on_the_same(tmp_path, monkeypatch):
     """What it went back from is no more, even if the start that went back was killed before it removed anything."""

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, free of code, newest few kept, the same for any number of ranks.
+"""Checkpoints: whole or absent, free of code, newest few kept and a sound one, the same for any number of ranks.
 
 A checkpoint is a folder ``step_000001200/``. Every rank that wrote it left a ``shard-00001-of-00004.safetensors`` with its part
 of everything (student, teacher, both heads, centres, optimiser moments, by name) and where each part belongs; ``state.json``
@@ -101,7 +101,8 @@ class Checkpoints:
         dist.leading(work)
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> Path:
-        """Write the state after ``facts["step"]`` steps, then remove the oldest beyond ``keep``.
+        """Write the state after ``facts["step"]`` steps, then remove the oldest beyond ``keep``, but for the newest of those up
+        to ``facts["sound"]``: there the run goes back to if it falls ill.
 
         In the background this returns once the state is copied, and what goes wrong is raised by the next call or by ``wait``.
 
@@ -144,8 +145,11 @@ class Checkpoints:
         remove_folder(path)  # passed over before, as it was not whole
         with explained(path):
             fresh.replace(path)
-        for old in self.all()[: -self.keep]:
-            remove_folder(old.folder)
+        there = self.all()
+        sound = [saved.step for saved in there if saved.step <= facts.get("sound", facts["step"])]
+        for old in there[: -self.keep]:
+            if old.step not in sound[-1:]:
+                remove_folder(old.folder)
 
     def load(self, saved: Saved, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put a checkpoint's state into a module and its optimiser; each rank reads what it needs.

@@ -73,7 +73,8 @@ class PlanConfig(Config):
     checkpoint_images: Count = Field(default=1_000_000, gt=0)
     """A checkpoint every so many images, and one at the end."""
     checkpoints: int = Field(default=3, ge=1)
-    """Newest checkpoints to keep; the best backbone is kept besides."""
+    """Newest checkpoints to keep, and one more where they are all later than the last look at which the sentinel saw no sign of
+    trouble; the best backbone is kept besides."""
     probe_images: Count = Field(default=1_000_000, gt=0)
     """A quality probe every so many images, besides those before the first and after the last step."""
 

@@ -222,6 +222,11 @@ class Sentinel:
         """Judge the effective rank that a probe has found after a step.
 
         Args:
+    def sound(self, done: int) -> int:
+        """The last step before every sign that is counted after ``done`` steps: no trouble to come goes back further."""
+        near = [step - 1 for step in self._skipped if step > done + 1 - self.config.within]
+        return min([self._good, *near])
+
             best: The highest since it has settled.
 
         Raises:

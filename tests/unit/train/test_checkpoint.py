@@ -395,6 +395,26 @@ def test_a_stage_does_not_begin_with_other_networks(tmp_path):
         folder.begin_from(folder.latest(), wider, wider.fitted)
 
 
+@pytest.mark.parametrize(
+    ("keep", "sound", "there"),
+    [
+        (2, (0, 0, 0, 0, 0), [4, 5]),  # none is old enough
+        (2, (1, 1, 1, 1, 1), [1, 4, 5]),
+        (2, (1, 2, 2, 3, 3), [3, 4, 5]),
+        (1, (1, 1, 2, 3, 4), [4, 5]),
+        (2, (1, 1, 1, 4, 4), [4, 5]),
+        (1, (None,) * 5, [5]),
+    ],
+)
+def test_one_that_a_run_may_go_back_to_stays(tmp_path, keep, sound, there):
+    """Besides the newest, and never more than one."""
+    checkpoints, state = Checkpoints(tmp_path, keep=keep), trained(1)
+    for step, before in enumerate(sound, 1):
+        checkpoints.save(*state, {"step": step} | ({} if before is None else {"sound": before}))
+        assert len(checkpoints.all()) <= keep + 1
+    assert [saved.step for saved in checkpoints.all()] == there
+
+
 def test_a_patch_head_that_is_not_in_it_is_named(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(*trained(1, patch_head=None), {"step": 1})

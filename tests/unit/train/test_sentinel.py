@@ -159,6 +159,21 @@ def test_budgets_spent_stop_the_run(tmp_path):
         ({"teacher_moved": 0}, SentinelStop, "teacher: the teacher has not moved for 3 looks although its momentum is 0.99"),
         (
             {"teacher_moved": 0, "teacher_distance": 0}, SentinelStop,
+def test_what_trouble_to_come_goes_back_to_is_known_before(tmp_path):
+    """The last sound look, or the step before the first of those left out that still count."""
+    watch = sentinel(tmp_path, skips=3, within=20)
+    feed(watch, range(1, 30))
+    assert (watch.sound(29), watch.memory()["good"]) == (21, 21)
+    feed(watch, [30, 34], total=math.nan)
+    feed(watch, [41])
+    assert [watch.sound(41), watch.sound(48), watch.sound(49), watch.sound(53)] == [29, 29, 33, 41]
+    feed(watch, [42], total=math.nan)
+    assert watch.sound(42) == 29
+    with pytest.raises(RollBack) as back:
+        feed(watch, [49], total=math.nan)
+    assert back.value.good == 29
+
+
             "teacher: the teacher is equal to the student although its momentum is 0.99",
         ),
     ],
