@@ -84,6 +84,9 @@ _KNOWN = 32
 """Steps that a sub-module's gradient norm must have been seen before there is a law of it."""
 _LAW = 256
 """Steps that the law is made from."""
+_RENEWED = 50
+"""Steps for which a law is in force: after every fiftieth it is renewed, from all until then. So it depends on the step, not
+on when the device was last waited for: for a probe, a checkpoint or a request to stop."""
 _FAR = 30.0
 """Times the median norm from which on a step is left out, and no less than so many deviations."""
 _DEVIATIONS = 10.0
@@ -168,7 +171,7 @@ class Sentinel:
         self._laws = {name: _Law(deque(seen, maxlen=_LAW)) for name, seen in memory.get("laws", {}).items()}
         self.guard = Guard(
             rate=config.rate_factor ** len(diary.rollbacks()),
-            largest={name: law.largest for name, law in self._laws.items()},
+            largest=dict(memory.get("largest", {})),
         )
         """What the loop asks before every update."""
         self._pending: list[Done] = []
@@ -187,7 +190,7 @@ class Sentinel:
             done.vitals.update(self.pulse())
         self._waited += done.waited
         self._pending.append(done)
-        if len(self._pending) >= self.rows_at_once or self.due(done.step):
+        if len(self._pending) >= self.rows_at_once or done.step % _RENEWED == 0 or self.due(done.step):
             try:
                 self.check()
             except (RollBack, SentinelStop):
@@ -216,17 +219,18 @@ class Sentinel:
         return {
             "good": self._good, "best": self._best, "temperature": self._temperature, "signs": dict(self._signs),
             "skipped": list(self._skipped), "laws": {name: list(law.seen) for name, law in self._laws.items()},
+            "largest": dict(self.guard.largest),
         }  # fmt: skip
 
-    def scores(self, done: Done, rank: float, best: float) -> None:
-        """Judge the effective rank that a probe has found after a step.
-
-        Args:
     def sound(self, done: int) -> int:
         """The last step before every sign that is counted after ``done`` steps: no trouble to come goes back further."""
         near = [step - 1 for step in self._skipped if step > done + 1 - self.config.within]
         return min([self._good, *near])
 
+    def scores(self, done: Done, rank: float, best: float) -> None:
+        """Judge the effective rank that a probe has found after a step.
+
+        Args:
             best: The highest since it has settled.
 
         Raises:
@@ -255,13 +259,14 @@ class Sentinel:
         step, norms = done.step, {name: row[f"gradient norm {name}"] for name in done.norms}
         if row["skipped"]:
             self._skip(step, row, norms)
-            return
-        for name, norm in norms.items():
-            law = self._laws.setdefault(name, _Law(deque(maxlen=_LAW)))
-            law.learn(norm)
-            self.guard.largest[name] = law.largest
-        if done.vitals:
-            self._vitals(done, row)
+        else:
+            for name, norm in norms.items():
+                self._laws.setdefault(name, _Law(deque(maxlen=_LAW))).learn(norm)
+            if done.vitals:
+                self._vitals(done, row)
+        if step % _RENEWED == 0:
+            known = {name: law.largest for name, law in self._laws.items()}
+            self.guard.largest = {name: largest for name, largest in known.items() if largest < math.inf}
 
     def _skip(self, step: int, row: Mapping[str, float], norms: Mapping[str, float]) -> None:
         odd = [f"{name} is {value}" for name, value in row.items() if not math.isfinite(value)]

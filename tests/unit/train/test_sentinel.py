@@ -1,5 +1,6 @@
 """The sentinel alone: what it sees in the numbers of steps, what it does about it, what it says."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 
 from dinoforge.base import files
 from dinoforge.base.errors import ConfigError, RunError, SentinelStop
+from dinoforge.base.files import finite
 from dinoforge.train.diary import Act, Diary
 from dinoforge.train.loop import Done
 from dinoforge.train.plan import Scheduled
@@ -109,6 +111,29 @@ def test_a_gradient_far_out_of_its_law_is_left_out(tmp_path):
     assert lines(tmp_path) == ["Step 102 left out, gradient norm: gradient norm backbone is 61, usually 2."]
 
 
+@pytest.mark.parametrize("at_once", [1, 50])
+@pytest.mark.parametrize("looks", [(), (45,), (7, 49, 99), (50, 101), range(1, 120, 3)])
+def test_what_is_left_out_depends_on_the_step_alone(tmp_path, at_once, looks):
+    """Not on when somebody looked: for a checkpoint, from which another start goes on, or where numbers are read at once."""
+    watch, laws, skipped = sentinel(tmp_path, rows_at_once=at_once, skips=9, due=lambda step: step in looks), {}, []
+    for step in range(1, 121):
+        done = made(step, norm=100 if step in (40, 48, 70, 110) else 2 + step % 3 / 100)
+        laws[step] = watch.guard.largest.get("backbone")
+        done.skipped.copy_(watch.guard.unfit(done.losses, done.norms))
+        skipped += [step] * bool(done.skipped)
+        watch(done)
+        if step in looks:
+            memory = json.loads(json.dumps(finite(watch.memory())))
+            watch = sentinel(tmp_path, rows_at_once=at_once, skips=9, due=watch.due, memory=memory)
+    watch.check()
+    assert skipped == [70, 110]
+    assert {step for step, law in laws.items() if law is None} == set(range(1, 51))
+    assert [len({laws[step] for step in steps}) for steps in (range(51, 101), range(101, 121))] == [1, 1]
+    assert lines(tmp_path) == [
+        f"Step {step} left out, gradient norm: gradient norm backbone is 100, usually 2.01." for step in skipped
+    ]
+
+
 def test_wide_laws_bear_wide_norms(tmp_path):
     """Norms that swing by a factor of e to both sides: ten deviations are e^14.8, far beyond a factor of 30."""
     watch = sentinel(tmp_path)
@@ -132,6 +157,21 @@ def test_too_many_left_out_is_trouble_and_goes_back_before_the_first(tmp_path):
     assert act.sentence.startswith("Step 68, not finite: 4 of the last 9 steps had to be left out")
     assert act.sentence.endswith("Back to the checkpoint of step 40, and on at 0.5 of the planned learning rate.")
     assert "Back to the beginning" in back.value.act(0).sentence
+
+
+def test_what_trouble_to_come_goes_back_to_is_known_before(tmp_path):
+    """The last sound look, or the step before the first of those left out that still count."""
+    watch = sentinel(tmp_path, skips=3, within=20)
+    feed(watch, range(1, 30))
+    assert (watch.sound(29), watch.memory()["good"]) == (21, 21)
+    feed(watch, [30, 34], total=math.nan)
+    feed(watch, [41])
+    assert [watch.sound(41), watch.sound(48), watch.sound(49), watch.sound(53)] == [29, 29, 33, 41]
+    feed(watch, [42], total=math.nan)
+    assert watch.sound(42) == 29
+    with pytest.raises(RollBack) as back:
+        feed(watch, [49], total=math.nan)
+    assert back.value.good == 29
 
 
 def test_budgets_spent_stop_the_run(tmp_path):
@@ -159,21 +199,6 @@ def test_budgets_spent_stop_the_run(tmp_path):
         ({"teacher_moved": 0}, SentinelStop, "teacher: the teacher has not moved for 3 looks although its momentum is 0.99"),
         (
             {"teacher_moved": 0, "teacher_distance": 0}, SentinelStop,
-def test_what_trouble_to_come_goes_back_to_is_known_before(tmp_path):
-    """The last sound look, or the step before the first of those left out that still count."""
-    watch = sentinel(tmp_path, skips=3, within=20)
-    feed(watch, range(1, 30))
-    assert (watch.sound(29), watch.memory()["good"]) == (21, 21)
-    feed(watch, [30, 34], total=math.nan)
-    feed(watch, [41])
-    assert [watch.sound(41), watch.sound(48), watch.sound(49), watch.sound(53)] == [29, 29, 33, 41]
-    feed(watch, [42], total=math.nan)
-    assert watch.sound(42) == 29
-    with pytest.raises(RollBack) as back:
-        feed(watch, [49], total=math.nan)
-    assert back.value.good == 29
-
-
             "teacher: the teacher is equal to the student although its momentum is 0.99",
         ),
     ],
