@@ -26,12 +26,13 @@ from dinoforge.data.order import weights_of
 from dinoforge.data.quarantine import Quarantine
 from dinoforge.data.sources.source import Source
 from dinoforge.features.extract import Extraction
-from dinoforge.model.table import build, empty
-from dinoforge.model.weights import Backbone, save_backbone
+from dinoforge.model.table import build
+from dinoforge.model.weights import Backbone
 from dinoforge.recipes.cost import memory_of_a_rank, planned, too_large
+from dinoforge.recipes.kept import Keep
 from dinoforge.recipes.opened import anchor, labelled, opened
 from dinoforge.recipes.outcome import Pretrained, concluded
-from dinoforge.recipes.quality import Quality, preprocessing
+from dinoforge.recipes.quality import Quality
 from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.retained import reference, watch
 from dinoforge.recipes.settle import to_yaml
@@ -114,12 +115,14 @@ class Around:
     began: float
     """When the run would have begun had it never stopped, by the monotonic clock."""
 
-    def flush(self) -> None:
-        """Write the lines that a full disk has refused; only the first rank has any.
+    def flush(self, metrics: Metrics | None = None) -> None:
+        """Write the lines that a full disk has refused, and all steps of ``metrics``; only the first rank has any.
 
         Raises:
             RunError: It is still full.
         """
+        if metrics is not None:
+            metrics.flush()
         self.diary.flush()
         self.quarantine.flush()
 
@@ -287,9 +290,9 @@ class Run:
                     except RollBack as back:
                         with suppress(RunError):
                             checkpoints.wait()
-                        good = _past(checkpoints, diary, until=back.good)
                         # Where all are later than that it begins again: a checkpoint from after the first sign may be as
                         # ill as what followed, and no lower rate mends weights.
+                        good = _past(checkpoints, diary, until=back.good)
                         diary.note(back.act(good.step if good else 0))
                     gc.collect()  # networks are held in circles: those of one stretch go before the next one's come
                     latest = _past(checkpoints, diary)
@@ -329,8 +332,8 @@ class Run:
             return quality.measure(step.average.backbone) | (dict(retention.scores()) if retention else {})
 
         probe = Probe(
-            measured, self._keep(stage, step), every=stage.between_looks, steps=stage.steps, before=stage.before,
-            history=self.history, protocol=protocol, film=self._film(quality, step), failed=diary.not_kept,
+            measured, self._keep(stage, step, around, latest, protocol), every=stage.between_looks, steps=stage.steps,
+            before=stage.before, history=self.history, protocol=protocol, film=self._film(quality, step), failed=diary.not_kept,
         )  # fmt: skip
         if latest is None:
             scores = probe.look(0)
@@ -340,11 +343,6 @@ class Run:
             metrics_file, images=stage.images, tick=around.tick, waits=self.device.type != "cpu",
             trackers=around.trackers,
         )  # fmt: skip
-
-        def settle() -> None:
-            metrics.flush()
-            around.flush()
-
         agreement = Agreement(stop, quarantine.news, lambda report: quarantine(*report))
         sentinel = Sentinel(
             self.recipe.sentinel, diary, due=lambda done: stop.asked or probe.due(done) or checkpointing.due(done),
@@ -367,8 +365,8 @@ class Run:
                                 "rollbacks": len(diary.rollbacks()),
                                 "neighbours": {"protocol": protocol, "rows": quality.neighbours},
                                 "seconds": time.monotonic() - began},
-            settle=settle, failed=sentinel.write_failed, stop=stop, due=stage.saves, retry=max(1, stage.between // 5),
-            end=stage.end, steps=self.steps,
+            settle=lambda: around.flush(metrics), failed=sentinel.write_failed, stop=stop, due=stage.saves,
+            retry=max(1, stage.between // 5), end=stage.end, steps=self.steps,
         )  # fmt: skip
 
         def judge(done: Done) -> None:
@@ -395,6 +393,13 @@ class Run:
         ):  # fmt: skip
             yield stage.before + done
         agreement.exchange()  # what the last probe found
+
+    def _keep(self, stage: Stage, step: Pretrain, around: Around, latest: Saved | None, protocol: str) -> Keep:
+        """What keeps the best backbone; from now on the one that is kept is of the run's past."""
+        data, init = self.identity["data"], self.identity["init"]
+        keep = Keep(self.out, stage, step, around.diary, run=self.fingerprint, data=data, init=init)
+        keep.go_back(around.checkpoints, latest, self.history, protocol=protocol)
+        return keep
 
     def _film(self, quality: Quality, step: Pretrain) -> Callable[[int], None]:
         """What records pictures for the report."""
@@ -425,29 +430,6 @@ class Run:
             world=dist.world(),
             parts=recipe.plan.batch // dist.world() // self.micro_batch[stage.before],
         )
-
-    def _keep(self, stage: Stage, step: Pretrain) -> Callable[[int, Mapping[str, float]], None]:
-        """How the best backbone is kept: put together from all ranks, written by the first."""
-
-        def keep(done: int, scores: Mapping[str, float]) -> None:
-            state = {}
-            for name, tensor in step.average.backbone.state_dict().items():
-                whole = dist.whole(tensor)  # one at a time: together they may be more than a device has room for
-                if dist.rank() == 0:
-                    state[name] = whole.cpu()
-
-            def write() -> None:
-                module = empty(stage.recipe.backbone)
-                module.load_state_dict(state, assign=True)
-                lineage = {
-                    "run": self.fingerprint, "data": self.identity["data"], "step": done, "recipe": self.recipe.recipe,
-                } | ({} if self.start is None else {"init": self.start.fingerprint})  # fmt: skip
-                backbone = Backbone(module, stage.recipe.backbone, preprocessing(stage), lineage)
-                save_backbone(self.out / "backbone", backbone, scores=scores)
-
-            dist.leading(write)
-
-        return keep
 
     def _networks(
         self, stage: Stage, checkpoints: Checkpoints, latest: Saved | None

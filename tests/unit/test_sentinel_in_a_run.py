@@ -15,6 +15,7 @@ from dinoforge.base.files import read_lines
 from dinoforge.base.hardware import Choice
 from dinoforge.data.quarantine import Quarantine
 from dinoforge.data.sources.table import open_source
+from dinoforge.recipes.quality import Quality
 from dinoforge.recipes.settle import settle
 from dinoforge.report.account import read_account
 from dinoforge.report.page import page
@@ -170,6 +171,84 @@ def test_one_checkpoint_is_enough_to_go_back(tmp_path, monkeypatch):
     assert [row["step"] for row in read_lines(tmp_path / "r" / "metrics.jsonl")] == list(range(31))
 
 
+def kept_of(out):
+    facts = json.loads((out / "backbone" / "backbone.json").read_text())
+    return facts["lineage"]["step"], facts["scores"].get("knn")
+
+
+@pytest.mark.parametrize(
+    ("every", "first", "second", "at_once", "kept", "told"),
+    [
+        (7, {7: 0.5, 14: 0.9}, {14: 0.4, 21: 0.45, 25: 0.42}, (10, None), (21, 0.45), {7: False}),
+        (5, {5: 0.5, 10: 0.3, 15: 0.9}, {15: 0.2, 20: 0.35, 25: 0.25}, (10, 0.3), (20, 0.35), {5: False}),
+        pytest.param(
+            5, {5: 0.5, 10: 0.6, 15: 0.4}, {15: 0.2, 20: 0.7, 25: 0.1}, (10, 0.6), (20, 0.7), {}, marks=pytest.mark.long
+        ),
+        (5, {5: 0.5, 10: 0.3, 15: 0.4}, {15: 0.6, 20: 0.1, 25: 0.1}, (5, 0.5), (15, 0.6), {}),
+    ],
+    ids=["given up", "given up, its own is known", "the checkpoint's own", "from before"],
+)
+def test_no_backbone_is_kept_from_steps_that_were_given_up(
+    tmp_path, monkeypatch, every, first, second, at_once, kept, told
+):  # fmt: skip
+    """From step 18 back to 10: what was kept after that goes at once, and what comes is compared with what is there."""
+
+    def faulty(out, *, kill=False):
+        with monkeypatch.context() as patch:
+            fault = At(patch, [18, *([12] if kill else [])], bad_gradient)
+            real, measure = loop.set_rates, Quality.measure
+            fault.now, accuracies = 0, {0: 0.1, 1: 0.1} | first  # a forecast may be made before
+            bad = fault.ruin
+
+            def ruin(step, losses):
+                if fault.now == 12 and fault.steps == {12}:
+                    raise KeyboardInterrupt
+                return bad(step, losses) if fault.now == 18 else losses
+
+            def rates(optimizer, at, *, factor=1.0):
+                if factor < 1:
+                    fault.steps.discard(18)
+                    accuracies.update(second)
+                real(optimizer, at, factor=factor)
+
+            fault.ruin = ruin
+            patch.setattr(loop, "set_rates", rates)
+            patch.setattr(Quality, "measure", lambda self, net: measure(self, net) | {"knn": accuracies[fault.now]})
+            return go(out, **{"plan.images": 8 * 25, "plan.probe_images": 8 * every, "sentinel.skips": 0})
+
+    whole, out = faulty(tmp_path / "whole"), tmp_path / "killed"
+    assert kept_of(tmp_path / "whole") == kept
+    assert whole.knn == {"first": 0.1, "last": second[25], "best": kept[1]}
+    with pytest.raises(KeyboardInterrupt):
+        faulty(out, kill=True)
+    assert kept_of(out) == at_once
+    if at_once[0] == 10:
+        mine = load_file(out / "backbone" / "backbone.safetensors")
+        state = load_file(next((out / "checkpoints" / "step_000000010").glob("*.safetensors")))
+        assert all(torch.equal(value, state[f"teacher.backbone.{name}"]) for name, value in mine.items())
+    assert faulty(out).resumed_from == 10
+    assert kept_of(out) == kept
+    a, b = (json.loads((tmp_path / name / "summary.json").read_text())["history"] for name in ("whole", "killed"))
+    assert a == b
+    assert {row["step"]: row["kept"] for row in a if "kept" in row and row["step"]} == told
+
+
+def test_back_at_the_beginning_no_backbone_is_kept(tmp_path, monkeypatch):
+    out = tmp_path / "r"
+    fault, real = At(monkeypatch, [8], bad_gradient), loop.set_rates
+
+    def rates(optimizer, at, *, factor=1.0):
+        if factor < 1:
+            fault.steps.clear()
+        assert (out / "backbone").exists() == (fault.now > 5)
+        real(optimizer, at, factor=factor)
+
+    monkeypatch.setattr(loop, "set_rates", rates)
+    done = go(out, **{"plan.images": 8 * 10, "plan.probe_images": 8 * 5, "sentinel.skips": 0})
+    assert "Back to the beginning" in done.events[0]
+    assert kept_of(out)[0] == 10
+
+
 @pytest.mark.long
 def test_killed_after_it_went_back_it_goes_on_the_same(tmp_path, monkeypatch):
     """What it went back from is no more, even if the start that went back was killed before it removed anything."""
@@ -234,10 +313,11 @@ def test_budgets_spent_it_stops_and_more_let_it_go_on(tmp_path, monkeypatch):
 
 
 def test_a_wrong_temperature_is_named(tmp_path):
+    """So high that targets say nothing from the first look on: what had said something is taken for a collapse first."""
     with pytest.raises(
-        SentinelStop, match=r"collapse: the teacher's targets are the same for all images .* at temperature 0\.8"
+        SentinelStop, match=r"collapse: the teacher's targets are the same for all images .* at temperature 2\."
     ) as stop:
-        go(tmp_path / "r", **{"plan.teacher_temperature.start": 0.8, "plan.teacher_temperature.end": 0.8})
+        go(tmp_path / "r", **{"plan.teacher_temperature.start": 2.0, "plan.teacher_temperature.end": 2.0})
     assert "Lower plan.teacher_temperature" in str(stop.value)
     assert Checkpoints(tmp_path / "r" / "checkpoints", keep=9).latest() is not None
 

@@ -33,7 +33,8 @@ class Pretrained:
     losses: dict[str, float] = field(default_factory=dict)
     """Of the last step."""
     knn: dict[str, float] | None = None
-    """First, last and best accuracy of the probe as it is now set; null without a labelled probe."""
+    """First, last and best accuracy of the probe as it is now set, ``best`` not of backbones that the run went on without: the
+    disk refused them, or it went back beyond where they would be known; null without a labelled probe."""
     rank: float | None = None
     """Effective rank of the features after the last step."""
     uniformity: float | None = None
@@ -54,12 +55,14 @@ def concluded(out: Path, history: Sequence[dict[str, Any]], done: Pretrained) ->
     """
     rows = read_lines(out / "metrics.jsonl")
     last = history[-1] if history else {}
-    knn = [row["knn"] for row in comparable(history, last.get("protocol", ""))]
+    compared = comparable(history, last.get("protocol", ""))
+    knn = [row["knn"] for row in compared]
+    kept = [row["knn"] for row in compared if row.get("kept", True)]
     label_free: dict[str, Any] = {name: last.get(name) for name in LABEL_FREE}
     done = replace(
         done,
         losses=rows[-1]["losses"] if rows else {},
-        knn={"first": knn[0], "last": knn[-1], "best": max(knn)} if knn else None,
+        knn={"first": knn[0], "last": knn[-1], "best": max(kept or knn)} if knn else None,
         retention={name: value for name, value in last.items() if name.startswith("retention_")} or None,
         **label_free,
     )

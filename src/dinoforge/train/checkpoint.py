@@ -100,6 +100,14 @@ class Checkpoints:
 
         dist.leading(work)
 
+    def amend(self, saved: Saved, facts: Mapping[str, Any]) -> None:
+        """Write other facts into a checkpoint in place of those of the same name. All ranks together.
+
+        Raises:
+            RunError: The disk is full or cannot be written; it stays as it is.
+        """
+        dist.leading(lambda: write_json(saved.folder / "state.json", {**saved.facts, **facts}))
+
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> Path:
         """Write the state after ``facts["step"]`` steps, then remove the oldest beyond ``keep``, but for the newest of those up
         to ``facts["sound"]``: there the run goes back to if it falls ill.
