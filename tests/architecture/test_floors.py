@@ -13,7 +13,7 @@ FLOORS = {
     "train": 3, "curate": 3, "evaluate": 3, "export": 3, "explore": 3, "report": 3,
     "recipes": 4, "runs": 4, "verbs": 4, "cli": 4, "start": 4, "__init__": 4, "__main__": 4,
 }  # fmt: skip
-REACH = 8_750
+REACH = 8_800
 
 
 def module_name(path: Path) -> str:
