@@ -21,12 +21,14 @@ SLOW = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep
 
 
 def interrupted_at_import(folder, *words, ignoring=False):
+    """Run one whatever these tests themselves were started to do with Ctrl-C."""
+    minding = signal.SIG_IGN if ignoring else signal.SIG_DFL
     (folder / "torch").mkdir()
     (folder / "torch" / "__init__.py").write_text(SLOW)
     return subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=60, check=False,
         env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'src'}"},
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignoring else None,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, minding),
     )  # fmt: skip
 
 
