@@ -8,12 +8,12 @@ from dinoforge.base.files import read_lines
 from dinoforge.data.quarantine import Quarantine
 
 
+def full(*_):
+    raise RunError("no space left")
+
+
 def test_a_full_disk_ends_no_run_and_loses_no_line(tmp_path, monkeypatch):
     note, write = Quarantine(tmp_path / "q.jsonl"), files.append_line
-
-    def full(*_):
-        raise RunError("no space left")
-
     monkeypatch.setattr(files, "append_line", full)
     note("a", "damaged")
     note("b", "empty")
@@ -30,10 +30,6 @@ def test_a_full_disk_ends_no_run_and_loses_no_line(tmp_path, monkeypatch):
 def test_what_nothing_follows_is_written_when_asked(tmp_path, monkeypatch):
     """The last image of a run that is set aside: no later one takes its line along."""
     note, write = Quarantine(tmp_path / "q.jsonl"), files.append_line
-
-    def full(*_):
-        raise RunError("no space left")
-
     monkeypatch.setattr(files, "append_line", full)
     note("a", "damaged")
     with pytest.raises(RunError, match="no space left"):
