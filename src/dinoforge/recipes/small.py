@@ -101,14 +101,17 @@ def vit_tiny_small_images_long() -> Recipe:
 def vit_micro_toy() -> Recipe:
     """A micro ViT on drawn pictures, in minutes on two CPU cores: the demo.
 
-    Seen at 48 pixels, which halves the cost of a step, in two local views, which leaves time for more images; light and
-    contrast change much and the hue little, for in the toy world light is chance and hue is not.
+    Seen at 48 pixels, which halves the cost of a step, in two local views, which leaves time for more images; positions that
+    are seen from the first step; light and contrast change much and the hue little, for in the toy world light is chance and
+    hue is not.
     """
     base = vit_tiny_small_images()
     return base.model_copy(
         update={
             "recipe": "vit_micro.toy",
-            "backbone": VitConfig(width=128, depth=4, heads=4, patch=8, pixels=48, layerscale=None, init_std=0.06),
+            "backbone": VitConfig(
+                width=128, depth=4, heads=4, patch=8, pixels=48, layerscale=None, init_std=0.06, position_std=0.5
+            ),
             "data": DataConfig(
                 augment=AugmentConfig(
                     global_pixels=48,

@@ -20,7 +20,8 @@ _LENGTH = {
     "plan.checkpoint_images": "{images}",
     "seed": "{seed}",
 }
-BASE: Mapping[str, Any] = {"recipe": "vit_micro.toy", "data": WORLD, **_LENGTH}
+# Positions as narrow as the paper's: with them the tables of docs/records.md were measured, before the recipe had wider ones.
+BASE: Mapping[str, Any] = {"recipe": "vit_micro.toy", "backbone.position_std": 0.02, "data": WORLD, **_LENGTH}
 _ROWS = {"data": WORLD, "train_rows": 2_000, "test_rows": 600}
 
 KNN = Column("k-NN", "knn", "accuracy", {**_ROWS, "knn.neighbours": 10})
