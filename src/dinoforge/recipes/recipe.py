@@ -156,6 +156,13 @@ class Recipe(Config):
                 f"hides no patch in the {views} global views of objective.group={self.objective.group} images; set "
                 f"data.masks.probability=0.5 (1/{views} at least), or objective.ibot_weight=0."
             )
+        patches = (self.data.augment.global_pixels // self.backbone.patch) ** 2
+        if weight and drawn and patches * masks.ratio[1] < 1:
+            raise ValueError(
+                f"objective.ibot_weight={weight:g} has no effect with data.masks.ratio={list(masks.ratio)}, which hides none of "
+                f"the {patches} patches of a view; set data.masks.ratio=[0.1,0.5] ({1 / patches:.2g} at least), or "
+                "objective.ibot_weight=0."
+            )
         return self
 
     @model_validator(mode="after")
