@@ -113,9 +113,9 @@ def _found(recipe: Recipe) -> tuple[Design, Saved] | None:
     address = recipe.distil.teacher
     run = at_home(address)
     theirs, saved = _run(run, address)
-    wrong = next(_misfits(recipe, theirs), None)
-    if wrong is not None:
-        raise ConfigError(f"teacher={address} {wrong}")
+    wrong = list(_misfits(recipe, theirs))
+    if wrong:
+        raise ConfigError(f"teacher={address} {' Besides, it '.join(wrong)}")
     return Design(theirs.backbone, theirs.objective), saved
 
 
@@ -150,6 +150,7 @@ def _misfits(recipe: Recipe, theirs: Recipe) -> Iterator[str]:
     """What a student cannot be held to, one reason each."""
     if theirs.distil is not None and theirs.distil.matching is not None:
         yield "has no heads, for it was trained to match features; match its own (recipe=vit_small.matched)."
+        return
     for name in ("patch", "channels"):
         has, wanted = getattr(theirs.backbone, name), getattr(recipe.backbone, name)
         if has != wanted:

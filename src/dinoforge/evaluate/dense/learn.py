@@ -29,7 +29,7 @@ class LearnConfig(Config):
     """How a head is trained. The defaults are the published linear head's, but for the number of updates."""
 
     iterations: Count = Field(default=1000, gt=0)
-    """Updates; 40,000 in the published protocol."""
+    """Updates; published are 40,000 for segmentation, 38,400 for depth."""
     batch: int = Field(default=16, gt=0)
     """Crops an update; 16 in the published protocol."""
     learning_rate: float = Field(default=1e-3, gt=0)
