@@ -2,14 +2,21 @@
 
 import json
 import math
+import os
+import re
+import signal
 import statistics
+import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dinoforge
-from dinoforge.base.errors import ConfigError, Interrupted, RunError
+from dinoforge.base.errors import ConfigError, Interrupted, RunError, SentinelStop
+from dinoforge.base.lock import Busy
+from dinoforge.recipes import table
 from dinoforge.recipes.studies import STUDIES
 from dinoforge.recipes.study import Arm, Column, Form, Sign, Stage, Study, filled
 from dinoforge.verbs import ablate as verb
@@ -91,6 +98,23 @@ def test_signs_by_hand():
         same = seen(Sign("new", "old", "loss", within=within), study(), ROWS)
         assert math.isclose(same.difference, 0.1 / 4)
         assert (same.holds, same.seeds) == (holds, seeds)
+    nothing = [Row(arm, 0, {"k-NN": 0.0, "loss": 0.0}, *HERE) for arm in ("old", "new")]
+    assert seen(Sign("new", "old", "loss", within=0.1), study(), nothing).holds
+
+
+def test_a_seed_without_a_score_does_not_count():
+    """Of the mean; and two of which one is missing are not shown to be the same."""
+    rows = [Row("old", 0, {"k-NN": math.nan, "loss": math.nan}, *HERE, stopped="Stopped at step 3."), *ROWS[1:]]
+    better = seen(Sign("new", "old", "k-NN"), study(), rows)
+    assert (better.seeds, better.holds) == (0, False)
+    assert math.isclose(better.difference, 0.3 - 0.4)
+    assert not seen(Sign("new", "old", "loss", within=0.5), study(), rows).holds
+    nowhere = [Row(arm, 0, {"k-NN": math.nan, "loss": math.nan}, *HERE) for arm in ("old", "new")]
+    assert not seen(Sign("new", "old", "k-NN"), study(), nowhere).holds
+    text = written(study(), "study=tiny", rows, [better])
+    assert "| old | 0.4 (none, 0.4) | 5 (none, 5) | 70.5 |" in text
+    assert "| new | 0.4 ± 0.14 (0.5, 0.3) |" in text
+    assert "- old, seed 0, has no score: Stopped at step 3." in text
 
 
 def test_the_table_shows_every_seed_and_what_was_not_expected():
@@ -114,6 +138,7 @@ def test_one_seed_has_no_deviation():
         ({"study": "tiny", "form": "fast"}, "Unknown form 'fast'"),
         ({"study": "tiny", "arms": "old,nwe"}, "Unknown arm of tiny 'nwe'.*new"),
         ({"study": "tiny", "arms": "old"}, "arms=old compares nothing; give two or more of old, new"),
+        ({"study": "tiny", "arms": " , "}, "arms=' , ' names no arm; leave it out for all"),
         ({"study": "tiny", "longer": 0}, "longer=0 is no number of times"),
         ({"study": "tiny", "longer": "0"}, "longer=0 is no number of times"),
         ({"study": "tiny", "longer": "two"}, "longer takes a whole number; got 'two'"),
@@ -134,12 +159,14 @@ def test_some_arms_once_more_with_more_images_seen(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(STUDIES, "tiny", lambda: study(arms=(*study().arms, third), signs=signs, forms=forms))
     monkeypatch.setattr(verb, "_do", lambda stage, words: asked.append(words))
     monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
-    found = dinoforge.ablate(study="tiny", arms="third one,new", longer="3", out=str(tmp_path / "out"))
+    found = dinoforge.ablate(study="tiny", arms="third one, new", longer="3", out=str(tmp_path / "out"))
     assert [row.arm for row in found.rows] == ["new", "third one"]
     assert asked[-1]["plan.images"] == 24
     assert "images=40&" in asked[-1]["data"]
     assert [one.sign.better for one in found.signs] == ["third one"]
-    assert '`dinoforge ablate study=tiny form=quick arms="third one,new" longer=3 out=DIR`' in found.text()
+    assert '`dinoforge ablate study=tiny form=quick arms="third one, new" longer=3 out=DIR`' in found.text()
+    with pytest.raises(ConfigError, match=r"another study \(arms new, third one -> old, new, third one\)"):
+        dinoforge.ablate(study="tiny", longer="3", out=str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="holds another study"):
         dinoforge.ablate(study="tiny", arms="third one,new", longer=2, out=str(tmp_path / "out"))
 
@@ -155,24 +182,133 @@ def test_what_was_written_down_stays(tiny, tmp_path, monkeypatch):
     (out / "study.json").write_text("[]")
     with pytest.raises(RunError, match=r"study\.json is not what ablate writes there"):
         dinoforge.ablate(study="tiny", out=str(out))
+    (out / "study.json").unlink()
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(RunError, match=r"out holds other files and no study\.json; give another out"):
+        dinoforge.ablate(study="tiny", out=str(out))
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_recipe_that_changed_meanwhile_is_another_study(tiny, tmp_path, monkeypatch):
+    """It is called the same, so its settings are written down with the study."""
+    out, real = tmp_path / "out", table.RECIPES["vit_micro.toy"]
+
+    def other():
+        made = real()
+        return made.model_copy(update={"objective": made.objective.model_copy(update={"koleo_weight": 0.5})})
+
+    monkeypatch.setattr(verb, "_do", lambda *_: None)
+    monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
+    dinoforge.ablate(study="tiny", out=str(out))
+    monkeypatch.setitem(table.RECIPES, "vit_micro.toy", other)
+    with pytest.raises(ConfigError, match=r"settings\.first\.objective\.koleo_weight  0\.06 -> 0\.5"):
+        dinoforge.ablate(study="tiny", out=str(out))
+
+
+def test_a_second_start_waits_for_its_turn(tiny, tmp_path, monkeypatch):
+    out, asked = str(tmp_path / "out"), []
+
+    def row(study, form, arm, *, seed, **_):
+        with pytest.raises(Busy, match="in use by another dinoforge process"):
+            dinoforge.ablate(study="tiny", out=out)
+        asked.append(arm.name)
+        return Row(arm.name, seed, {"k-NN": 0.5, "loss": 1.0}, *HERE)
+
+    monkeypatch.setattr(verb, "_row", row)
+    dinoforge.ablate(study="tiny", out=out)
+    assert asked == ["old", "new"]
+
+
+def test_the_source_is_what_runs(tiny, tmp_path, monkeypatch):
+    """Not what somebody has saved by the time an arm is done."""
+    marks = iter(["before", "after", "later"])
+    monkeypatch.setattr(verb, "source_mark", lambda: next(marks))
+    monkeypatch.setattr(verb, "_do", lambda *_: None)
+    monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
+    rows = dinoforge.ablate(study="tiny", out=str(tmp_path / "out")).rows
+    assert {row.machine.rpartition(" ")[2] for row in rows} == {"before"}
+
+
+def test_an_arm_that_the_sentinel_stops_has_no_score_and_the_others_go_on(tiny, tmp_path, monkeypatch):
+    done = []
+
+    def do(stage, words):
+        done.append(stage.name)
+        if stage.name == "more":
+            raise SentinelStop("Stopped at step 3, collapse: as in the test.")
+
+    monkeypatch.setattr(verb, "_do", do)
+    monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
+    out = str(tmp_path / "out")
+    first, again = (dinoforge.ablate(study="tiny", form="record", out=out) for _ in range(2))
+    assert done == ["first", "first", "more"] * 2  # a row that is there is not done again
+    assert first.text() == again.text()
+    assert "| new | none, none | none, none |" in first.text()
+    assert "- new, seed 1, has no score: Stopped at step 3, collapse: as in the test." in first.text()
+    assert [row.scores["k-NN"] for row in again.rows if row.arm == "old"] == [1.0, 1.0]
+
+
+def test_settings_of_an_arm_go_to_its_own_task_alone(tmp_path, monkeypatch):
+    """``judged`` of an arm, beside the words of the column."""
+    columns = (*study().columns, Column("rank", "health", "effective_rank", {"data": WORLD}))
+    arms = (replace_judged(study().arms[0], {"knn.neighbours": 1}), study().arms[1])
+    monkeypatch.setitem(STUDIES, "tiny", lambda: study(arms=arms, columns=columns))
+    monkeypatch.setattr(verb, "_do", lambda *_: None)
+    given = []
+
+    def judged(run, tasks, words):
+        given.append((run, tasks, words.get("knn.neighbours")))
+        score = types.SimpleNamespace(name={"knn": "accuracy", "health": "effective_rank"}[tasks], value=0.5)
+        return types.SimpleNamespace(scores=[score])
+
+    monkeypatch.setattr(verb, "evaluate", lambda *, backbone, tasks, **words: judged(backbone, tasks, words))
+    monkeypatch.setattr(verb, "_recorded", lambda *_: 1.0)
+    dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
+    assert [(run.rpartition("/")[2], *rest) for run, *rest in given] == [
+        ("first", "knn", 1), ("first", "health", None), ("more", "knn", 3), ("more", "health", None),
+    ]  # fmt: skip
+
+
+def replace_judged(arm, words):
+    return Arm(arm.name, arm.stages, arm.paper, words)
+
+
+def test_the_plot_shows_the_mean_of_each_arm_in_its_row(tiny, tmp_path, monkeypatch):
+    """The mean is the one in colour; the arm of the larger one stands to the right of the other, below it."""
+    monkeypatch.setattr(
+        verb,
+        "_row",
+        lambda asked, form, arm, *, seed, **_: Row(
+            arm.name, seed, {"k-NN": {"old": 0.2, "new": 0.6}[arm.name] + seed / 10, "loss": math.nan}, *HERE
+        ),
+    )
+    plot = dinoforge.ablate(study="tiny", form="record", out=str(tmp_path / "out")).plot
+    uses = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: (#\w+)', Path(plot).read_text())
+    means = [(float(x), float(y)) for x, y, colour in uses if colour == "#1f5fa8"]
+    dots = [(float(x), float(y)) for x, y, colour in uses if colour == "#9a9a94"]
+    assert (len(means), len(dots)) == (2, 4)  # nothing of the column without a score
+    for mean, pair in zip(means, (dots[:2], dots[2:]), strict=True):
+        assert mean == pytest.approx((statistics.mean(x for x, _ in pair), pair[0][1]), abs=1e-3)
+    assert means[0][0] < means[1][0]
+    assert means[0][1] < means[1][1]
 
 
 def test_all_arms_are_trained_in_one_precision(tiny, tmp_path, monkeypatch):
     """Whatever a measurement says later; a stage that names one keeps it."""
     plain = {key: value for key, value in TINY.items() if key != "precision"}
     arms = (Arm("old", (Stage("first", "pretrain", plain),)), Arm("new", (Stage("more", "pretrain", plain),)),
-            Arm("own", (Stage("own", "pretrain", TINY),)))  # fmt: skip
+            Arm("own", (Stage("own", "pretrain", TINY), Stage("last", "pretrain", plain))))  # fmt: skip
     monkeypatch.setitem(STUDIES, "tiny", lambda: study(arms=arms, signs=()))
     asked, answers = [], iter(["bf16", "fp32"])
     monkeypatch.setattr(verb, "choose_precision", lambda *_: types.SimpleNamespace(precision=next(answers)))
     monkeypatch.setattr(verb, "_do", lambda stage, words: asked.append(words["precision"]))
     monkeypatch.setattr(verb, "_score", lambda *_, **__: 1.0)
     rows = dinoforge.ablate(study="tiny", out=str(tmp_path / "out")).rows
-    assert asked == ["bf16", "bf16", "fp32"]
-    assert [row.machine.split(", ")[-2] for row in rows] == asked
+    assert asked == ["bf16", "bf16", "fp32", "bf16"]  # and what comes after it is as the others
+    assert [row.machine.split(", ")[-2] for row in rows] == ["bf16"] * 3
     (tmp_path / "out" / "seed0" / "rows" / "more.json").unlink()
     dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
-    assert asked[3:] == ["bf16"]
+    assert asked[4:] == ["bf16"]
     (tmp_path / "out" / "precision.json").write_text("{}")
     with pytest.raises(RunError, match=r"precision\.json is not what ablate writes there; give another"):
         dinoforge.ablate(study="tiny", out=str(tmp_path / "out"))
@@ -225,6 +361,31 @@ def test_ranks_that_fail_are_said(tmp_path, monkeypatch):
         verb._do(Stage("a", "pretrain", {}, ranks=2), {"out": str(tmp_path / "a"), "plan.images": 8})
     assert commands[0].endswith(f"-m dinoforge pretrain out={tmp_path / 'a'} plan.images=8")
     assert "--nproc-per-node 2" in commands[0]
+
+
+def test_ranks_see_for_themselves_whether_all_is_done(tmp_path, monkeypatch):
+    """A summary may be another run's."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "summary.json").write_text("{}")
+    monkeypatch.setattr(verb.sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match="ended with 1"):
+        verb._do(Stage("a", "pretrain", {}, ranks=2), {"out": str(tmp_path / "a")})
+
+
+def test_a_second_signal_does_not_leave_the_ranks_behind(tmp_path, monkeypatch):
+    """Their checkpoint takes a while; the study ends after them."""
+    told, program = tmp_path / "told", tmp_path / "ranks.sh"
+    program.write_text(
+        f"#!/bin/bash\ntrap 'kill -TERM $PPID; sleep 1; echo yes > {told}; exit 1' TERM\nkill -TERM $PPID\nsleep 30 &\nwait\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(verb.sys, "executable", str(program))
+    again = threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGTERM))
+    again.start()
+    with pytest.raises(Interrupted, match="SIGTERM received"):
+        verb._do(Stage("a", "pretrain", {}, ranks=2), {"out": str(tmp_path / "a")})
+    again.join()
+    assert told.read_text() == "yes\n"
 
 
 def test_interrupted_ranks_are_told(tmp_path, monkeypatch):

@@ -159,8 +159,8 @@ class Recipe(Config):
         patches = (self.data.augment.global_pixels // self.backbone.patch) ** 2
         if weight and drawn and patches * masks.ratio[1] < 1:
             raise ValueError(
-                f"objective.ibot_weight={weight:g} has no effect with data.masks.ratio={list(masks.ratio)}, which hides none of "
-                f"the {patches} patches of a view; set data.masks.ratio=[0.1,0.5] ({1 / patches:.2g} at least), or "
+                f"objective.ibot_weight={weight:g} has no effect with data.masks.ratio={list(masks.ratio)}, which hides none "
+                f"of the {patches} patches of a view; set data.masks.ratio=[0.1,0.5] ({1 / patches:.2g} at least), or "
                 "objective.ibot_weight=0."
             )
         return self

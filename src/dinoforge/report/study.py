@@ -15,7 +15,7 @@ class Panel:
 
     title: str
     arms: Mapping[str, Sequence[float]]
-    """Scores of the seeds by arm, from the top down."""
+    """Scores of the seeds by arm, from the top down; none where none was measured."""
 
 
 _DOT, _MEAN = "#9a9a94", "#1f5fa8"
@@ -36,7 +36,8 @@ def drawn(title: str, panels: Sequence[Panel]) -> str:
         for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
             for at, values in enumerate(panel.arms.values()):
                 axes.plot(values, [at] * len(values), "o", color=_DOT, markersize=4)
-                axes.plot(sum(values) / len(values), at, "o", color=_MEAN, markersize=6)
+                if values:
+                    axes.plot(sum(values) / len(values), at, "o", color=_MEAN, markersize=6)
             axes.set_title(plain(panel.title), fontsize=9)
             axes.set_yticks(range(len(panel.arms)), [plain(name) for name in panel.arms])
             axes.set_ylim(len(panel.arms) - 0.5, -0.5)

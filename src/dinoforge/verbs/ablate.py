@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoforge.base.config import differences
-from dinoforge.base.errors import ConfigError, Interrupted, RunError, unknown
+from dinoforge.base.config import differences, science
+from dinoforge.base.errors import ConfigError, Interrupted, RunError, SentinelStop, unknown
 from dinoforge.base.files import place_for, read_lines, write_json, write_lines, write_text
 from dinoforge.base.hardware import choose_precision, cores, device, processor, versions
 from dinoforge.base.interrupt import interruptible
+from dinoforge.base.lock import locked
 from dinoforge.base.log import say
 from dinoforge.base.provenance import source_mark
+from dinoforge.recipes.settle import settle
 from dinoforge.recipes.studies import STUDIES
 from dinoforge.recipes.study import FORMS, Arm, Column, Sign, Stage, Study, filled
 from dinoforge.report.study import Panel, drawn
@@ -42,11 +46,13 @@ class Row:
     arm: str
     seed: int
     scores: dict[str, float]
-    """By column."""
+    """By column; NaN where there is none."""
     date: str
     """When it was judged."""
     machine: str
     """Where, and with what."""
+    stopped: str = ""
+    """What the sentinel said where it stopped a run of the arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,8 @@ class Ablated:
 def ablate(*, study: str, out: str, form: str = "quick", arms: str = "", longer: str | int = 1) -> Ablated:
     """Run a study of the paper in miniature: its arms with several seeds, judged alike, in a table beside the paper's numbers.
 
-    What is run is written down before the first run (study.json). The same command goes on where it stopped.
+    What is run is written down before the first run (study.json). The same command goes on where it stopped. An arm that the
+    sentinel stops has no score; the others go on.
 
     Args:
         study: STUDIES.
@@ -95,21 +102,25 @@ def ablate(*, study: str, out: str, form: str = "quick", arms: str = "", longer:
         raise unknown("study", study, list(STUDIES))
     if form not in FORMS:
         raise unknown("form", form, list(FORMS))
-    times = whole("longer", longer)
-    asked, folder = STUDIES[study]().rerun(arms=[name for name in arms.split(",") if name], longer=times), Path(out)
+    times, names = whole("longer", longer), [name.strip() for name in arms.split(",") if name.strip()]
+    if arms and not names:
+        raise ConfigError(f"arms={arms!r} names no arm; leave it out for all.")
+    asked, folder = STUDIES[study]().rerun(arms=names, longer=times), Path(out)
     typed = (
         f"study={study} form={form}" + (f' arms="{arms}"' if arms else "") + (f" longer={times}" if times > 1 else "")
     )
-    _put_down(asked, form, folder / "study.json")
-    precision = _precision(folder / "precision.json")
-    rows = list[Row]()
-    for number, (seed, arm) in enumerate(asked.pairs(form)):
-        say(f"{study}, seed {seed}: {arm.name} ({number + 1} of {len(asked.arms) * len(asked.forms[form].seeds)})")
-        rows.append(_row(asked, form, arm, seed=seed, folder=folder, precision=precision))
-    write_lines(folder / "rows.jsonl", [asdict(row) for row in rows])
-    signs = [seen(sign, asked, rows) for sign in asked.signs]
-    write_text(folder / "plot.svg", drawn(asked.question, _panels(asked, rows)))
-    write_text(folder / "table.md", written(asked, typed, rows, signs))
+    mark = source_mark()  # of what runs, whatever is saved meanwhile
+    with locked(folder):
+        _put_down(asked, form, folder / "study.json")
+        precision = _precision(folder / "precision.json")
+        rows = list[Row]()
+        for number, (seed, arm) in enumerate(asked.pairs(form)):
+            say(f"{study}, seed {seed}: {arm.name} ({number + 1} of {len(asked.arms) * len(asked.forms[form].seeds)})")
+            rows.append(_row(asked, form, arm, seed=seed, folder=folder, precision=precision, mark=mark))
+        write_lines(folder / "rows.jsonl", [asdict(row) for row in rows])
+        signs = [seen(sign, asked, rows) for sign in asked.signs]
+        write_text(folder / "plot.svg", drawn(asked.question, _panels(asked, rows)))
+        write_text(folder / "table.md", written(asked, typed, rows, signs))
     return Ablated(study, form, rows, signs, str(folder / "table.md"), str(folder / "plot.svg"))
 
 
@@ -121,27 +132,47 @@ ablate.__doc__ = (ablate.__doc__ or "").replace(
 def _put_down(study: Study, form: str, path: Path) -> None:
     """Write down what will be run, or see that it is what was written down before.
 
+    With every setting of every training, for a recipe may be another one when the same command goes on.
+
     Raises:
         ConfigError: There is another study, or the same with other settings.
+        RunError: There is something else.
     """
-    said = json.loads(json.dumps({"form": form, "study": asdict(study)}))
+    said = json.loads(json.dumps({"form": form, "study": asdict(study), "settings": _settings(study, form)}))
     if not path.exists():
+        if any(not one.name.startswith(".") for one in path.parent.iterdir()):
+            raise RunError(f"out={path.parent} holds other files and no {path.name}; give another out.")
         write_json(path, said)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        before["study"]
+        arms = [[arm["name"] for arm in one["study"]["arms"]] for one in (before, said)]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(f"{path} is not what ablate writes there; give another out.") from None
-    if before != said:
-        changed = "; ".join(differences(before, said)[:3])
-        raise ConfigError(f"{path.parent} holds another study ({changed}); give another out.")
+    if arms[0] != arms[1]:
+        changed = f"arms {', '.join(arms[0])} -> {', '.join(arms[1])}"
+    elif before != said:
+        changed = "; ".join(line if len(line) < 200 else f"{line[:196]} ..." for line in differences(before, said)[:3])
+    else:
+        return
+    raise ConfigError(f"{path.parent} holds another study ({changed}); give another out.")
+
+
+def _settings(study: Study, form: str) -> dict[str, Any]:
+    """All that the trainings of a study depend on, by the stage; of the form's first seed."""
+    known = {**study.forms[form].words, "seed": study.forms[form].seeds[0], "folder": "{folder}"}
+    return {
+        stage.name: science(settle(filled(stage.words, known)).recipe)
+        for arm in study.arms
+        for stage in arm.stages
+        if stage.verb != "curate"
+    }
 
 
 def _precision(path: Path) -> str:
     """What all arms are trained in that say nothing: chosen once, for the choice goes by a measurement that load may sway."""
     if not path.exists():
-        if any(path.parent.glob("seed*")):
+        if any(path.parent.glob("seed[0-9]*")):
             raise RunError(
                 f"{path} is not there, so it is not known what the runs beside it are trained in; give another out."
             )
@@ -152,32 +183,41 @@ def _precision(path: Path) -> str:
         raise RunError(f"{path} is not what ablate writes there; give another out.") from None
 
 
-def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precision: str) -> Row:
-    """Do an arm's stages, as far as they are not done, and judge its backbone; once."""
+def _row(study: Study, form: str, arm: Arm, *, seed: int, folder: Path, precision: str, mark: str) -> Row:
+    """Do an arm's stages, as far as they are not done, and judge its backbone; once.
+
+    Args:
+        precision: Of stages that name none.
+        mark: Of the source that does it.
+    """
     place = folder / f"seed{seed}"
     known_already = place / "rows" / f"{arm.stages[-1].name}.json"
-    with suppress(OSError, ValueError, TypeError):  # none, or not one that was written here
-        return Row(**json.loads(known_already.read_text(encoding="utf-8")))
+    with suppress(OSError, ValueError, TypeError, LookupError):  # none, or not one that was written here
+        row = json.loads(known_already.read_text(encoding="utf-8"))
+        scores = {name: math.nan if one is None else one for name, one in row["scores"].items()}
+        return Row(**row | {"scores": scores})
     known = {**study.forms[form].words, "seed": seed, "folder": str(place)}
-    run = place
+    run, stopped = place, ""
     for stage in arm.stages:
         run, words = place / stage.name, filled(stage.words, known)
         if stage.verb != "curate":
-            precision = words.setdefault("precision", precision)
-        _do(stage, words | {"out": str(run)})
-    scores = place / "scores" / f"{arm.stages[-1].name}.jsonl"
-    place_for(scores)
+            words.setdefault("precision", precision)
+        try:
+            _do(stage, words | {"out": str(run)})
+        except SentinelStop as stop:
+            stopped = str(stop)
+            say(f"{arm.name}, seed {seed}, has no score: {stopped}")
+            break
+    kept = place / "scores" / f"{arm.stages[-1].name}.jsonl"
+    place_for(kept)
     found = {
-        column.name: _score(column, run, filled({**column.words, **_own(arm, column)}, known), scores=scores)
+        column.name: math.nan
+        if stopped
+        else _score(column, run, filled({**column.words, **_own(arm, column)}, known), scores=kept)
         for column in study.columns
     }
-    row = Row(
-        arm.name,
-        seed,
-        found,
-        f"{datetime.now(UTC):%Y-%m-%d}",
-        f"{_machine(words.get('device'))}, {precision}, source {source_mark()}",
-    )
+    machine = f"{_machine(words.get('device'))}, {words.get('precision', precision)}, source {mark}"
+    row = Row(arm.name, seed, found, f"{datetime.now(UTC):%Y-%m-%d}", machine, stopped)
     write_json(known_already, asdict(row))
     return row
 
@@ -192,11 +232,10 @@ def _do(stage: Stage, words: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: What the command raises.
+        SentinelStop: The sentinel stopped it.
     """
     if stage.ranks == 1:
         _VERBS[stage.verb](**words)
-        return
-    if (Path(words["out"]) / "summary.json").exists():
         return
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(stage.ranks), "-m", "dinoforge"]
     command = [sys.executable, *start, stage.verb, *(f"{key}={value}" for key, value in words.items())]
@@ -205,7 +244,11 @@ def _do(stage: Stage, words: Mapping[str, Any]) -> None:
         try:
             status = ranks.wait()
         except Interrupted:
-            ranks.terminate()  # leaving the block waits for them
+            # Asked once more, this process would end before its ranks, which then write where the next start reads.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            ranks.terminate()
+            ranks.wait()
             raise
     if status:
         raise RunError(f"{stage.verb} on {stage.ranks} ranks ended with {status}; what it said stands above.")
@@ -240,13 +283,21 @@ def values(rows: list[Row], arm: str, column: str) -> np.ndarray:
 
 
 def seen(sign: Sign, study: Study, rows: list[Row]) -> Found:
-    """Whether a sign is as expected: by the mean over seeds; two that are to be the same, in every seed."""
+    """Whether a sign is as expected: by the mean over seeds; two that are to be the same, in every seed.
+
+    Seeds in which one of the two has no score do not count for the mean; that two are the same they leave open, so it is not.
+    """
     better, worse = (values(rows, arm, sign.column) for arm in (sign.better, sign.worse))
+    both = np.isfinite(better) & np.isfinite(worse)
+    if not both.any():
+        return Found(sign, math.nan, 0, holds=False)
     if sign.within is not None:
-        apart = np.abs(better - worse) / np.abs(worse)
-        return Found(sign, float(apart.max()), int((apart <= sign.within).sum()), bool((apart <= sign.within).all()))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            apart = np.where(better == worse, 0, np.abs(better - worse) / np.abs(worse))
+        same = apart <= sign.within
+        return Found(sign, float(apart[both].max()), int(same.sum()), bool(same.all()))
     (column,) = (one for one in study.columns if one.name == sign.column)
-    difference = better - worse
+    difference = (better - worse)[both]
     ahead = difference if column.higher_is_better else -difference
     return Found(sign, float(difference.mean()), int((ahead > 0).sum()), bool(ahead.mean() > 0))
 
@@ -275,14 +326,19 @@ def written(study: Study, typed: str, rows: list[Row], signs: list[Found]) -> st
         cells += [f"{arm.paper[name]:g}" if name in arm.paper else "" for name in papers]
         lines.append(f"| {' | '.join([arm.name, *cells])} |")
     lines += ["", *(f"- {_told(one, len(seeds))}" for one in signs)]
+    lines += [f"- {row.arm}, seed {row.seed}, has no score: {row.stopped}" for row in rows if row.stopped]
     return "\n".join(lines) + "\n"
 
 
 def _panels(study: Study, rows: list[Row]) -> list[Panel]:
     return [
-        Panel(column.name, {arm.name: values(rows, arm.name, column.name).tolist() for arm in study.arms})
+        Panel(column.name, {arm.name: _there(values(rows, arm.name, column.name)) for arm in study.arms})
         for column in study.columns
     ]
+
+
+def _there(found: np.ndarray) -> list[float]:
+    return [float(value) for value in found[np.isfinite(found)]]
 
 
 def _machine(device: str | None) -> str:
@@ -296,9 +352,12 @@ def _machine(device: str | None) -> str:
 
 
 def _cell(found: np.ndarray) -> str:
-    if len(found) == 1:
-        return f"{found[0]:.4g}"
-    return f"{found.mean():.4g} ± {found.std(ddof=1):.2g} ({', '.join(f'{value:.4g}' for value in found)})"
+    each = [f"{value:.4g}" if math.isfinite(value) else "none" for value in found]
+    there = found[np.isfinite(found)]
+    if len(found) == 1 or not len(there):
+        return ", ".join(each)
+    spread = f" ± {there.std(ddof=1):.2g}" if len(there) > 1 else ""
+    return f"{there.mean():.4g}{spread} ({', '.join(each)})"
 
 
 def _told(found: Found, seeds: int) -> str:

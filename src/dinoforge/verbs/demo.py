@@ -82,10 +82,11 @@ def demo(*, images: str | None = None, out: str = "demo-out", seed: str | int = 
         words["probe"] = pool
     say("2/4 plan")
     begun = _images_of(folder / "run" / "config.yaml")
-    if begun is not None and "plan.passes" not in words:
-        words.setdefault("plan.images", begun)  # what an earlier start settled on: the same command goes on
+    own_length = bool({"plan", "plan.images", "plan.passes"} & words.keys())
+    if begun is not None and not own_length:
+        words["plan.images"] = begun  # what an earlier start settled on: the same command goes on
     planned = pretraining(words)
-    if planned.images_per_second and not {"plan.images", "plan.passes"} & words.keys():
+    if planned.images_per_second and begun is None and not own_length:
         words["plan.images"] = min(planned.images, max(planned.batch, int(planned.images_per_second * SECONDS)))
         planned = pretraining(words)
     say("3/4 pretrain")
