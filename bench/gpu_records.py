@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import dinoforge
-from dinoforge.base.errors import Interrupted, SentinelStop, UserError
+from dinoforge.base.errors import ConfigError, Interrupted, SentinelStop, UserError
 from dinoforge.base.files import append_line, read_lines, write_json
 from dinoforge.base.hardware import versions
 from dinoforge.base.provenance import source_mark
@@ -62,7 +62,7 @@ def ended_after(seconds: float) -> Iterator[None]:
 
 def call(words: dict[str, Any], out: Path, *, seconds: float = SECONDS, judged: dict[str, Any] = JUDGED) -> bool:
     """Train until all is done or the time is up; where all is done, judge and write the record. Whether all is done."""
-    run = out / "run"
+    run, mark = out / "run", source_mark()
     out.mkdir(parents=True, exist_ok=True)
     try:
         with ended_after(seconds):
@@ -70,11 +70,12 @@ def call(words: dict[str, Any], out: Path, *, seconds: float = SECONDS, judged: 
     except Interrupted:
         append_line(out / "calls.jsonl", {"images": seen(run), "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}"})
         return False
-    append_line(out / "calls.jsonl", {"images": done.images, "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}"})
+    if done.resumed_from < done.steps:  # else all was done before, and only judging is left
+        append_line(out / "calls.jsonl", {"images": done.images, "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}"})
     scores = dinoforge.evaluate(backbone=str(run), **judged).scores
     write_json(out / "record.json", {
         "date": f"{datetime.now(UTC):%Y-%m-%d}", "images": done.images, "images_per_second": done.images_per_second,
-        "calls": len(read_lines(out / "calls.jsonl")), "settings": words, "judged": judged, "source": source_mark(),
+        "calls": len(read_lines(out / "calls.jsonl")), "settings": words, "judged": judged, "source": mark,
         "scores": [{"task": one.task, "name": one.name, "value": one.value, "how": one.protocol} for one in scores],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", **versions(),
     })  # fmt: skip
@@ -96,7 +97,12 @@ def main(typed: list[str]) -> int:
     out = Path(places[0] if places else "runs/gpu-records")
     try:
         words = WORDS | parse(typed[len(places) :])
+        if "out" in words:
+            raise ConfigError("The folder is the first word, without out=.")
         done = call(words, out, judged=JUDGED | {"data": words["data"]})
+    except Interrupted as stop:  # while judging
+        print(f"{stop}", file=sys.stderr)
+        return 75
     except (UserError, SentinelStop) as error:
         print(f"gpu-records: {error}", file=sys.stderr)
         return 1

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import dinoforge
-from dinoforge.base.files import append_line
+from dinoforge.base.errors import SentinelStop, UserError
+from dinoforge.base.files import append_line, place_for
 from dinoforge.base.hardware import cores, processor, versions
 from dinoforge.base.provenance import source_mark
 
@@ -29,16 +30,21 @@ FIXED = {
     "data": DATA, "probe": DATA, "probe.neighbours": 10, "probe.train_rows": 2_000, "probe.test_rows": 600,
 }  # fmt: skip
 """The task; no setting of yours changes it."""
-FRESH = ("init", "teacher", "distil", "continuation", "retention", "config")
+FRESH = ("init", "teacher", "distil", "continuation", "retention", "config", "objective.gram")
 """Settings that begin so bring what was learnt before, or may: a start is fresh."""
+GROUPS = ("data", "probe", "objective")
+"""A whole group at once may hold one of these, or of the task's."""
 
 
 def commit() -> str | None:
     """The commit that is checked out, with ``+`` where files differ from it; None outside a repository."""
     root = str(Path(__file__).parent)
-    found = subprocess.run(
-        ["git", "-C", root, "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False
-    )
+    try:
+        found = subprocess.run(
+            ["git", "-C", root, "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git
+        return None
     return found.stdout.strip() or None
 
 
@@ -53,7 +59,7 @@ def settings(given: Iterable[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals:
             raise SystemExit(f"Settings are written key=value; got {word!r}.")
-        if key in FIXED or key in {"out", "data.source", "probe.source"} or key.startswith(FRESH):
+        if key in FIXED or key in {"out", *GROUPS, "data.source", "probe.source"} or key.startswith(FRESH):
             raise SystemExit(f"The task fixes {key}; the speed-run takes settings of how to train.")
         words[key] = value
     return words
@@ -61,18 +67,31 @@ def settings(given: Iterable[str]) -> dict[str, Any]:
 
 def run(words: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train once, from the start."""
+    of = {"commit": commit(), "source": source_mark()}  # of what runs, whatever is saved meanwhile
     done = dinoforge.pretrain(out=folder, **FIXED, **words)
     knn = done.knn["last"] if done.knn else 0.0
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}", "reached": knn >= TARGET, "knn": knn, "seconds": round(done.seconds, 1),
         "images": done.images, "images_per_second": round(done.images_per_second, 1), "target": TARGET, "settings": words,
-        "task": FIXED, "commit": commit(), "source": source_mark(), "cores": cores(), "processor": processor(), **versions(),
+        "task": FIXED, **of, "cores": cores(), "processor": processor(), **versions(),
     }  # fmt: skip
 
 
-if __name__ == "__main__":
-    log = [word for word in sys.argv[1:2] if "=" not in word]
-    with tempfile.TemporaryDirectory() as place:
-        line = run(settings(sys.argv[1 + len(log) :]), Path(place) / "run")
-    append_line(Path(log[0] if log else "speedrun.jsonl"), line)
+def main(typed: list[str]) -> int:
+    """From the command line."""
+    places = [word for word in typed[:1] if "=" not in word]
+    log = Path(places[0] if places else "speedrun.jsonl")
+    words = settings(typed[len(places) :])
+    try:
+        place_for(log)  # before minutes of training, not after them
+        with tempfile.TemporaryDirectory() as place:
+            line = run(words, Path(place) / "run")
+    except (UserError, SentinelStop) as error:
+        raise SystemExit(f"speedrun: {error}") from None
     print(json.dumps(line))
+    append_line(log, line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinoforge.base.errors import Interrupted
 from dinoforge.recipes.settle import settle
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -31,6 +32,9 @@ def test_calls_go_on_until_all_is_done(tmp_path):
     assert RECORDS.seen(tmp_path / "run") == 400
     assert {one["task"] for one in record["scores"]} == {"knn"}
     assert {"device", "date", "source", "torch"} <= record.keys()
+    assert RECORDS.call(TINY, tmp_path, judged={"data": WORLD, "tasks": "knn", "features": "none"})
+    again = json.loads((tmp_path / "record.json").read_text())
+    assert again["calls"] == calls  # which only judged once more
 
 
 def test_time_that_is_up_before_a_run_listens_loses_nothing(tmp_path, monkeypatch):
@@ -58,8 +62,19 @@ def test_what_is_asked_for_are_settings_and_200_passes():
 
 def test_what_ends_a_run_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(RECORDS.torch.cuda, "is_available", lambda: True)
-    assert RECORDS.main([str(tmp_path), "plan.images=-5"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    for words in ([str(tmp_path), "plan.images=-5"], [f"out={tmp_path}"]):
+        assert RECORDS.main(words) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_interrupted_while_it_judges_it_is_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise Interrupted("SIGTERM received; features are kept.")
+
+    monkeypatch.setattr(RECORDS.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(RECORDS, "call", stopped)
+    assert RECORDS.main([str(tmp_path)]) == 75
+    assert capsys.readouterr().err == "SIGTERM received; features are kept.\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

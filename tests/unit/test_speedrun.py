@@ -17,8 +17,10 @@ TINY = {
 
 
 @pytest.mark.parametrize(
-    "word", ["data=toy://species?images=9", "probe.test_rows=1", "init=B", "teacher=RUN", "distil.teacher=RUN", "quick"]
-)
+    "word",
+    ["data=toy://species?images=9", "probe.test_rows=1", "init=B", "teacher=RUN", "distil.teacher=RUN", "quick",
+     "objective.gram.backbone=B", "objective={gram: {backbone: B}}", "probe={source: X}"],
+)  # fmt: skip
 def test_the_task_stays(word):
     with pytest.raises(SystemExit, match=r"The task fixes|written key=value"):
         SPEEDRUN.settings([word])
@@ -33,3 +35,25 @@ def test_a_line(tmp_path, monkeypatch):
     assert line["settings"]["recipe"] == "vit_micro.toy"
     assert len(line["source"]) == 16
     assert {"date", "commit", "torch", "cores", "processor", "seconds"} <= line.keys()
+
+
+def test_what_ends_it_is_one_line_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(SPEEDRUN, "run", lambda *_: pytest.fail("trained for nothing"))
+    (tmp_path / "a").write_text("")
+    with pytest.raises(SystemExit, match=r"^speedrun: Cannot write .*a/log\.jsonl"):
+        SPEEDRUN.main([str(tmp_path / "a" / "log.jsonl")])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^speedrun: .*plan\.imags"):
+        SPEEDRUN.main(["plan.imags=3"])
+
+
+def test_the_line_is_shown_and_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(SPEEDRUN, "run", lambda words, _: {"settings": words})
+    assert SPEEDRUN.main([str(tmp_path / "log.jsonl"), "plan.batch=8"]) == 0
+    assert capsys.readouterr().out == (tmp_path / "log.jsonl").read_text()
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert SPEEDRUN.commit() is None

@@ -37,7 +37,9 @@ def test_a_probability_that_masks_no_view_of_a_group():
 
 def test_a_ratio_that_hides_no_patch_of_a_view():
     """A 36th of 48 by 48 pixels in patches of 8 is one patch."""
-    message = r"data.masks.ratio=\[0.0, 0.027\], which hides none of the 36 patches of a view; .* \(0.028 at least\), or"
+    message = (
+        r"data.masks.ratio=\[0.0, 0.027\], which hides none of the 36 patches of a view; .* \(0.028 at least\), or"
+    )
     for name, settings in (("vit_micro.toy", {}), ("vit_small.distilled", {"distil.patches": "drawn"})):
         sides = {"data.augment.global_pixels": 48, "data.augment.local_pixels": 24, "backbone.patch": 8}
         few = settings | sides | {"data.masks.ratio": [0, 0.027]}
