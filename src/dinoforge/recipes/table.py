@@ -38,6 +38,7 @@ from dinoforge.recipes.recipe import Recipe
 from dinoforge.recipes.small import (
     vit_micro_toy,
     vit_small_small_data,
+    vit_tiny_photos,
     vit_tiny_small_images,
     vit_tiny_small_images_long,
 )
@@ -45,6 +46,7 @@ from dinoforge.recipes.small import (
 RECIPES: dict[str, Callable[[], Recipe]] = {
     # One desk.
     "vit_micro.toy": vit_micro_toy,
+    "vit_tiny.photos": vit_tiny_photos,
     "vit_tiny.small_images": vit_tiny_small_images,
     "vit_tiny.small_images_long": vit_tiny_small_images_long,
     "vit_small.small_data": vit_small_small_data,
