@@ -101,13 +101,15 @@ def vit_tiny_small_images_long() -> Recipe:
 def vit_tiny_photos() -> Recipe:
     """A small ViT for one or two thousand photographs, in minutes on one CPU core.
 
-    As ``vit_tiny.small_images``, at 32 pixels too; milder crops and more colour, for a picture seen thirty times is told by its
-    light and its corner, and smaller batches, for there are more steps in them. So few teach less than thumbnails know
-    (docs/records.md); where there is a backbone to go on from, do that.
+    As ``vit_tiny.small_images``, sixteen patches a view too, of a larger picture; milder crops and more colour, for a picture seen
+    twenty times is told by its light and its corner, and smaller batches, for there are more steps in them. So few teach less
+    than thumbnails know (docs/records.md); where there is a backbone to go on from, do that.
     """
     base = vit_tiny_small_images()
     augment = base.data.augment.model_copy(
         update={
+            "global_pixels": 64,
+            "local_pixels": 32,
             "global_scale": (0.6, 1.0),
             "local_scale": (0.2, 0.6),
             "colour": ColourConfig(blur=(0.0, 0.0, 0.0), jitter=0.8, grey=0.2, solarise=0.0),
@@ -116,7 +118,8 @@ def vit_tiny_photos() -> Recipe:
     return base.model_copy(
         update={
             "recipe": "vit_tiny.photos",
-            "data": base.data.model_copy(update={"augment": augment}),
+            "backbone": base.backbone.model_copy(update={"patch": 16, "pixels": 64}),
+            "data": base.data.model_copy(update={"augment": augment, "resize": 64}),
             "plan": base.plan.model_copy(update={"images": 40_000, "batch": 32, "probe_images": 10_000}),
         }
     )
