@@ -127,8 +127,8 @@ def main(typed: Sequence[str]) -> int:
             task, out = TASKS[name], Path(places[0]) / name
             curves = [trained(task, int(seed), out / f"seed{seed}", given) for seed in asked]
             # A row for every seed that was ever trained here: their runs lie there, and refuse other settings.
-            done = {int(one.parent.name[4:]) for one in out.glob("seed[0-9]*/summary.json")}
-            others = sorted(done - {int(seed) for seed in asked})
+            done = {one.parent.name.removeprefix("seed") for one in out.glob("seed*/summary.json")}
+            others = sorted(int(seed) for seed in done - set(asked) if seed.isdecimal())
             curves += [trained(task, seed, out / f"seed{seed}", given) for seed in others]
             write_text(out / "table.md", table(name, task, curves, task.floor(), words, mark))
             print((out / "table.md").read_text(encoding="utf-8"))
