@@ -89,7 +89,7 @@ def table(name: str, task: Task, curves: Sequence[Curve], floor: float, typed: s
     seen = sorted({images for curve in curves for images in curve.knn})
     settings = f"`{task.recipe}`" + (f" with `{typed}`" if typed else "")
     lines = [
-        f"**{name}**, {settings}: {NEIGHBOURS} neighbours among {task.train_rows:,}, {task.test_rows:,} asked.",
+        f"**{name}**, {settings}: {NEIGHBOURS} neighbours, of {task.train_rows:,} at most; at most {task.test_rows:,} asked.",
         "",
         "| images seen | " + " | ".join(f"{images:,}" for images in seen) + " |",
         "|---" * (len(seen) + 1) + "|",
