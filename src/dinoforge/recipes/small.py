@@ -101,9 +101,9 @@ def vit_tiny_small_images_long() -> Recipe:
 def vit_tiny_photos() -> Recipe:
     """A small ViT for one or two thousand photographs, in minutes on one CPU core.
 
-    As ``vit_tiny.small_images``, sixteen patches a view too, of a larger picture; milder crops and more colour, for a picture seen
-    twenty times is told by its light and its corner, and smaller batches, for there are more steps in them. So few teach less
-    than thumbnails know (docs/records.md); where there is a backbone to go on from, do that.
+    As ``vit_tiny.small_images``, sixteen patches a view too, of a larger picture; milder crops and more colour, for a picture
+    seen twenty times is told by its light and its corner, and smaller batches, for there are more steps in them. So few teach
+    less than thumbnails know (docs/records.md); where there is a backbone to go on from, do that.
     """
     base = vit_tiny_small_images()
     augment = base.data.augment.model_copy(
