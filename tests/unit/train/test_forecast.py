@@ -76,7 +76,7 @@ def test_every_recipe_without_having_its_memory(name):
 
 def test_angles_of_rotary_positions_are_counted():
     """Once for a token of the packed pass: cosines and sines of a head, next to a share of blocks times heads as much."""
-    rope = {"backbone.positions": "rope", "backbone.rope_rescale": 2.0}
+    rope = {"backbone.positions": "rope", "backbone.rope_rescale": 2.0, "backbone.position_std": 0.02}
     table, rotary = (forecast(made("vit_micro.toy", **{"plan.batch": 64}, **more)) for more in ({}, rope))
     assert rotary.memory.weights == 4 * count(with_settings(recipe("vit_micro.toy"), rope))
     assert rotary.memory.weights < table.memory.weights
