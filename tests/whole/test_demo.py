@@ -8,6 +8,7 @@ from PIL import Image
 
 import dinoforge
 from dinoforge.base.errors import ConfigError, RunError
+from dinoforge.verbs import demo
 from dinoforge.verbs.demo import _curate
 
 SMALL = {
@@ -71,6 +72,15 @@ def test_pictures_of_ones_own(kind, tmp_path):
     assert facts["knn_trained"] is None
     assert facts["rank"] >= 0
     assert (tmp_path / "d" / "report.html").stat().st_size > 10_000
+
+
+def test_a_length_that_is_given_as_a_group_is_kept(tmp_path, monkeypatch):
+    """What fits the demo's time is only for who says nothing of it."""
+    monkeypatch.setattr(demo, "SECONDS", 0.001)
+    rest = {key: value for key, value in SMALL.items() if not key.startswith("plan.")}
+    made = pictures(tmp_path / "p", "five")
+    dinoforge.demo(images=made, out=str(tmp_path / "d"), plan="{images: 32, batch: 16}", **rest)
+    assert json.loads((tmp_path / "d" / "run" / "plan.json").read_text())["images"] == 32
 
 
 def test_other_pictures_leave_a_run_what_it_was_trained_on(tmp_path):

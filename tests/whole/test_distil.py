@@ -139,6 +139,7 @@ def test_students_that_cannot_share_are_one_line(teacher, tmp_path, students, se
     [
         ({"objective.head.prototypes": 48}, "has 32 prototypes, the student 48; set objective.head.prototypes=32"),
         ({"backbone.patch": 4}, "has patch=8, the student backbone.patch=4"),
+        ({"backbone.patch": 4, "objective.head.prototypes": 48}, r"has patch=8, .* Besides, it has 32 prototypes, the student 48"),
         ({"backbone.drop_path": 0.1}, "backbone.drop_path=0.1: a student that is distilled drops nothing"),
         ({"teacher": "nowhere"}, "teacher=nowhere does not exist; give the folder of the run that trained it"),
         ({"teacher": "backbone"}, "has no heads; give the folder of the run that trained it"),
